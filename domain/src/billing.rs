@@ -1,0 +1,87 @@
+//! What is metered and what a unit costs.
+
+use serde::{Deserialize, Serialize};
+
+use crate::money::Nanos;
+
+/// What is counted for a bill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Meter {
+    /// One accepted inbound message in one mailbox.
+    InboundMessages,
+    /// Bytes of accepted messages; negative when a message is destroyed.
+    StoredBytes,
+}
+
+impl Meter {
+    /// All meters, in the order they are shown.
+    pub const ALL: [Self; 2] = [Self::InboundMessages, Self::StoredBytes];
+
+    /// Returns the meter's name as stored and shown.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InboundMessages => "inbound_messages",
+            Self::StoredBytes => "stored_bytes",
+        }
+    }
+
+    /// Returns the meter of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|m| m.as_str() == name)
+    }
+}
+
+/// The price book: what one unit of each meter costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriceBook {
+    /// Nano-dollars per accepted inbound message.
+    pub inbound_message_nanos: Nanos,
+    /// Nano-dollars per recipient accepted by the team's own provider.
+    pub outgoing_recipient_nanos: Nanos,
+    /// Nano-dollars per recipient accepted by a managed provider.
+    pub managed_recipient_nanos: Nanos,
+    /// Nano-dollars per decimal gigabyte and month of storage.
+    pub storage_gb_month_nanos: Nanos,
+}
+
+impl Default for PriceBook {
+    fn default() -> Self {
+        Self {
+            inbound_message_nanos: Nanos(150_000),
+            outgoing_recipient_nanos: Nanos(150_000),
+            managed_recipient_nanos: Nanos(250_000),
+            storage_gb_month_nanos: Nanos(20_000_000),
+        }
+    }
+}
+
+/// A change of a meter that an event causes, attributed to a mailbox and the key that caused it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metered {
+    /// What is counted.
+    pub meter: Meter,
+    /// How many units, negative for releases.
+    pub units: i64,
+    /// The mailbox it is attributed to, if any.
+    pub mailbox: Option<crate::id::MailboxId>,
+}
+
+/// Returns what an event adds to the meters.
+#[must_use]
+pub fn metered(event: &crate::Event) -> Vec<Metered> {
+    use crate::{Event, message};
+    match event {
+        Event::Message(message::Event::Received(e)) => vec![
+            Metered { meter: Meter::InboundMessages, units: 1, mailbox: Some(e.mailbox.clone()) },
+            Metered { meter: Meter::StoredBytes, units: e.size_bytes, mailbox: Some(e.mailbox.clone()) },
+        ],
+        Event::Message(message::Event::Destroyed(e)) => {
+            vec![Metered { meter: Meter::StoredBytes, units: -e.size_bytes, mailbox: Some(e.mailbox.clone()) }]
+        }
+        _ => vec![],
+    }
+}

@@ -1,0 +1,49 @@
+//! Streams: the events of one entity, read together to decide about it.
+
+use std::fmt;
+
+use crate::id::{KeyId, MailboxId, MessageId, WebhookId};
+
+/// Names the stream of one entity within a team's log.
+///
+/// An event is recorded in one stream and may be linked into others whose folds also need it: a new
+/// mailbox counts against the team's limit, so `mailbox.opened` is linked into [`StreamId::Team`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StreamId {
+    /// The team itself: its limits and what counts against them.
+    Team,
+    /// One API key.
+    ApiKey(KeyId),
+    /// One mailbox.
+    Mailbox(MailboxId),
+    /// One webhook endpoint.
+    Webhook(WebhookId),
+    /// One message in a mailbox.
+    Message(MessageId),
+}
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Team => f.write_str("team"),
+            Self::ApiKey(id) => write!(f, "key/{id}"),
+            Self::Mailbox(id) => write!(f, "mailbox/{id}"),
+            Self::Webhook(id) => write!(f, "webhook/{id}"),
+            Self::Message(id) => write!(f, "message/{id}"),
+        }
+    }
+}
+
+impl std::str::FromStr for StreamId {
+    type Err = crate::id::BadId;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('/') {
+            None if text == "team" => Ok(Self::Team),
+            Some(("key", id)) => id.parse().map(Self::ApiKey),
+            Some(("mailbox", id)) => id.parse().map(Self::Mailbox),
+            Some(("webhook", id)) => id.parse().map(Self::Webhook),
+            Some(("message", id)) => id.parse().map(Self::Message),
+            _ => Err(crate::id::BadId { kind: "stream" }),
+        }
+    }
+}

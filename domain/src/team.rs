@@ -1,0 +1,267 @@
+//! The team: the tenant that owns one log, and the limits that everything in it counts against.
+//!
+//! Invariants:
+//! - A team is created once.
+//! - Counts never exceed their limit through any sequence of commands; lowering a limit below the count
+//!   only stops further growth.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::entity::{Fold, Versioned, fold_of};
+use crate::event::stored_events;
+use crate::id::{DomainId, TeamId};
+use crate::personal::Halves;
+use crate::{Command, Moment, StreamId, api_key, mailbox, sending_domain, webhook_endpoint};
+
+/// How many of each resource a team may have at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Keys and mailbox credentials that are not revoked.
+    pub active_keys: u32,
+    /// Webhook endpoints.
+    pub webhooks: u32,
+    /// Mailboxes that are not closed.
+    pub mailboxes: u32,
+    /// Sending domains.
+    pub domains: u32,
+    /// Sending accounts.
+    pub sending_accounts: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { active_keys: 100, webhooks: 10, mailboxes: 50, domains: 25, sending_accounts: 200 }
+    }
+}
+
+/// A counted resource of a team.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// See [`Limits::active_keys`].
+    ActiveKeys,
+    /// See [`Limits::webhooks`].
+    Webhooks,
+    /// See [`Limits::mailboxes`].
+    Mailboxes,
+    /// See [`Limits::domains`].
+    Domains,
+}
+
+impl std::fmt::Display for Resource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::ActiveKeys => "active keys",
+            Self::Webhooks => "webhooks",
+            Self::Mailboxes => "mailboxes",
+            Self::Domains => "domains",
+        })
+    }
+}
+
+/// The team already has as many of a resource as it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the team's limit of {max} {resource} is reached")]
+pub struct LimitReached {
+    /// What is limited.
+    pub resource: Resource,
+    /// How many are allowed.
+    pub max: u32,
+}
+
+/// Facts of `team.created`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Created {
+    /// The new team.
+    pub team: TeamId,
+    /// Its limits.
+    pub limits: Limits,
+}
+
+/// Personal half of `team.created`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TeamName {
+    /// What people call the team.
+    pub name: String,
+}
+
+/// Facts of `team.limits_changed`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitsChanged {
+    /// The limits from now on.
+    pub limits: Limits,
+}
+
+stored_events! {
+    /// What can happen to a team.
+    /// A tenant came into being.
+    Created(Created, TeamName) = "team.created" v 1;
+    /// The operator changed what the team may have.
+    LimitsChanged(LimitsChanged) = "team.limits_changed" v 1;
+}
+
+/// A sending domain as its team knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnedDomain {
+    /// The domain's id.
+    pub id: DomainId,
+    /// What it is used for.
+    pub mode: sending_domain::Mode,
+    /// Whether the team has shown that it controls the domain.
+    pub verified: bool,
+}
+
+/// The fold of a team's stream and of all events that count against its limits.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Team {
+    /// The team's id once it was created.
+    pub id: Option<TeamId>,
+    /// What people call the team; `None` before creation or after erasure.
+    pub name: Option<String>,
+    /// What it may have.
+    pub limits: Limits,
+    /// Keys that are not revoked.
+    pub active_keys: u32,
+    /// Webhook endpoints.
+    pub webhooks: u32,
+    /// Mailboxes that are not closed.
+    pub mailboxes: u32,
+    /// Domains by name (A-label, lower case).
+    pub domains: BTreeMap<String, OwnedDomain>,
+}
+
+impl Team {
+    /// Returns whether `more` of a resource still fit.
+    ///
+    /// # Errors
+    /// The limit that stands against it.
+    pub fn room_for(&self, resource: Resource, more: u32) -> Result<(), LimitReached> {
+        let (used, max) = match resource {
+            Resource::ActiveKeys => (self.active_keys, self.limits.active_keys),
+            Resource::Webhooks => (self.webhooks, self.limits.webhooks),
+            Resource::Mailboxes => (self.mailboxes, self.limits.mailboxes),
+            Resource::Domains => (u32::try_from(self.domains.len()).unwrap_or(u32::MAX), self.limits.domains),
+        };
+        if used.saturating_add(more) > max { Err(LimitReached { resource, max }) } else { Ok(()) }
+    }
+}
+
+impl Fold for Team {
+    fn evolve(&mut self, event: &crate::Event) {
+        use crate::Event as E;
+        match event {
+            E::Team(Event::Created(e)) => {
+                self.id = Some(e.team.clone());
+                self.name = e.personal.known().map(|p| p.name.clone());
+                self.limits = e.limits;
+            }
+            E::Team(Event::LimitsChanged(e)) => self.limits = e.limits,
+            E::SendingDomain(sending_domain::Event::Added(e)) => {
+                let domain = OwnedDomain { id: e.domain.clone(), mode: e.mode, verified: false };
+                self.domains.insert(e.name.clone(), domain);
+            }
+            E::SendingDomain(sending_domain::Event::Verified(e)) => {
+                if let Some(domain) = self.domains.values_mut().find(|d| d.id == e.domain) {
+                    domain.verified = true;
+                }
+            }
+            E::ApiKey(api_key::Event::Created(_)) => self.active_keys += 1,
+            E::ApiKey(api_key::Event::Revoked(_)) => self.active_keys = self.active_keys.saturating_sub(1),
+            E::Mailbox(mailbox::Event::Opened(_)) => self.mailboxes += 1,
+            E::Mailbox(mailbox::Event::Closed(_)) => self.mailboxes = self.mailboxes.saturating_sub(1),
+            E::Webhook(webhook_endpoint::Event::Created(_)) => self.webhooks += 1,
+            E::Webhook(webhook_endpoint::Event::Deleted(_)) => self.webhooks = self.webhooks.saturating_sub(1),
+            E::Mailbox(_) | E::Webhook(_) | E::Message(_) | E::Unknown(_) => {}
+        }
+    }
+
+    fold_of!(Team, Team);
+}
+
+/// Why a team command can be refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejected {
+    /// The log already belongs to a team.
+    #[error("the team exists already")]
+    Exists,
+    /// There is no such team.
+    #[error("no such team")]
+    Unknown,
+}
+
+/// Creates a tenant.
+#[derive(Debug, Clone)]
+pub struct CreateTeam {
+    /// What people call it, 1 to 255 characters.
+    pub name: String,
+    /// What it may have.
+    pub limits: Limits,
+}
+
+impl Command for CreateTeam {
+    type State = Versioned<Team>;
+    type Rejected = Rejected;
+
+    fn streams(&self) -> Vec<StreamId> {
+        vec![StreamId::Team]
+    }
+
+    fn decide(&self, team: &Self::State, at: &Moment) -> Result<Vec<crate::Event>, Rejected> {
+        match &team.id {
+            Some(_) if team.name.as_ref() == Some(&self.name) => Ok(vec![]),
+            Some(_) => Err(Rejected::Exists),
+            None => Ok(vec![crate::Event::Team(Event::Created(Halves::new(
+                Created { team: at.team.clone(), limits: self.limits },
+                TeamName { name: self.name.clone() },
+            )))]),
+        }
+    }
+}
+
+/// Changes what a team may have.
+#[derive(Debug, Clone)]
+pub struct ChangeLimits {
+    /// The limits from now on.
+    pub limits: Limits,
+}
+
+impl Command for ChangeLimits {
+    type State = Versioned<Team>;
+    type Rejected = Rejected;
+
+    fn streams(&self) -> Vec<StreamId> {
+        vec![StreamId::Team]
+    }
+
+    fn decide(&self, team: &Self::State, _: &Moment) -> Result<Vec<crate::Event>, Rejected> {
+        if team.id.is_none() {
+            return Err(Rejected::Unknown);
+        }
+        if team.limits == self.limits {
+            return Ok(vec![]);
+        }
+        Ok(vec![crate::Event::Team(Event::LimitsChanged(LimitsChanged { limits: self.limits }.into()))])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{given, team_id};
+
+    #[test]
+    fn a_team_is_created_once() {
+        let create = CreateTeam { name: "Acme".into(), limits: Limits::default() };
+        let events = given([]).when(create).then_events();
+        assert_eq!(events[0].name(), "team.created");
+        given(events).when(CreateTeam { name: "Other".into(), limits: Limits::default() }).then_rejected(&Rejected::Exists);
+    }
+
+    #[test]
+    fn limits_of_a_team_that_does_not_exist_cannot_change() {
+        let _ = team_id();
+        given([]).when(ChangeLimits { limits: Limits::default() }).then_rejected(&Rejected::Unknown);
+    }
+}
