@@ -117,6 +117,7 @@ pub struct Revoked {
 
 stored_events! {
     /// What can happen to a key.
+    enum Event;
     /// A secret was minted and shown once.
     Created(Created, KeyName) = "api_key.created" v 1;
     /// It works no more.
@@ -376,12 +377,8 @@ impl Command for RevokeKey {
 
 /// Returns the event that ends a key.
 pub(crate) fn revoked(created: &Created, reason: RevokeReason) -> crate::Event {
-    let facts = Revoked {
-        key: created.key.clone(),
-        lookup: created.lookup.clone(),
-        mailbox: created.mailbox.clone(),
-        reason,
-    };
+    let facts =
+        Revoked { key: created.key.clone(), lookup: created.lookup.clone(), mailbox: created.mailbox.clone(), reason };
     crate::Event::ApiKey(Event::Revoked(facts.into()))
 }
 
@@ -389,8 +386,8 @@ pub(crate) fn revoked(created: &Created, reason: RevokeReason) -> crate::Event {
 mod tests {
     use super::*;
     use crate::permission::Preset;
-    use crate::testing::{given, key_id, team_created, with_limits};
     use crate::team::Limits;
+    use crate::testing::{given, key_id, team_created, with_limits};
 
     fn minted(n: u8) -> Minted {
         Minted { key: key_id(n), lookup: format!("{n:064x}"), prefix: "smx_inf_ab".into(), suffix: "wxyz".into() }

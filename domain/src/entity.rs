@@ -9,7 +9,9 @@ use crate::stream::StreamId;
 use crate::{api_key::ApiKey, mailbox::Mailbox, message::Message, team::Team, webhook_endpoint::WebhookEndpoint};
 
 /// The fold of one stream.
-pub trait Fold: Default + Clone + PartialEq + std::fmt::Debug + Serialize + DeserializeOwned + Send + Sync + 'static {
+pub trait Fold:
+    Default + Clone + PartialEq + std::fmt::Debug + Serialize + DeserializeOwned + Send + Sync + 'static
+{
     /// Applies one event. Never fails, never decides, ignores events of other aggregates.
     fn evolve(&mut self, event: &Event);
 

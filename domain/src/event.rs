@@ -205,7 +205,7 @@ pub(crate) fn decode_halves<F: DeserializeOwned, P: DeserializeOwned>(
 
 /// Declares an aggregate's events: the enum, its stored names and versions, and both directions of storage.
 macro_rules! stored_events {
-    ($(#[$enum_doc:meta])* $($(#[$doc:meta])* $variant:ident($facts:ty $(, $personal:ty)?) = $name:literal v $version:literal;)+) => {
+    ($(#[$enum_doc:meta])* enum Event; $($(#[$doc:meta])* $variant:ident($facts:ty $(, $personal:ty)?) = $name:literal v $version:literal;)+) => {
         $(#[$enum_doc])*
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub enum Event {

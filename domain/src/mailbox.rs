@@ -142,6 +142,7 @@ pub struct Closed {
 
 stored_events! {
     /// What can happen to a mailbox.
+    enum Event;
     /// An address began to receive.
     Opened(Opened, Owner) = "mailbox.opened" v 1;
     /// Its shown name changed.
@@ -221,7 +222,8 @@ impl Mailbox {
         let listed = || {
             sender.is_some_and(|sender| {
                 self.rules.iter().any(|rule| {
-                    mail::address::SenderPattern::parse(&rule.pattern).is_ok_and(|pattern| pattern.matches(sender))
+                    mail::address::SenderPattern::parse(&rule.pattern)
+                        .is_ok_and(|pattern| pattern.matches_address(sender))
                 })
             })
         };
@@ -337,7 +339,9 @@ impl Command for OpenMailbox {
         let email = self.email.canonical();
         match mailbox.status {
             Status::Absent => {}
-            Status::Active | Status::Suspended if mailbox.email.as_deref() == Some(email.as_str()) => return Ok(vec![]),
+            Status::Active | Status::Suspended if mailbox.email.as_deref() == Some(email.as_str()) => {
+                return Ok(vec![]);
+            }
             Status::Active | Status::Suspended | Status::Closed => return Err(Rejected::Exists),
         }
         if team.id.is_none() {

@@ -52,6 +52,7 @@ pub struct Verified {
 
 stored_events! {
     /// What can happen to a sending domain.
+    enum Event;
     /// A team claimed a domain.
     Added(Added) = "sending_domain.added" v 1;
     /// The team controls it.

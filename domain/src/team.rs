@@ -96,6 +96,7 @@ pub struct LimitsChanged {
 
 stored_events! {
     /// What can happen to a team.
+    enum Event;
     /// A tenant came into being.
     Created(Created, TeamName) = "team.created" v 1;
     /// The operator changed what the team may have.
@@ -256,7 +257,9 @@ mod tests {
         let create = CreateTeam { name: "Acme".into(), limits: Limits::default() };
         let events = given([]).when(create).then_events();
         assert_eq!(events[0].name(), "team.created");
-        given(events).when(CreateTeam { name: "Other".into(), limits: Limits::default() }).then_rejected(&Rejected::Exists);
+        given(events)
+            .when(CreateTeam { name: "Other".into(), limits: Limits::default() })
+            .then_rejected(&Rejected::Exists);
     }
 
     #[test]
