@@ -1,0 +1,96 @@
+//! Bodies: raw mail, attachments and retained payloads, by id.
+//!
+//! Small ones go into the log's store in the append transaction, so that one flush covers the event and its body. Large
+//! ones go into an object store first; a body whose append then fails is garbage that nothing refers to.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use domain::id::{BlobId, TeamId};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use crate::backend::{BlobRow, StoreError};
+
+/// Bodies up to this many bytes are stored in the append transaction: one flush costs less than a file of their own.
+pub const INLINE_BYTES_MAX: usize = 64 * 1024;
+
+/// A body that is ready to be stored with its event.
+#[derive(Debug, Clone)]
+pub struct StagedBlob {
+    pub(crate) inline: Option<Bytes>,
+    pub(crate) size_bytes: i64,
+}
+
+impl StagedBlob {
+    pub(crate) fn into_row(self, id: BlobId) -> BlobRow {
+        BlobRow { id, inline: self.inline, size_bytes: self.size_bytes }
+    }
+}
+
+/// Where large bodies are kept. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct BlobStore {
+    objects: Arc<dyn ObjectStore>,
+}
+
+impl BlobStore {
+    /// Returns a blob store over any object store: a local directory, S3, or memory.
+    #[must_use]
+    pub fn new(objects: Arc<dyn ObjectStore>) -> Self {
+        Self { objects }
+    }
+
+    /// Returns a blob store in a directory, which is created if it is missing. Files are flushed before they count as stored.
+    ///
+    /// # Errors
+    /// The directory cannot be created.
+    pub fn local(directory: &std::path::Path) -> Result<Self, StoreError> {
+        std::fs::create_dir_all(directory).map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        let objects = object_store::local::LocalFileSystem::new_with_prefix(directory)
+            .map_err(|e| StoreError::Unavailable(e.to_string()))?
+            .with_fsync(true);
+        Ok(Self::new(Arc::new(objects)))
+    }
+
+    /// Returns a blob store in memory, for tests and simulation.
+    #[must_use]
+    pub fn memory() -> Self {
+        Self::new(Arc::new(object_store::memory::InMemory::new()))
+    }
+
+    fn path(team: &TeamId, id: &BlobId) -> Path {
+        // Two characters of the random end spread the files over 1,024 directories a team.
+        let text = id.as_str();
+        Path::from_iter([team.as_str(), &text[text.len() - 2..], text])
+    }
+
+    /// Makes a body ready to be stored: keeps small ones for the append, writes large ones now.
+    ///
+    /// # Errors
+    /// The object store does not take it.
+    pub async fn stage(&self, team: &TeamId, id: &BlobId, bytes: Bytes) -> Result<StagedBlob, StoreError> {
+        let size_bytes = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
+        if bytes.len() <= INLINE_BYTES_MAX {
+            return Ok(StagedBlob { inline: Some(bytes), size_bytes });
+        }
+        self.objects
+            .put(&Self::path(team, id), bytes.into())
+            .await
+            .map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        Ok(StagedBlob { inline: None, size_bytes })
+    }
+
+    /// Returns the bytes of a large body; `None` if there are none.
+    ///
+    /// # Errors
+    /// The object store does not answer.
+    pub async fn get(&self, team: &TeamId, id: &BlobId) -> Result<Option<Bytes>, StoreError> {
+        let unavailable = |e: object_store::Error| StoreError::Unavailable(e.to_string());
+        match self.objects.get(&Self::path(team, id)).await {
+            Ok(found) => Ok(Some(found.bytes().await.map_err(unavailable)?)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(unavailable(e)),
+        }
+    }
+}

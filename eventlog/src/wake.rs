@@ -1,0 +1,88 @@
+//! "Team T moved": a hint without content. What moved, a follower learns only from the log.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use domain::id::{Position, TeamId};
+use tokio::sync::{broadcast, watch};
+
+/// How many hints a listener to all teams may be behind before it is told to look at everything.
+const HINTS_MAX: usize = 8_192;
+
+/// Tells followers that a team's log has grown. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Wake {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    teams: Mutex<HashMap<TeamId, watch::Sender<Position>>>,
+    all: broadcast::Sender<(TeamId, Position)>,
+}
+
+impl Default for Wake {
+    fn default() -> Self {
+        Self { inner: Arc::new(Inner { teams: Mutex::default(), all: broadcast::channel(HINTS_MAX).0 }) }
+    }
+}
+
+impl Wake {
+    /// Says that a team's log now ends at `head`. Hints may come late, twice or out of order.
+    pub fn moved(&self, team: &TeamId, head: Position) {
+        let mut teams = self.inner.teams.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = teams.get(team) {
+            if sender.receiver_count() == 0 {
+                teams.remove(team);
+            } else {
+                sender.send_if_modified(|seen| {
+                    let grew = head > *seen;
+                    *seen = head.max(*seen);
+                    grew
+                });
+            }
+        }
+        drop(teams);
+        // Nobody listening is fine: a follower that starts later reads its cursor and the log.
+        let _ = self.inner.all.send((team.clone(), head));
+    }
+
+    /// Returns a listener to one team. Its value is a position known to exist, 0 if none is known yet.
+    #[must_use]
+    pub fn team(&self, team: &TeamId) -> watch::Receiver<Position> {
+        let mut teams = self.inner.teams.lock().unwrap_or_else(PoisonError::into_inner);
+        teams.entry(team.clone()).or_insert_with(|| watch::channel(0).0).subscribe()
+    }
+
+    /// Returns a listener to all teams.
+    #[must_use]
+    pub fn all(&self) -> WakeListener {
+        WakeListener { hints: self.inner.all.subscribe() }
+    }
+
+    /// Returns the teams somebody listens to, for polling their heads.
+    #[must_use]
+    pub fn listened(&self) -> Vec<TeamId> {
+        let mut teams = self.inner.teams.lock().unwrap_or_else(PoisonError::into_inner);
+        teams.retain(|_, sender| sender.receiver_count() > 0);
+        teams.keys().cloned().collect()
+    }
+}
+
+/// Hears of every team that moved.
+#[derive(Debug)]
+pub struct WakeListener {
+    hints: broadcast::Receiver<(TeamId, Position)>,
+}
+
+impl WakeListener {
+    /// Waits for the next hint. `None` means that hints were missed: look at every team.
+    pub async fn next(&mut self) -> Option<(TeamId, Position)> {
+        match self.hints.recv().await {
+            Ok(hint) => Some(hint),
+            Err(broadcast::error::RecvError::Lagged(_)) => None,
+            // The sender lives as long as the log; if it is gone there will never be another hint.
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
