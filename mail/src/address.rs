@@ -350,7 +350,8 @@ fn fold_local(local: &str) -> String {
         .chars()
         .flat_map(char::to_lowercase)
         .collect();
-    if is_dot_string(&bare) {
+    // A lone `*` stays quoted, or the text of one address would read as the pattern for its whole domain.
+    if is_dot_string(&bare) && bare != "*" {
         return bare;
     }
     format!("\"{}\"", bare.replace('\\', "\\\\").replace('"', "\\\""))

@@ -255,6 +255,10 @@ fn a_sender_pattern_matches_one_address_or_one_domain_exactly() {
             "{pattern} {sender}"
         );
     }
+    // The one sender called `*` is not everybody.
+    let star = SenderPattern::parse("\"*\"@example.org").unwrap();
+    assert_eq!(SenderPattern::parse(star.as_str()).as_ref(), Ok(&star));
+    assert!(!star.is_domain() && star.matches_address(&address("*@example.org")));
     for broken in [
         "",
         "*",
