@@ -4,6 +4,7 @@
 //! is iterative. The visible text leaves out what CSS hides, so that a reader who is a program sees no more than one
 //! who looks at the screen. Sanitised HTML always comes out of the allow list of `ammonia` as the last step.
 
+mod attributes;
 mod dom;
 mod render;
 mod sanitize;
