@@ -146,14 +146,17 @@ impl Server {
     pub fn terminate(mut self) -> bool {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            if let Some(status) = self.child.try_wait().expect("the process is ours") {
-                return status.success();
+        // The watchdog ends a server that does not stop by itself; then the exit status is not a success.
+        let (ended, watch) = mpsc::sync_channel::<()>(1);
+        let watchdog = std::thread::spawn(move || {
+            if watch.recv_timeout(PATIENCE).is_err() {
+                let _ = Command::new("kill").args(["-KILL", &pid]).status();
             }
-            std::thread::yield_now();
-        }
-        false
+        });
+        let status = self.child.wait().expect("the process is ours");
+        let _ = ended.send(());
+        watchdog.join().expect("the watchdog ends");
+        status.success()
     }
 
     /// Returns the process id.
