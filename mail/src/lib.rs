@@ -6,3 +6,4 @@
 //! crate that goes into a header line or a command can break out of its line.
 
 pub mod address;
+pub mod smtp;
