@@ -1,13 +1,16 @@
-//! Email formats and protocols without IO: bytes in, values out.
+//! Email formats and protocols: bytes in, values out.
 //!
-//! Everything here knows RFCs and nothing of teams, events or storage. There is no clock, no randomness and no
-//! environment: the same input gives the same output for ever. The only `async` is the DNS resolver trait that
+//! This crate knows RFCs and nothing of teams, mailboxes that exist, events or storage. Everything in it is a function
+//! of its arguments: no IO, clock, randomness, environment or logging. The only `async` is the DNS resolver trait that
 //! sender verification ([`auth`]) is given by its caller.
 //!
-//! Invariants: every function is total over hostile bytes (no panic, no unbounded recursion, work at most
-//! proportional to the input times a fixed limit), every text that leaves the crate is valid UTF-8 without NUL, and an
-//! [`address::Address`] is valid wherever it appears: it cannot break out of a header line or a command.
-#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
+//! Invariants:
+//! - An [`address::Address`] is valid wherever it appears, and no text of this crate that goes into a header line or a
+//!   command can break out of its line.
+//! - Every function is total over hostile bytes: no panic, no unbounded recursion, work at most proportional to the
+//!   input times a fixed limit.
+//! - Every text that leaves the crate is valid UTF-8 without NUL.
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests may fail loudly"))]
 
 pub mod address;
 pub mod auth;

@@ -12,6 +12,48 @@
 //! - there is exactly one [`Action::Deliver`] per true end of data, and `250` follows only its acceptance;
 //! - bytes that came before a TLS handshake are never interpreted after it;
 //! - a session holds one message at most, bounded by [`Limits::message_octets_max`], and no buffers while idle.
+//!
+//! A driver in its shortest form, over anything that reads and writes:
+//!
+//! ```
+//! use mail::smtp::{Action, Config, PeerInfo, Profile, Session, Verdict};
+//! use std::sync::Arc;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = Arc::new(Config::new(Profile::Inbound, "mx.example.org")?);
+//! let now = || 1_751_367_157_000_000;
+//! let mut wire: Vec<&[u8]> = vec![
+//!     b"EHLO client.example\r\n",
+//!     b"MAIL FROM:<a@example.net>\r\nRCPT TO:<u@example.org>\r\nDATA\r\n",
+//!     b"Subject: hello\r\n\r\nbody\r\n.\r\n",
+//!     b"QUIT\r\n",
+//! ];
+//! wire.reverse();
+//! let (mut replies, mut kept) = (Vec::new(), Vec::new());
+//! let mut session = Session::new(config, PeerInfo::default(), now());
+//! loop {
+//!     match session.next_action() {
+//!         Action::Reply(octets) => replies.extend(octets),
+//!         Action::CheckSender { .. } | Action::CheckRecipient { .. } => {
+//!             session.answer(Verdict::Accept, now());
+//!         }
+//!         Action::Deliver(transaction) => {
+//!             kept.push(transaction.data);
+//!             session.answer(Verdict::AcceptWith("accepted as msg_1".to_owned()), now());
+//!         }
+//!         Action::NeedInput { .. } => match wire.pop() {
+//!             Some(octets) => session.feed(octets, now()),
+//!             None => break,
+//!         },
+//!         Action::Delay(_) | Action::StartTls | Action::Authenticate(_) | Action::NeedAnswer => break,
+//!         Action::Close => break,
+//!     }
+//! }
+//! assert_eq!(kept, [b"Subject: hello\r\n\r\nbody\r\n"]);
+//! assert!(replies.ends_with(b"221 2.0.0 goodbye\r\n"));
+//! # Ok(())
+//! # }
+//! ```
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -1,5 +1,7 @@
 //! The octets of a message while they arrive, from DATA or BDAT alike.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// What becomes of a CR without LF, or an LF without CR, in content. Neither ever ends anything.
@@ -16,13 +18,19 @@ pub enum LineEnds {
 }
 
 /// A message being collected. Past its limit, or once it is bound to be refused, it only counts.
-#[derive(Debug)]
 pub struct Content {
     bytes: Vec<u8>,
     octets: u64,
     octets_max: u64,
     line_ends: LineEnds,
     bare: bool,
+}
+
+impl fmt::Debug for Content {
+    /// Shows the size only: content does not belong into a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Content({} octets)", self.octets)
+    }
 }
 
 impl Content {

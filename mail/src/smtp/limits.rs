@@ -120,129 +120,43 @@ impl Limits {
     pub fn validate(&self) -> Result<(), Vec<LimitError>> {
         const DAY_SECONDS: u64 = 86_400;
         const MANY: u64 = 1_000_000;
-        let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
-        let errors: Vec<LimitError> = [
-            (
-                "command_octets_max",
-                count(self.command_octets_max),
-                512,
-                65_536,
-            ),
-            (
-                "auth_line_octets_max",
-                count(self.auth_line_octets_max),
-                512,
-                65_536,
-            ),
-            ("long_lines_max", self.long_lines_max.into(), 1, MANY),
-            (
-                "message_octets_max",
-                self.message_octets_max,
-                65_536,
-                MESSAGE_OCTETS_CEILING,
-            ),
-            (
-                "header_octets_max",
-                count(self.header_octets_max),
-                1024,
-                MESSAGE_OCTETS_CEILING,
-            ),
-            ("header_fields_max", count(self.header_fields_max), 50, MANY),
-            (
-                "received_fields_max",
-                count(self.received_fields_max),
-                1,
-                MANY,
-            ),
-            ("recipients_max", count(self.recipients_max), 100, MANY),
-            (
-                "refused_recipients_max",
-                self.refused_recipients_max.into(),
-                1,
-                MANY,
-            ),
-            ("transactions_max", self.transactions_max.into(), 1, MANY),
-            (
-                "connections_per_peer_max",
-                count(self.connections_per_peer_max),
-                1,
-                MANY,
-            ),
-            ("connections_max", count(self.connections_max), 1, MANY),
-            (
-                "overload_connections_percent",
-                self.overload_connections_percent.into(),
-                1,
-                100,
-            ),
-            (
-                "errors_before_delay",
-                self.errors_before_delay.into(),
-                1,
-                MANY,
-            ),
-            ("error_delay_millis", self.error_delay_millis, 0, 60_000),
-            ("errors_max", self.errors_max.into(), 1, MANY),
-            ("idle_commands_max", self.idle_commands_max.into(), 1, MANY),
-            ("auth_failures_max", self.auth_failures_max.into(), 1, MANY),
-            (
-                "command_idle_seconds",
-                self.command_idle_seconds.into(),
-                1,
-                DAY_SECONDS,
-            ),
-            (
-                "overload_command_idle_seconds",
-                self.overload_command_idle_seconds.into(),
-                1,
-                DAY_SECONDS,
-            ),
-            (
-                "content_idle_seconds",
-                self.content_idle_seconds.into(),
-                1,
-                DAY_SECONDS,
-            ),
-            (
-                "overload_content_rate_min",
-                self.overload_content_rate_min.into(),
-                1,
-                MANY,
-            ),
-            (
-                "session_seconds_max",
-                self.session_seconds_max.into(),
-                1,
-                DAY_SECONDS,
-            ),
-            (
-                "tls_handshake_seconds",
-                self.tls_handshake_seconds.into(),
-                1,
-                DAY_SECONDS,
-            ),
-            (
-                "delivery_seconds_max",
-                self.delivery_seconds_max.into(),
-                1,
-                600,
-            ),
-            (
-                "greeting_delay_millis",
-                self.greeting_delay_millis,
-                0,
-                60_000,
-            ),
-        ]
-        .into_iter()
-        .filter(|&(_, given, least, most)| !(least..=most).contains(&given))
-        .map(|(field, given, least, most)| LimitError {
-            field,
-            least,
-            most,
-            given,
-        })
-        .collect();
+        let mut errors = Vec::new();
+        macro_rules! check {
+            ($($field:ident: $least:expr, $most:expr;)*) => {$(
+                let (given, least, most) = (self.$field as u64, $least, $most);
+                if !(least..=most).contains(&given) {
+                    errors.push(LimitError { field: stringify!($field), least, most, given });
+                }
+            )*};
+        }
+        check! {
+            command_octets_max: 512, 65_536;
+            auth_line_octets_max: 512, 65_536;
+            long_lines_max: 1, MANY;
+            message_octets_max: 65_536, MESSAGE_OCTETS_CEILING;
+            header_octets_max: 1024, MESSAGE_OCTETS_CEILING;
+            header_fields_max: 50, MANY;
+            received_fields_max: 1, MANY;
+            recipients_max: 100, MANY;
+            refused_recipients_max: 1, MANY;
+            transactions_max: 1, MANY;
+            connections_per_peer_max: 1, MANY;
+            connections_max: 1, MANY;
+            overload_connections_percent: 1, 100;
+            errors_before_delay: 1, MANY;
+            error_delay_millis: 0, 60_000;
+            errors_max: 1, MANY;
+            idle_commands_max: 1, MANY;
+            auth_failures_max: 1, MANY;
+            command_idle_seconds: 1, DAY_SECONDS;
+            overload_command_idle_seconds: 1, DAY_SECONDS;
+            content_idle_seconds: 1, DAY_SECONDS;
+            overload_content_rate_min: 1, MANY;
+            session_seconds_max: 1, DAY_SECONDS;
+            tls_handshake_seconds: 1, DAY_SECONDS;
+            delivery_seconds_max: 1, 600;
+            greeting_delay_millis: 0, 60_000;
+        }
         if errors.is_empty() {
             Ok(())
         } else {

@@ -1,5 +1,7 @@
 //! Octets that have arrived but are not processed, and the command lines in them (RFC 5321 §2.3.8).
 
+use std::fmt;
+
 /// An empty inbox keeps no more memory than this, in octets.
 const KEPT_OCTETS_MAX: usize = 4096;
 
@@ -17,7 +19,7 @@ pub(super) enum Line {
 }
 
 /// Input in its order.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Inbox {
     octets: Vec<u8>,
     /// Octets before this are processed.
@@ -26,6 +28,13 @@ pub(super) struct Inbox {
     searched: usize,
     /// The rest of an over-long line is being dropped; tells whether its last octet was a CR.
     dropping: Option<bool>,
+}
+
+impl fmt::Debug for Inbox {
+    /// Shows the size only: what arrives may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Inbox({} octets)", self.octets.len() - self.read)
+    }
 }
 
 impl Inbox {
