@@ -113,8 +113,7 @@ impl Receiver {
             0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             n => n,
         };
-        let rates =
-            Rates::new(options.mails_per_minute_per_mailbox_and_peer, options.mails_per_minute_per_mailbox);
+        let rates = Rates::new(options.mails_per_minute_per_mailbox_and_peer, options.mails_per_minute_per_mailbox);
         let inner = Inner {
             log,
             allot,
@@ -137,7 +136,7 @@ impl Receiver {
         let now = self.inner.allot.now();
         let request = RequestId::new(now, self.inner.allot.random());
         let mut copies = commit::copies(&transaction, destinations);
-        let content = Content::read(&self.inner, transaction, &request).await;
+        let content = Content::read(&self.inner, transaction, &request).await?;
         let results = if copies.len() == 1 {
             let copy = copies.remove(0);
             vec![self.inner.commit(copy, &content, &request, now).await]

@@ -118,7 +118,9 @@ fn refusal(error: &TransactError<Rejected>) -> Refusal {
         }
         // Nothing of this kind is asked for: a fresh message has no version, no keywords and claims no key, and the
         // idempotency key is its own fingerprint.
-        TransactError::Rejected(Rejected::Unknown | Rejected::TooManyKeywords { .. } | Rejected::VersionMismatch { .. })
+        TransactError::Rejected(
+            Rejected::Unknown | Rejected::TooManyKeywords { .. } | Rejected::VersionMismatch { .. },
+        )
         | TransactError::Taken(_)
         | TransactError::IdempotencyMismatch => {
             tracing::error!(error = %error, "a mail was refused for a reason that cannot be");

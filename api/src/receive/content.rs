@@ -15,7 +15,7 @@ use mail::spam::{EnvelopeFacts, SpamPolicy};
 use mail::thread::{minted_message_id, references_for_threading, usable_message_id};
 use sha2::{Digest, Sha256};
 
-use super::{Inner, bounds};
+use super::{Inner, Refusal, bounds};
 
 /// Larger mails are worked on by threads of their own: an executor thread is not held for longer than this takes.
 const INLINE_OCTETS_MAX: usize = 64 * 1024;
@@ -69,7 +69,14 @@ struct View {
 
 impl Content {
     /// Reads a mail: puts the trace fields on top, takes its digests, parses and judges it.
-    pub(super) async fn read(inner: &Inner, mut transaction: Transaction, request: &RequestId) -> Self {
+    ///
+    /// # Errors
+    /// [`Refusal::Unavailable`] when the program is stopping.
+    pub(super) async fn read(
+        inner: &Inner,
+        mut transaction: Transaction,
+        request: &RequestId,
+    ) -> Result<Self, Refusal> {
         let auth = AuthResults::unchecked();
         let data = std::mem::take(&mut transaction.data);
         let top = trace_fields(&transaction, &auth, &inner.options.hostname, request);
@@ -77,7 +84,8 @@ impl Content {
         let large = data.len() > INLINE_OCTETS_MAX;
         let stored = if large {
             let assembled = tokio::task::spawn_blocking(move || assemble(&top, data, &hostname)).await;
-            assembled.unwrap_or_else(|stopped| std::panic::resume_unwind(stopped.into_panic()))
+            // The only way to fail is that the program is stopping.
+            assembled.map_err(|_| Refusal::Unavailable)?
         } else {
             assemble(&top, data, &hostname)
         };
@@ -90,12 +98,9 @@ impl Content {
             auth: auth.clone(),
             envelope,
         };
-        let view = if large {
-            view_apart(inner, stored.raw.clone(), judge).await
-        } else {
-            guarded_view(&stored.raw, &judge)
-        };
-        Self::new(inner, &transaction, &auth, stored, view.unwrap_or_default())
+        let view =
+            if large { view_apart(inner, stored.raw.clone(), judge).await } else { guarded_view(&stored.raw, &judge) };
+        Ok(Self::new(inner, &transaction, &auth, stored, view.unwrap_or_default()))
     }
 
     fn new(inner: &Inner, transaction: &Transaction, auth: &AuthResults, stored: Stored, view: View) -> Self {

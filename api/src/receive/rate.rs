@@ -59,7 +59,8 @@ impl Rates {
     /// Counts a mail from a peer to a mailbox; tells whether it is within the rates.
     pub(super) fn admit(&self, mailbox: &MailboxId, peer: IpAddr, now: i64) -> bool {
         // The peer's bucket first, so that a flood does not use up what others may send to the mailbox.
-        self.per_mailbox_and_peer.take(|| (mailbox.clone(), peer), now) && self.per_mailbox.take(|| mailbox.clone(), now)
+        self.per_mailbox_and_peer.take(|| (mailbox.clone(), peer), now)
+            && self.per_mailbox.take(|| mailbox.clone(), now)
     }
 }
 

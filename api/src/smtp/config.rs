@@ -156,8 +156,9 @@ impl Config {
         }
         let harvest = &self.harvest;
         if harvest.unknown_recipients_max <= harvest.unknown_recipients_free {
-            problems
-                .push("smtp.harvest.unknown_recipients_max must be above smtp.harvest.unknown_recipients_free".to_owned());
+            problems.push(
+                "smtp.harvest.unknown_recipients_max must be above smtp.harvest.unknown_recipients_free".to_owned(),
+            );
         }
         if harvest.delay_min_millis > harvest.delay_max_millis || harvest.delay_max_millis > 60_000 {
             problems.push("smtp.harvest.delay_max_millis must be from delay_min_millis to 60000".to_owned());
