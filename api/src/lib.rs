@@ -1,1 +1,4 @@
 //! placeholder
+
+pub mod receive;
+pub mod smtp;
