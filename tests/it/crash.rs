@@ -87,7 +87,10 @@ fn kill_after(pid: u32, delay: Duration) -> std::thread::JoinHandle<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_kills_lose_nothing_and_double_nothing() {
-    let installation = Installation::new().with("HTTP__RATE_LIMITS__INFRASTRUCTURE_REQUESTS", "1000000");
+    let installation = Installation::new()
+        .with("HTTP__RATE_LIMITS__INFRASTRUCTURE_REQUESTS", "1000000")
+        .with("SMTP__RATES__MAILS_PER_MINUTE_PER_MAILBOX_AND_PEER", "0")
+        .with("SMTP__RATES__MAILS_PER_MINUTE_PER_MAILBOX", "0");
     let sink = Sink::start().await;
     let server = installation.start();
     let keys = server.keys.clone().unwrap();
