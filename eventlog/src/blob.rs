@@ -53,6 +53,19 @@ impl BlobStore {
         Ok(Self::new(Arc::new(objects)))
     }
 
+    /// Returns a blob store in an S3 bucket under a prefix; endpoint, region and credentials come from the usual `AWS_*`
+    /// environment variables.
+    ///
+    /// # Errors
+    /// The settings are not complete.
+    pub fn s3(bucket: &str, prefix: &str) -> Result<Self, StoreError> {
+        let objects = object_store::aws::AmazonS3Builder::from_env()
+            .with_bucket_name(bucket)
+            .build()
+            .map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        Ok(Self::new(Arc::new(object_store::prefix::PrefixStore::new(objects, prefix))))
+    }
+
     /// Returns a blob store in memory, for tests and simulation.
     #[must_use]
     pub fn memory() -> Self {

@@ -1,0 +1,101 @@
+//! Opens what an installation is made of: the log, its secrets and the read models.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use eventlog::{Allot, Backend, BlobStore, EventLog, Options};
+use projections::Views;
+
+use crate::config::Config;
+use crate::secrets::{self, InstallationSecrets};
+
+/// An open installation.
+pub struct Store {
+    /// The log.
+    pub log: EventLog,
+    /// The read models.
+    pub views: Views,
+    /// Clock and randomness.
+    pub allot: Allot,
+    /// Master key and pepper.
+    pub secrets: InstallationSecrets,
+    /// The SQLite backend, where the log is kept in it.
+    pub sqlite: Option<Arc<eventlog::sqlite::SqliteBackend>>,
+    /// Held as long as this process serves from the data directory.
+    _lock: Option<std::fs::File>,
+}
+
+/// Why an installation is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To serve: on SQLite, only one process at a time may.
+    Serve,
+    /// For an operator command, which may run beside a server.
+    Command,
+}
+
+impl Store {
+    /// Opens an installation, making its data directory on the first start.
+    ///
+    /// # Errors
+    /// Something cannot be opened, is damaged, or is served by another process.
+    pub async fn open(config: &Config, purpose: Purpose) -> anyhow::Result<Self> {
+        let data = &config.server.data_dir;
+        if purpose == Purpose::Command && config.database.url.is_empty() && !data.join("log.db").exists() {
+            bail!("{} holds no installation yet; start `postlog` once, or name its place with --data-dir", data.display());
+        }
+        std::fs::create_dir_all(data).with_context(|| format!("cannot make {}", data.display()))?;
+        let allot = Allot::system();
+        let lock = match purpose {
+            Purpose::Serve if config.database.url.is_empty() => Some(lock(data)?),
+            Purpose::Serve | Purpose::Command => None,
+        };
+        let secrets = secrets::load(config, &allot)?;
+        let mut options = Options::new(secrets.master_key.clone(), blobs(config)?, allot.entropy());
+        options.queue_max = NonZeroUsize::new(config.database.queue_max).unwrap_or(NonZeroUsize::MIN);
+        let (backend, views, sqlite): (Arc<dyn Backend>, Views, _) = if config.database.url.is_empty() {
+            let sqlite = Arc::new(eventlog::sqlite::SqliteBackend::open(&data.join("log.db")).await?);
+            let views = Views::open_sqlite(&data.join("views.db")).await?;
+            (Arc::<eventlog::sqlite::SqliteBackend>::clone(&sqlite), views, Some(sqlite))
+        } else {
+            options.lanes = NonZeroUsize::new(config.database.lanes).unwrap_or(NonZeroUsize::MIN);
+            let settings = eventlog::postgres::Settings {
+                dangerous_unsafe_postgres: config.database.dangerous_unsafe_postgres,
+                ..eventlog::postgres::Settings::default()
+            };
+            let backend = eventlog::postgres::PostgresBackend::open(&config.database.url, settings).await?;
+            (Arc::new(backend), Views::open_postgres(&config.database.url).await?, None)
+        };
+        let log = EventLog::open(backend, options).await?;
+        Ok(Self { log, views, allot, secrets, sqlite, _lock: lock })
+    }
+}
+
+fn lock(data: &Path) -> anyhow::Result<std::fs::File> {
+    let path = data.join("postlog.lock");
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            bail!("another postlog serves from {}; stop it first, or name another --data-dir", data.display())
+        }
+        Err(std::fs::TryLockError::Error(e)) => Err(e).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+fn blobs(config: &Config) -> anyhow::Result<BlobStore> {
+    let location = &config.blobs.location;
+    if let Some(rest) = location.strip_prefix("s3://") {
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        return BlobStore::s3(bucket, prefix).context("blobs.location: the bucket cannot be used");
+    }
+    let directory = if location.is_empty() { config.server.data_dir.join("blobs") } else { location.into() };
+    BlobStore::local(&directory).with_context(|| format!("blobs.location: {} cannot be used", directory.display()))
+}
