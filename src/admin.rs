@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use api::auth::secret::{Fresh, mint};
 use domain::id::{DomainId, KeyId, Position, TeamId};
 use domain::{Actor, Command, api_key, permission, sending_domain, team};
 use eventlog::chain::Verifier;
@@ -39,7 +40,7 @@ fn team_id(text: &str) -> anyhow::Result<TeamId> {
     text.parse().with_context(|| format!("{text} is not a team id; `postlog teams list` shows them"))
 }
 
-/// Mints an infrastructure or sending key and returns its secret.
+/// Mints an infrastructure or sending key and returns it with its secret.
 ///
 /// # Errors
 /// It is refused or the log is not available.
@@ -49,12 +50,11 @@ pub async fn create_key(
     kind: api_key::Kind,
     name: &str,
     permissions: permission::Permissions,
-) -> anyhow::Result<api::auth::secret::Minted> {
-    let minted = api::auth::secret::mint(kind, &store.secrets.pepper, &store.allot);
-    let command =
-        api_key::CreateTeamKey { minted: minted.public.clone(), kind, name: name.to_owned(), permissions };
+) -> anyhow::Result<Fresh> {
+    let fresh = mint(&store.allot, &store.secrets.pepper, kind);
+    let command = api_key::CreateTeamKey { minted: fresh.minted.clone(), kind, name: name.to_owned(), permissions };
     submit(store, team, command).await?;
-    Ok(minted)
+    Ok(fresh)
 }
 
 /// Makes a team, with a domain the operator vouches for.
@@ -97,7 +97,8 @@ pub async fn teams(config: &Config, command: cli::Teams) -> anyhow::Result<()> {
     match command {
         cli::Teams::Create { name, domain } => {
             // The first team of a production installation is made before anything ever served.
-            let store = Store::open(config, Purpose::Serve).await.or(Store::open(config, Purpose::Command).await)?;
+            let purpose = if config.server.data_dir.join("log.db").exists() { Purpose::Command } else { Purpose::Serve };
+            let store = Store::open(config, purpose).await?;
             let team = create_team(&store, config.limits, &name, domain.as_deref()).await?;
             let permissions = permission::Preset::Full.permissions();
             let key = create_key(&store, &team, api_key::Kind::Infrastructure, "Default", permissions).await?;
@@ -144,7 +145,7 @@ pub async fn keys(config: &Config, command: cli::Keys) -> anyhow::Result<()> {
                 }
             };
             let key = create_key(&store, &team, kind, &name, permissions).await?;
-            print(format_args!("{}  {}   (shown once)", key.public.key, key.secret.expose_str()))
+            print(format_args!("{}  {}   (shown once)", key.minted.key, key.secret.expose_str()))
         }
         cli::Keys::List { team } => {
             let (team, store) = (team_id(&team)?, Store::open(config, Purpose::Command).await?);
@@ -341,6 +342,33 @@ pub async fn backup(config: &Config, what: cli::Backup) -> anyhow::Result<()> {
     print(format_args!(
         "copied the log to {}; the read models are rebuilt from it, and the secret files must be kept apart",
         what.out.display()
+    ))
+}
+
+/// `postlog restore`
+///
+/// # Errors
+/// The data directory is not empty, or the copy cannot be read or written.
+pub async fn restore(config: &Config, what: cli::Restore) -> anyhow::Result<()> {
+    let data = &config.server.data_dir;
+    let (from, to) = (what.from.join("log.db"), data.join("log.db"));
+    if !from.exists() {
+        bail!("{} is not a backup: it holds no log.db", what.from.display());
+    }
+    if to.exists() {
+        bail!("{} holds an installation already; restore into an empty directory", data.display());
+    }
+    std::fs::create_dir_all(data).with_context(|| format!("cannot make {}", data.display()))?;
+    if what.from.join("blobs").exists() && config.blobs.location.is_empty() {
+        copy_tree(&what.from.join("blobs"), &data.join("blobs"))?;
+    }
+    std::fs::copy(&from, &to).with_context(|| format!("cannot write {}", to.display()))?;
+    // Events after the backup are lost. Clients may hold their ids, so new events must not get the same ones.
+    let epoch = eventlog::sqlite::SqliteBackend::begin_epoch(&to).await?;
+    std::fs::File::open(&to).and_then(|f| f.sync_all())?;
+    print(format_args!(
+        "restored into {} as epoch {epoch}; put master.key and pepper.key beside it, then start postlog",
+        data.display()
     ))
 }
 

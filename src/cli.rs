@@ -48,6 +48,8 @@ pub enum Command {
     ///
     /// The copy holds everything that was acknowledged before it began. The secret files are not copied: keep them apart.
     Backup(Backup),
+    /// Restore a backup into an empty data directory and begin a new epoch of event ids.
+    Restore(Restore),
     /// Show and check the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -170,6 +172,14 @@ pub struct Backup {
     /// The directory to write; it must not exist.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+}
+
+/// `postlog restore`
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// A directory that `postlog backup` wrote.
+    #[arg(long, value_name = "DIR")]
+    pub from: PathBuf,
 }
 
 /// `postlog config`

@@ -1,1 +1,94 @@
-//! placeholder
+//! The doors: HTTP, streams, SMTP.
+//!
+//! A door turns a wish into a command, and rows into an answer; it holds no rule. [`router`] is the table of contents
+//! of the native API; [`auth`] says who is calling, [`problem`] what is answered when a wish is refused.
+//!
+//! Invariants:
+//! - The team of a call comes from its credential and from nowhere else.
+//! - A route cannot be registered without saying what it needs of its caller ([`openapi`]).
+//! - Another team's thing is answered exactly like a thing that does not exist.
+//! - Nothing fails a request after its command was appended: the fact stands.
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests may fail loudly"))]
+
+use std::sync::Arc;
+
+use axum::http::HeaderValue;
+use eventlog::{Allot, EventLog};
+
+pub mod auth;
+mod body;
+mod config;
+mod conventions;
+pub mod envelope;
+pub mod etag;
+pub mod idempotency;
+pub mod limit;
+pub mod openapi;
+pub mod path;
+pub mod problem;
+pub mod query;
+mod routes;
+
+pub use body::Json;
+pub use config::{Config, MailServer, RateLimits};
+
+use auth::Authenticator;
+use auth::secret::Pepper;
+use limit::Limiter;
+use openapi::{Rendered, Routes};
+
+/// What every handler has. Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    /// The truth.
+    pub log: EventLog,
+    /// Time and randomness.
+    pub allot: Allot,
+    /// The section `http`.
+    pub config: Arc<Config>,
+    /// Who is calling.
+    pub auth: Authenticator,
+    /// How often.
+    pub limiter: Limiter,
+    challenge: HeaderValue,
+}
+
+impl App {
+    /// Returns the state of the API's handlers.
+    #[must_use]
+    pub fn new(log: EventLog, allot: Allot, pepper: Pepper, config: Config) -> Self {
+        let resource = format!("{}/.well-known/oauth-protected-resource/api/v1", config.public_base_url);
+        let challenge = HeaderValue::try_from(format!("Bearer resource_metadata=\"{resource}\""))
+            .unwrap_or_else(|_| HeaderValue::from_static("Bearer"));
+        Self {
+            auth: Authenticator::new(log.clone(), allot.clone(), pepper),
+            limiter: Limiter::new(config.rate_limits),
+            config: Arc::new(config),
+            log,
+            allot,
+            challenge,
+        }
+    }
+}
+
+fn routes() -> Routes {
+    Routes::new().with(door!(openapi::get_document)).and(routes::all())
+}
+
+/// Returns the API document.
+#[must_use]
+pub fn document() -> utoipa::openapi::OpenApi {
+    routes().finish().1
+}
+
+/// Returns the router of the native API, mounted at `/api/v1`.
+pub fn router(app: App) -> axum::Router {
+    let (router, document) = routes().finish();
+    axum::Router::new()
+        .nest("/api/v1", router)
+        .fallback(conventions::no_such_path)
+        .method_not_allowed_fallback(conventions::no_such_method)
+        .layer(axum::middleware::from_fn_with_state(app.clone(), conventions::conventions))
+        .layer(axum::Extension(Rendered::new(&document)))
+        .with_state(app)
+}
