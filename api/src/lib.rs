@@ -28,6 +28,7 @@ pub mod path;
 pub mod problem;
 pub mod query;
 mod routes;
+pub mod stream;
 
 pub use body::Json;
 pub use config::{Config, MailServer, RateLimits};
@@ -36,6 +37,7 @@ use auth::Authenticator;
 use auth::secret::Pepper;
 use limit::Limiter;
 use openapi::{Rendered, Routes};
+use stream::Streams;
 
 /// What every handler has. Cheap to clone.
 #[derive(Clone)]
@@ -50,6 +52,8 @@ pub struct App {
     pub auth: Authenticator,
     /// How often.
     pub limiter: Limiter,
+    /// Open event streams.
+    pub streams: Streams,
     challenge: HeaderValue,
 }
 
@@ -63,16 +67,24 @@ impl App {
         Self {
             auth: Authenticator::new(log.clone(), allot.clone(), pepper),
             limiter: Limiter::new(config.rate_limits),
+            streams: Streams::new(log.clone(), allot.clone(), stream::Config::default()),
             config: Arc::new(config),
             log,
             allot,
             challenge,
         }
     }
+
+    /// Returns this state with streams that are configured and run elsewhere.
+    #[must_use]
+    pub fn with_streams(mut self, streams: Streams) -> Self {
+        self.streams = streams;
+        self
+    }
 }
 
 fn routes() -> Routes {
-    Routes::new().with(door!(openapi::get_document)).and(routes::all())
+    Routes::new().with(door!(openapi::get_document)).and(routes::all()).and(stream::routes())
 }
 
 /// Returns the API document.

@@ -241,7 +241,7 @@ impl Hub {
         };
         let (cursor, sync_required) = match start {
             Start::After(position) => (position, None),
-            Start::SyncRequired => (head.position, Some(self.sync_required(&wish, head.position, head.epoch, now))),
+            Start::SyncRequired => (head.position, Some(self.sync_required(&wish, head.position, now).await?)),
         };
         Ok(Subscription {
             seat,
@@ -279,15 +279,17 @@ impl Hub {
     }
 
     /// The frame carries the head's id, so that the client's next reconnection goes on from here.
-    fn sync_required(&self, wish: &Wish, head: Position, epoch: u16, now: i64) -> Bytes {
-        let id = EventId::new(&wish.team, epoch, head);
+    async fn sync_required(&self, wish: &Wish, head: Position, now: i64) -> Result<Bytes, LogError> {
+        let log = &self.kitchen.log;
+        let last = log.read(&wish.team, head.saturating_sub(1), 1).await?;
+        let id = last.first().map_or_else(|| EventId::new(&wish.team, log.epoch(), 0), |record| record.id());
         let frame = match &wish.interest {
             Interest::Mailbox(mailbox) => {
                 frame::event("sync_required", &realtime::sync_required(&wish.team, mailbox, now), id)
             }
             Interest::Team => frame::event("sync_required", &PublishedEvent::sync_required(head, now), id),
         };
-        frame.expect("a struct of strings and nulls always serialises")
+        Ok(frame.expect("a struct of strings and nulls always serialises"))
     }
 
     /// Spreads reconnections: a herd that was cut at once does not come back at once.
