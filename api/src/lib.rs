@@ -30,6 +30,7 @@ pub mod query;
 pub mod receive;
 mod routes;
 pub mod smtp;
+pub mod stream;
 
 pub use body::Json;
 pub use config::{Config, MailServer, RateLimits};
@@ -38,6 +39,7 @@ use auth::Authenticator;
 use auth::secret::Pepper;
 use limit::Limiter;
 use openapi::{Rendered, Routes};
+use stream::Streams;
 
 /// What every handler has. Cheap to clone.
 #[derive(Clone)]
@@ -52,6 +54,8 @@ pub struct App {
     pub auth: Authenticator,
     /// How often.
     pub limiter: Limiter,
+    /// Open event streams.
+    pub streams: Streams,
     challenge: HeaderValue,
 }
 
@@ -65,16 +69,24 @@ impl App {
         Self {
             auth: Authenticator::new(log.clone(), allot.clone(), pepper),
             limiter: Limiter::new(config.rate_limits),
+            streams: Streams::new(log.clone(), allot.clone(), stream::Config::default()),
             config: Arc::new(config),
             log,
             allot,
             challenge,
         }
     }
+
+    /// Returns this state with streams that are configured and run elsewhere.
+    #[must_use]
+    pub fn with_streams(mut self, streams: Streams) -> Self {
+        self.streams = streams;
+        self
+    }
 }
 
 fn routes() -> Routes {
-    Routes::new().with(door!(openapi::get_document)).and(routes::all())
+    Routes::new().with(door!(openapi::get_document)).and(routes::all()).and(stream::routes())
 }
 
 /// Returns the API document.
