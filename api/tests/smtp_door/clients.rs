@@ -40,7 +40,8 @@ async fn lettre_delivers() {
     let mails = door.mails(&team).await;
     assert_eq!(mails[0].1.subject.as_deref(), Some("Grüße"));
     let raw = door.raw(&team, &mails[0].0.blob).await;
-    assert!(raw.ends_with(b"Hello.\r\n.\r\n..dots\r\n"));
+    let text = String::from_utf8(raw.to_vec()).unwrap();
+    assert!(text.contains("\r\n\r\nHello.\r\n.\r\n..dots\r\n"), "{text}");
 }
 
 #[tokio::test]

@@ -207,7 +207,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             self.say(&format!("RCPT TO:<{to}>"), "250").await;
         }
         self.say("DATA", "354").await;
-        self.send(format!("{content}\r\n.\r\n")).await;
+        let end = if content.ends_with("\r\n") { ".\r\n" } else { "\r\n.\r\n" };
+        self.send(format!("{content}{end}")).await;
     }
 
     pub async fn deliver(&mut self, from: &str, to: &[&str], content: &str) -> String {

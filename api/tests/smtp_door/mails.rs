@@ -221,11 +221,11 @@ async fn a_smuggled_mail_is_never_a_second_one() {
     let mut client = door.hello().await;
     client.say("MAIL FROM:<a@sender.test>", "250").await;
     client.say("RCPT TO:<box@team.test>", "250").await;
-    client.send("BDAT 22 LAST\r\nSubject: x\r\n\r\n.\r\nQUIT\r\n").await;
+    client.send("BDAT 23 LAST\r\nSubject: x\r\n\r\n.\r\nQUIT\r\n").await;
     client.expect("250").await;
     let mails = door.mails(&team).await;
     assert_eq!(mails.len(), 1);
-    assert!(door.raw(&team, &mails[0].0.blob).await.ends_with(b"\r\n\r\n.\r\nQUIT\r"));
+    assert!(door.raw(&team, &mails[0].0.blob).await.ends_with(b"\r\n\r\n.\r\nQUIT\r\n"));
 }
 
 #[tokio::test]
