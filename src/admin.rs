@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use api::auth::secret::{Fresh, mint};
 use domain::id::{DomainId, KeyId, Position, TeamId};
 use domain::{Actor, Command, api_key, permission, sending_domain, team};
 use eventlog::chain::Verifier;
@@ -39,7 +40,7 @@ fn team_id(text: &str) -> anyhow::Result<TeamId> {
     text.parse().with_context(|| format!("{text} is not a team id; `postlog teams list` shows them"))
 }
 
-/// Mints an infrastructure or sending key and returns its secret.
+/// Mints an infrastructure or sending key and returns it with its secret.
 ///
 /// # Errors
 /// It is refused or the log is not available.
@@ -49,12 +50,11 @@ pub async fn create_key(
     kind: api_key::Kind,
     name: &str,
     permissions: permission::Permissions,
-) -> anyhow::Result<api::auth::secret::Minted> {
-    let minted = api::auth::secret::mint(kind, &store.secrets.pepper, &store.allot);
-    let command =
-        api_key::CreateTeamKey { minted: minted.public.clone(), kind, name: name.to_owned(), permissions };
+) -> anyhow::Result<Fresh> {
+    let fresh = mint(&store.allot, &store.secrets.pepper, kind);
+    let command = api_key::CreateTeamKey { minted: fresh.minted.clone(), kind, name: name.to_owned(), permissions };
     submit(store, team, command).await?;
-    Ok(minted)
+    Ok(fresh)
 }
 
 /// Makes a team, with a domain the operator vouches for.
@@ -145,7 +145,7 @@ pub async fn keys(config: &Config, command: cli::Keys) -> anyhow::Result<()> {
                 }
             };
             let key = create_key(&store, &team, kind, &name, permissions).await?;
-            print(format_args!("{}  {}   (shown once)", key.public.key, key.secret.expose_str()))
+            print(format_args!("{}  {}   (shown once)", key.minted.key, key.secret.expose_str()))
         }
         cli::Keys::List { team } => {
             let (team, store) = (team_id(&team)?, Store::open(config, Purpose::Command).await?);

@@ -63,11 +63,11 @@ pub async fn prepare(store: &Store, config: &Config) -> anyhow::Result<Option<We
 }
 
 async fn mailbox_key(store: &Store, team: &TeamId) -> anyhow::Result<eventlog::SecretText> {
-    let minted = api::auth::secret::mint(api_key::Kind::Mailbox, &store.secrets.pepper, &store.allot);
+    let fresh = api::auth::secret::mint(&store.allot, &store.secrets.pepper, api_key::Kind::Mailbox);
     let permissions = Permissions::parse(MAILBOX_PERMISSIONS)?;
     let existing = store.log.find(&DirectoryKey::Address(ADDRESS.to_owned())).await?;
     if let Some(eventlog::DirectoryTarget::Mailbox { id }) = existing.map(|entry| entry.target) {
-        let minted = minted.public.clone();
+        let minted = fresh.minted.clone();
         let name = "First key".to_owned();
         submit(store, team, api_key::CreateMailboxKey { minted, mailbox: id, name, permissions }).await?;
     } else {
@@ -77,11 +77,11 @@ async fn mailbox_key(store: &Store, team: &TeamId) -> anyhow::Result<eventlog::S
             display_name: Some("Agent".to_owned()),
             quota_bytes: QUOTA_BYTES,
             send_scope: SendScope::All,
-            credential: Some((minted.public.clone(), permissions)),
+            credential: Some((fresh.minted.clone(), permissions)),
         };
         submit(store, team, open).await?;
     }
-    Ok(minted.secret)
+    Ok(fresh.secret)
 }
 
 /// The mark that the keys were shown.

@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use api::auth::secret::Pepper;
 use eventlog::{Allot, MasterKey};
 
 use crate::config::Config;
@@ -14,7 +15,7 @@ pub struct InstallationSecrets {
     /// Seals webhook secrets and stored answers.
     pub master_key: MasterKey,
     /// The key of the digests by which API keys are looked up.
-    pub pepper: [u8; 32],
+    pub pepper: Pepper,
 }
 
 /// Reads the secrets; on the first start with default locations it makes them, readable by the owner only.
@@ -25,7 +26,7 @@ pub fn load(config: &Config, allot: &Allot) -> anyhow::Result<InstallationSecret
     let data = &config.server.data_dir;
     let master = read_or_make(&config.secrets.master_key_file, &data.join("master.key"), allot)?;
     let pepper = read_or_make(&config.secrets.pepper_file, &data.join("pepper.key"), allot)?;
-    Ok(InstallationSecrets { master_key: MasterKey::new(&master), pepper })
+    Ok(InstallationSecrets { master_key: MasterKey::new(&master), pepper: Pepper::new(pepper) })
 }
 
 fn read_or_make(configured: &str, default: &Path, allot: &Allot) -> anyhow::Result<[u8; 32]> {

@@ -46,6 +46,8 @@ pub fn hash(previous: &[u8; 32], record: &StoredRecord) -> [u8; 32] {
     field(record.facts.as_bytes());
     field(record.personal_digest.as_ref().map_or(&[], |d| d.as_slice()));
     field(record.actor.as_bytes());
+    // Nothing and an empty text are two things.
+    field(&[u8::from(record.causation.is_some())]);
     field(record.causation.as_deref().unwrap_or_default().as_bytes());
     field(record.correlation.as_bytes());
     field(&record.at.to_be_bytes());

@@ -1,1 +1,18 @@
-//! placeholder
+//! Stories: the real program on real sockets, seen from outside.
+#![expect(clippy::unwrap_used, reason = "stories may fail loudly")]
+
+mod architecture;
+mod crash;
+mod every_route_is_guarded;
+mod first_minute;
+mod harness;
+mod judges;
+mod operator_commands;
+mod rebuild_changes_nothing;
+mod smtp_client;
+mod stream_client;
+mod streams_resume_without_gap;
+mod tenants_are_strangers;
+mod usage_adds_up;
+mod webhook_sink;
+mod webhooks_survive_a_dead_endpoint;

@@ -1,0 +1,236 @@
+//! The real program on real sockets, in a data directory of its own.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long anything may take before a story fails.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running Postlog. Killed when dropped.
+pub struct Server {
+    child: Child,
+    /// Where it answers HTTP, for example `http://127.0.0.1:4711`.
+    pub http: String,
+    /// Where it answers SMTP.
+    pub smtp: String,
+    /// The keys it printed, on its first start.
+    pub keys: Option<Keys>,
+    /// Everything it printed on standard output until it was ready.
+    pub greeting: String,
+}
+
+/// The keys of the sandbox.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    /// For management.
+    pub root: String,
+    /// For the mailbox `agent@postlog.test`.
+    pub mailbox: String,
+}
+
+/// A data directory that outlives its servers.
+pub struct Installation {
+    directory: TempDir,
+    environment: Vec<(String, String)>,
+}
+
+impl Installation {
+    /// Returns a fresh, empty installation.
+    pub fn new() -> Self {
+        Self { directory: TempDir::new().expect("a temporary directory"), environment: vec![] }
+    }
+
+    /// Sets a configuration key for every process of this installation, for example `WEBHOOKS__LEASE_SECONDS`.
+    pub fn with(mut self, key: &str, value: &str) -> Self {
+        self.environment.push((format!("POSTLOG_{key}"), value.to_owned()));
+        self
+    }
+
+    /// Returns the data directory.
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// Returns a command of the program on this installation.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_postlog"));
+        command.arg("--data-dir").arg(self.data()).args(arguments).env_clear();
+        for name in ["PATH", "HOME", "TMPDIR"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command.envs([
+            ("POSTLOG_HTTP__LISTEN", "127.0.0.1:0"),
+            ("POSTLOG_SMTP__LISTEN", "[\"127.0.0.1:0\"]"),
+            ("POSTLOG_METRICS__LISTEN", ""),
+            ("POSTLOG_LOG__LEVEL", "warn"),
+        ]);
+        command.envs(self.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+        command
+    }
+
+    /// Runs an operator command and returns its standard output.
+    pub fn run(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).output().expect("the program runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "postlog {arguments:?} failed: {stderr}");
+        String::from_utf8(output.stdout).expect("utf-8")
+    }
+
+    /// Starts a server and waits until it is ready.
+    pub fn start(&self) -> Server {
+        let mut child = self
+            .command(&["serve"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("the program starts");
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let (lines, received) = mpsc::sync_channel(1_024);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if lines.try_send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut greeting = String::new();
+        let (mut http, mut smtp, mut root, mut mailbox) = (None, None, None, None);
+        let deadline = Instant::now() + PATIENCE;
+        // The last line of a greeting is the usage command; without a greeting it is the line with the addresses.
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let first_start = root.is_some() || !self.data().join("welcome.shown").exists();
+            let wait = if http.is_some() && !first_start { Duration::from_millis(50) } else { left };
+            let Ok(line) = received.recv_timeout(wait) else { break };
+            greeting.push_str(&line);
+            greeting.push('\n');
+            let mut words = line.split_whitespace();
+            match words.next() {
+                Some("http") => {
+                    http = words.next().map(|a| format!("http://{a}"));
+                    smtp = words.nth(1).map(str::to_owned);
+                }
+                Some("infrastructure") => root = words.nth(1).map(str::to_owned),
+                Some("mailbox") => mailbox = words.nth(1).map(str::to_owned),
+                Some("curl") if line.contains("/billing/usage") => break,
+                _ => {}
+            }
+        }
+        let keys = root.zip(mailbox).map(|(root, mailbox)| Keys { root, mailbox });
+        match http.zip(smtp) {
+            Some((http, smtp)) => Server { child, http, smtp, keys, greeting },
+            None => {
+                let _ = child.kill();
+                panic!("the server did not become ready; it printed:\n{greeting}")
+            }
+        }
+    }
+}
+
+impl Server {
+    /// Kills the process at once, as a power cut would, and waits for its end.
+    pub fn kill(mut self) {
+        self.child.kill().expect("the process is ours");
+        self.child.wait().expect("it ends");
+    }
+
+    /// Asks the process to stop and returns whether it ended well within the time.
+    pub fn terminate(mut self) -> bool {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+        // The watchdog ends a server that does not stop by itself; then the exit status is not a success.
+        let (ended, watch) = mpsc::sync_channel::<()>(1);
+        let watchdog = std::thread::spawn(move || {
+            if watch.recv_timeout(PATIENCE).is_err() {
+                let _ = Command::new("kill").args(["-KILL", &pid]).status();
+            }
+        });
+        let status = self.child.wait().expect("the process is ours");
+        let _ = ended.send(());
+        watchdog.join().expect("the watchdog ends");
+        status.success()
+    }
+
+    /// Returns the process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Returns a client that carries a key.
+    pub fn client(&self, key: &str) -> Client {
+        Client { base: format!("{}/api/v1", self.http), key: key.to_owned(), http: reqwest::Client::new() }
+    }
+
+    /// Sends a mail by SMTP and returns the server's last answer.
+    pub async fn mail(&self, from: &str, to: &str, subject: &str, body: &str) -> String {
+        crate::smtp_client::send(&self.smtp, from, &[to], subject, body).await.expect("the mail is accepted")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A client of the native API.
+#[derive(Clone)]
+pub struct Client {
+    base: String,
+    key: String,
+    http: reqwest::Client,
+}
+
+impl Client {
+    /// Returns a request with the key.
+    pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.key)
+    }
+
+    /// Gets a path and returns the status and the JSON body.
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        answer(self.request(reqwest::Method::GET, path)).await
+    }
+
+    /// Posts JSON to a path and returns the status and the JSON body.
+    pub async fn post(&self, path: &str, body: Value) -> (u16, Value) {
+        answer(self.request(reqwest::Method::POST, path).json(&body)).await
+    }
+
+    /// Gets a path until its body satisfies a condition.
+    pub async fn wait_for(&self, path: &str, done: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (status, body) = self.get(path).await;
+            if status == 200 && done(&body) {
+                return body;
+            }
+            assert!(Instant::now() < deadline, "{path} never became what was waited for; last: {status} {body}");
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Sends a request and returns the status and the JSON body.
+pub async fn answer(request: reqwest::RequestBuilder) -> (u16, Value) {
+    let response = request.send().await.expect("the server answers");
+    let status = response.status().as_u16();
+    let text = response.text().await.expect("a body");
+    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
+
+/// Returns the Python of the virtual environment with the official client libraries.
+pub fn judges_python() -> PathBuf {
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/judges/bin/python");
+    assert!(python.exists(), "the client libraries are not installed: run `tests/run` once, it installs them");
+    python
+}

@@ -1,0 +1,50 @@
+//! Official client libraries and well-known mail clients as judges.
+
+use std::process::Command;
+
+use crate::harness::{Installation, judges_python};
+
+fn run(script: &str) {
+    let installation = Installation::new();
+    let server = installation.start();
+    let keys = server.keys.clone().unwrap();
+    let output = Command::new(judges_python())
+        .arg(format!("{}/tests/judges/{script}", env!("CARGO_MANIFEST_DIR")))
+        .env("BASE_URL", format!("{}/api/v1", server.http))
+        .env("SMTP", &server.smtp)
+        .env("ROOT_KEY", &keys.root)
+        .env("MAILBOX_KEY", &keys.mailbox)
+        .output()
+        .unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("all checks passed"), "{script}:\n{out}\n{err}");
+}
+
+#[test]
+fn the_official_python_sdk_and_standardwebhooks_accept_us() {
+    run("sdk.py");
+}
+
+#[test]
+fn httpx_sse_resumes_without_gap() {
+    run("resume.py");
+}
+
+#[test]
+fn schemathesis_finds_no_server_error() {
+    run("fuzz.py");
+}
+
+#[test]
+fn swaks_delivers_with_and_without_tls() {
+    let installation = Installation::new();
+    let server = installation.start();
+    for extra in [vec![], vec!["--tls"]] {
+        let output = Command::new("swaks")
+            .args(["--server", &server.smtp, "--from", "ann@example.com", "--to", "agent@postlog.test"])
+            .args(extra)
+            .output()
+            .expect("swaks is installed: run `tests/run` once, it installs it");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+}
