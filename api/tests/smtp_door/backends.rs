@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use domain::StreamId;
 use domain::id::{BlobId, Position, SecretId, TeamId};
 use eventlog::{
-    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, DirectoryEntry, DirectoryKey, Head, SnapshotRow,
+    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, DirectoryEntry, DirectoryKey, Head, Hold, SnapshotRow,
     StoreError, StreamHistory,
 };
 use tokio::sync::{Semaphore, mpsc};
@@ -108,6 +108,10 @@ impl Backend for Faulty {
             self.gate.acquire().await.unwrap().forget();
         }
         self.inner.append(batch).await
+    }
+
+    async fn hold(&self, teams: &[TeamId]) -> Result<Box<dyn Hold>, StoreError> {
+        self.inner.hold(teams).await
     }
 
     async fn blob(&self, team: &TeamId, id: &BlobId) -> Result<Option<BlobRow>, StoreError> {

@@ -15,6 +15,7 @@ use domain::team::{CreateTeam, Limits};
 use domain::{Actor, Command, Event};
 use eventlog::sqlite::SqliteBackend;
 use eventlog::{Allot, Backend, BlobStore, EventLog, MasterKey, MemoryBackend, Options, Submission};
+use mail::auth::Resolver;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -58,6 +59,15 @@ impl Door {
     }
 
     pub async fn with(store: Store, config: Config, tls: Option<Tls>) -> Self {
+        Self::verifying(store, config, tls, None).await
+    }
+
+    pub async fn verifying(
+        store: Store,
+        config: Config,
+        tls: Option<Tls>,
+        resolver: Option<Arc<dyn Resolver>>,
+    ) -> Self {
         assert_eq!(config.problems(), Vec::<String>::new());
         let directory = tempfile::tempdir().unwrap();
         let inner: Arc<dyn Backend> = match store {
@@ -68,7 +78,7 @@ impl Door {
         let allot = Allot::system();
         let options = Options::new(MasterKey::new(&[7; 32]), BlobStore::memory(), allot.entropy());
         let log = EventLog::open(faults.clone(), options).await.unwrap();
-        let receiver = Receiver::new(log.clone(), allot.clone(), config.receive_options());
+        let receiver = Receiver::new(log.clone(), allot.clone(), config.receive_options(), resolver);
         let listener = Listener::bind(config, receiver, allot.clone(), tls).await.unwrap();
         let address = listener.addresses()[0];
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());

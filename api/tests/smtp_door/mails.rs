@@ -1,6 +1,9 @@
 //! Mails that are taken: their bytes, their events, their copies.
 
+use std::sync::Arc;
+
 use domain::message::Folder;
+use mail::auth::Zone;
 use sha2::{Digest, Sha256};
 
 use crate::harness::{Door, STORES, Store, config, mail};
@@ -291,4 +294,40 @@ async fn replies_meet_in_the_thread_of_what_they_answer_in_any_order() {
     assert_eq!(in_first.len(), 1, "one thread in the mailbox");
     let elsewhere = threads.iter().find(|(mailbox, _)| *mailbox != of(0).0).unwrap();
     assert_ne!(elsewhere.1, of(0).1, "another mailbox has its own");
+}
+
+#[tokio::test]
+async fn with_a_resolver_the_origin_is_checked_and_written_on_top() {
+    let zone = Zone::new()
+        .with_txt("sender.test", "v=spf1 ip4:127.0.0.1 -all")
+        .with_txt("_dmarc.sender.test", "v=DMARC1; p=reject")
+        .with_txt("other.test", "v=spf1 -all")
+        .with_txt("_dmarc.other.test", "v=DMARC1; p=reject")
+        .with_ptr("127.0.0.1".parse().unwrap(), "mx.sender.test")
+        .with_address("mx.sender.test", "127.0.0.1".parse().unwrap());
+    let door = Door::verifying(Store::Memory, config(), None, Some(Arc::new(zone))).await;
+    let team = door.team("team.test").await;
+    door.mailbox(&team, "box@team.test").await;
+    let mut client = door.hello().await;
+    client.deliver("ann@sender.test", &["box@team.test"], &mail("true", "Hi")).await;
+    let forged = mail("forged", "Hi").replace("ann@sender.test", "ceo@other.test");
+    client.deliver("ann@sender.test", &["box@team.test"], &forged).await;
+    // A large one is checked all the same.
+    client
+        .deliver("ann@sender.test", &["box@team.test"], &format!("{}{}", mail("big", "Hi"), "x\r\n".repeat(50_000)))
+        .await;
+    let mails = door.mails(&team).await;
+    let (facts, people) = &mails[0];
+    assert_eq!((facts.authentication.spf.as_str(), facts.authentication.dmarc.as_str()), ("pass", "pass"));
+    assert_eq!(people.verified_domain.as_deref(), Some("sender.test"));
+    let text = String::from_utf8(door.raw(&team, &facts.blob).await.to_vec()).unwrap();
+    assert!(
+        text.starts_with("Return-Path: <ann@sender.test>\r\nAuthentication-Results: mx.test;\r\n iprev=pass"),
+        "{text}"
+    );
+    assert!(text.contains("Received: from client.test (mx.sender.test [127.0.0.1])"), "{text}");
+    let (facts, people) = &mails[1];
+    assert_eq!((facts.authentication.dmarc.as_str(), people.verified_domain.as_deref()), ("fail", None));
+    assert!(facts.is_spam && facts.spam_rules.iter().any(|rule| rule == "DMARC_FAIL_POLICY"), "{facts:?}");
+    assert_eq!(mails[2].0.authentication.dmarc, "pass");
 }
