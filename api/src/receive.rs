@@ -16,6 +16,7 @@
 mod bounds;
 mod commit;
 mod content;
+mod origin;
 mod rate;
 mod recipient;
 mod refusal;
@@ -27,6 +28,7 @@ use domain::id::{MailboxId, RequestId, TeamId};
 use eventlog::{Allot, EventLog};
 use futures_util::future::join_all;
 use mail::address::Address;
+use mail::auth::Resolver;
 use mail::smtp::Transaction;
 use tokio::sync::Semaphore;
 
@@ -36,6 +38,9 @@ pub use refusal::Refusal;
 use content::Content;
 use rate::Rates;
 use recipient::{Addresses, Usage};
+
+/// How many large mails wait for DNS at the same time.
+const LARGE_MAILS_VERIFIED_AT_ONCE: usize = 16;
 
 /// How mail is taken in.
 #[derive(Debug, Clone)]
@@ -90,7 +95,9 @@ struct Inner {
     addresses: Addresses,
     usage: Usage,
     rates: Rates,
+    resolver: Option<Arc<dyn Resolver>>,
     parsers: Arc<Semaphore>,
+    verifiers: Arc<Semaphore>,
 }
 
 /// Takes mail in. Cheap to clone.
@@ -106,9 +113,9 @@ impl std::fmt::Debug for Receiver {
 }
 
 impl Receiver {
-    /// Returns a pipeline that writes to a log.
+    /// Returns a pipeline that writes to a log. Without a resolver the origin of mail stays unchecked.
     #[must_use]
-    pub fn new(log: EventLog, allot: Allot, options: Options) -> Self {
+    pub fn new(log: EventLog, allot: Allot, options: Options, resolver: Option<Arc<dyn Resolver>>) -> Self {
         let parsers = match options.large_mails_parsed_at_once {
             0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             n => n,
@@ -121,7 +128,9 @@ impl Receiver {
             addresses: Addresses::default(),
             usage: Usage::default(),
             rates,
+            resolver,
             parsers: Arc::new(Semaphore::new(parsers)),
+            verifiers: Arc::new(Semaphore::new(LARGE_MAILS_VERIFIED_AT_ONCE)),
         };
         Self { inner: Arc::new(inner) }
     }

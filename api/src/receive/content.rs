@@ -8,17 +8,17 @@ use bytes::Bytes;
 use domain::id::RequestId;
 use domain::message::{Authentication, Correspondence};
 use mail::address::Address;
-use mail::auth::AuthResults;
+use mail::auth::{AuthResult, AuthResults};
 use mail::message::{ParseLimits, parse};
 use mail::smtp::{Transaction, trace};
 use mail::spam::{EnvelopeFacts, SpamPolicy};
 use mail::thread::{minted_message_id, references_for_threading, usable_message_id};
 use sha2::{Digest, Sha256};
 
-use super::{Inner, Refusal, bounds};
+use super::{Inner, Refusal, bounds, origin};
 
 /// Larger mails are worked on by threads of their own: an executor thread is not held for longer than this takes.
-const INLINE_OCTETS_MAX: usize = 64 * 1024;
+pub(super) const INLINE_OCTETS_MAX: usize = 64 * 1024;
 /// A view that takes longer is given up; the mail is stored without it.
 const VIEW_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -77,8 +77,12 @@ impl Content {
         mut transaction: Transaction,
         request: &RequestId,
     ) -> Result<Self, Refusal> {
-        let auth = AuthResults::unchecked();
-        let data = std::mem::take(&mut transaction.data);
+        let data = Bytes::from(std::mem::take(&mut transaction.data));
+        let auth = origin::check(inner, &transaction, &data).await;
+        let confirmed = auth.iprev.as_ref().filter(|iprev| iprev.result == AuthResult::Pass);
+        if let Some(name) = confirmed.and_then(|iprev| iprev.name.clone()) {
+            transaction.peer.reverse_name = Some(name);
+        }
         let top = trace_fields(&transaction, &auth, &inner.options.hostname, request);
         let hostname = inner.options.hostname.clone();
         let large = data.len() > INLINE_OCTETS_MAX;
@@ -125,7 +129,7 @@ impl Content {
             spam_score: view.spam_score,
             spam_rules: view.spam_rules,
             attachments: view.attachments,
-            authentication: authentication(auth),
+            authentication: origin::summary(auth),
             sent_at: view.sent_at,
             correspondence: Correspondence {
                 mail_from: mail_from.as_ref().map(|a| a.as_str().to_owned()),
@@ -157,7 +161,7 @@ fn trace_fields(transaction: &Transaction, auth: &AuthResults, hostname: &str, r
 }
 
 /// Puts the trace fields on top of what the client sent, without what nobody but us may claim.
-fn assemble(top: &str, data: Vec<u8>, hostname: &str) -> Stored {
+fn assemble(top: &str, data: Bytes, hostname: &str) -> Stored {
     let client_sha256 = Sha256::digest(&data).into();
     let kept = trace::without_untrusted_trace(&data, hostname);
     let mut raw = Vec::with_capacity(top.len() + kept.len());
@@ -223,23 +227,4 @@ async fn view_apart(inner: &Inner, raw: Bytes, judge: Judge) -> Option<View> {
 fn without_view(reason: &'static str) {
     metrics::counter!("smtp_messages_without_view_total", "reason" => reason).increment(1);
     tracing::error!(reason, "a mail defeated the parser and is stored without a view");
-}
-
-fn authentication(auth: &AuthResults) -> Authentication {
-    if !auth.checked {
-        let unchecked = || "unchecked".to_owned();
-        return Authentication { spf: unchecked(), dkim: unchecked(), dmarc: unchecked(), arc: unchecked() };
-    }
-    use mail::auth::AuthResult;
-    let none = AuthResult::None;
-    // One signature that holds is enough, whatever became of the others.
-    let dkim = auth.dkim.iter().map(|d| d.result);
-    let best = dkim.clone().find(|r| *r == AuthResult::Pass).or(dkim.clone().next()).unwrap_or(none);
-    let text = |result: AuthResult| result.as_str().to_owned();
-    Authentication {
-        spf: text(auth.spf.as_ref().map_or(none, |spf| spf.result)),
-        dkim: text(best),
-        dmarc: text(auth.dmarc.as_ref().map_or(none, |dmarc| dmarc.result)),
-        arc: text(auth.arc.as_ref().map_or(none, |arc| arc.result)),
-    }
 }

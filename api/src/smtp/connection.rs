@@ -228,6 +228,7 @@ struct Dialogue {
 
 impl Dialogue {
     async fn run(&mut self, ahead: &[u8]) -> Result<Outcome, Outcome> {
+        self.note_load();
         let now = self.shared.allot.now();
         self.session.feed(ahead, now);
         let (stream, session) = (&self.stream, &mut self.session);
@@ -276,8 +277,6 @@ impl Dialogue {
 
     /// Waits for input, the deadline, the end of the program or a change of load, whichever is first.
     async fn input(&mut self, deadline: i64) -> Result<(), Outcome> {
-        let overloaded = *self.overloaded.borrow_and_update();
-        self.session.set_overloaded(overloaded);
         let left = deadline.saturating_sub(self.shared.allot.now());
         let wait = Duration::from_micros(u64::try_from(left).unwrap_or(0)).max(WAIT_MIN);
         let (session, allot, heard) = (&mut self.session, &self.shared.allot, &mut self.heard);
@@ -314,8 +313,16 @@ impl Dialogue {
                 self.session.shutdown();
                 Ok(())
             }
-            Wake::Overload => Ok(()),
+            Wake::Overload => {
+                self.note_load();
+                Ok(())
+            }
         }
+    }
+
+    fn note_load(&mut self) {
+        let overloaded = *self.overloaded.borrow_and_update();
+        self.session.set_overloaded(overloaded);
     }
 
     /// Sends what the session says last, then ends the dialogue.
@@ -342,21 +349,21 @@ impl Dialogue {
             return Ok(());
         }
         // Before the greeting the client must keep silent.
-        tokio::select! {
-            () = sleep(delay) => return Ok(()),
-            () = self.stop.cancelled() => {}
-            readable = self.stream.readable() => {
-                readable?;
-                let (session, allot) = (&mut self.session, &self.shared.allot);
-                if self.stream.read(|octets| session.feed(octets, allot.now())).await? == 0 {
-                    return Err(Outcome::Cut);
-                }
-                if !self.trusted {
-                    return self.farewell(Outcome::EarlyTalker).await;
-                }
+        let mut delay = std::pin::pin!(sleep(delay));
+        loop {
+            let (session, allot) = (&mut self.session, &self.shared.allot);
+            let read = tokio::select! {
+                read = self.stream.read(|octets| session.feed(octets, allot.now())) => read?,
+                () = delay.as_mut() => return Ok(()),
+                () = self.stop.cancelled() => return Ok(()),
+            };
+            if read == 0 {
+                return Err(Outcome::Cut);
+            }
+            if !self.trusted {
+                return self.farewell(Outcome::EarlyTalker).await;
             }
         }
-        Ok(())
     }
 
     /// Waits, unless the program stops.

@@ -39,15 +39,6 @@ impl Stream {
         .await
     }
 
-    /// Waits until octets, or the end, can be read; without reading them.
-    pub(super) async fn readable(&self) -> io::Result<()> {
-        match self {
-            Self::Clear(stream) => stream.readable().await,
-            Self::Tls(stream) => stream.get_ref().0.readable().await,
-            Self::Gone => Err(gone()),
-        }
-    }
-
     /// Reads what has arrived already; 0 octets where nothing has.
     pub(super) fn read_arrived(&self, take: impl FnOnce(&[u8])) -> usize {
         let Self::Clear(stream) = self else { return 0 };
