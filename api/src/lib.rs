@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use axum::http::HeaderValue;
 use eventlog::{Allot, EventLog};
+use projections::Views;
 
 pub mod auth;
 mod body;
@@ -21,6 +22,7 @@ mod config;
 mod conventions;
 pub mod envelope;
 pub mod etag;
+mod field;
 pub mod idempotency;
 pub mod limit;
 pub mod openapi;
@@ -28,6 +30,7 @@ pub mod path;
 pub mod problem;
 pub mod query;
 mod routes;
+mod write;
 
 pub use body::Json;
 pub use config::{Config, MailServer, RateLimits};
@@ -42,6 +45,8 @@ use openapi::{Rendered, Routes};
 pub struct App {
     /// The truth.
     pub log: EventLog,
+    /// What can be read.
+    pub views: Views,
     /// Time and randomness.
     pub allot: Allot,
     /// The section `http`.
@@ -56,8 +61,8 @@ pub struct App {
 impl App {
     /// Returns the state of the API's handlers.
     #[must_use]
-    pub fn new(log: EventLog, allot: Allot, pepper: Pepper, config: Config) -> Self {
-        let resource = format!("{}/.well-known/oauth-protected-resource/api/v1", config.public_base_url);
+    pub fn new(log: EventLog, views: Views, allot: Allot, pepper: Pepper, config: Config) -> Self {
+        let resource = format!("{}/.well-known/oauth-protected-resource/api/v1", config.public_url);
         let challenge = HeaderValue::try_from(format!("Bearer resource_metadata=\"{resource}\""))
             .unwrap_or_else(|_| HeaderValue::from_static("Bearer"));
         Self {
@@ -65,6 +70,7 @@ impl App {
             limiter: Limiter::new(config.rate_limits),
             config: Arc::new(config),
             log,
+            views,
             allot,
             challenge,
         }
