@@ -29,7 +29,10 @@ pub mod openapi;
 pub mod path;
 pub mod problem;
 pub mod query;
+pub mod receive;
 mod routes;
+pub mod smtp;
+pub mod stream;
 mod write;
 
 pub use body::Json;
@@ -39,6 +42,7 @@ use auth::Authenticator;
 use auth::secret::Pepper;
 use limit::Limiter;
 use openapi::{Rendered, Routes};
+use stream::Streams;
 
 /// What every handler has. Cheap to clone.
 #[derive(Clone)]
@@ -55,6 +59,8 @@ pub struct App {
     pub auth: Authenticator,
     /// How often.
     pub limiter: Limiter,
+    /// Open event streams.
+    pub streams: Streams,
     challenge: HeaderValue,
 }
 
@@ -68,6 +74,7 @@ impl App {
         Self {
             auth: Authenticator::new(log.clone(), allot.clone(), pepper),
             limiter: Limiter::new(config.rate_limits),
+            streams: Streams::new(log.clone(), allot.clone(), stream::Config::default()),
             config: Arc::new(config),
             log,
             views,
@@ -75,10 +82,17 @@ impl App {
             challenge,
         }
     }
+
+    /// Returns this state with streams that are configured and run elsewhere.
+    #[must_use]
+    pub fn with_streams(mut self, streams: Streams) -> Self {
+        self.streams = streams;
+        self
+    }
 }
 
 fn routes() -> Routes {
-    Routes::new().with(door!(openapi::get_document)).and(routes::all())
+    Routes::new().with(door!(openapi::get_document)).and(routes::all()).and(stream::routes())
 }
 
 /// Returns the API document.

@@ -144,7 +144,7 @@ fn base() -> OpenApi {
         .build()
 }
 
-const TAGS: [(&str, &str); 9] = [
+const TAGS: [(&str, &str); 10] = [
     ("Connection", "Who the credential is."),
     ("Mailboxes", "Mailboxes of the team."),
     ("Mailbox API", "One mailbox, with its own credential."),
@@ -152,6 +152,7 @@ const TAGS: [(&str, &str); 9] = [
     ("Inboxes", "Accepted inbound mail, as it is billed."),
     ("Keys", "API keys of the team."),
     ("Billing", "Usage and what it costs."),
+    ("Events", "What happened in the team, live and in pages."),
     ("Audit", "Who did what, and the proof that nothing was changed since."),
     ("Document", "This document."),
 ];

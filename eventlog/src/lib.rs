@@ -18,7 +18,11 @@ mod allot;
 mod backend;
 mod blob;
 pub mod chain;
+#[cfg(feature = "conformance")]
+#[expect(clippy::unwrap_used, reason = "a broken promise may fail loudly")]
+pub mod conformance;
 mod directory;
+mod failpoint;
 mod fold_cache;
 mod lane;
 mod log;
@@ -31,10 +35,12 @@ mod wake;
 
 pub use allot::Allot;
 pub use backend::{
-    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, Head, SecretRow, SnapshotRow, StoreError, StreamHistory,
+    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, Head, Hold, SecretRow, SnapshotRow, StoreError,
+    StreamHistory,
 };
 pub use blob::{BlobStore, INLINE_BYTES_MAX, StagedBlob};
 pub use directory::{DirectoryEntry, DirectoryKey, DirectoryTarget};
+pub use failpoint::{Failpoints, Fault, Point};
 pub use log::{Entropy, EventLog, LogError, Options};
 pub use memory::MemoryBackend;
 pub use record::{CorruptRecord, Recorded, StoredPersonal, StoredRecord};

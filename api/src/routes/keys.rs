@@ -3,12 +3,11 @@
 //! Nobody hands out more than they hold: a key's maker must have every permission that a new infrastructure key gets.
 
 use axum::extract::State;
-use domain::StreamId;
-use domain::api_key::{ApiKey, CreateTeamKey, Kind, RevokeKey, RotateKey};
+use domain::api_key::{ApiKey, CreateTeamKey, Created, Kind, RevokeKey, RotateKey};
 use domain::id::{KeyId, MailboxId};
 use domain::permission::{Permissions, Preset, SENDING_PERMISSIONS};
 use domain::published::rfc3339;
-use domain::Versioned;
+use domain::{StreamId, Versioned};
 use projections::api_keys::{self, Filter, Row, Scope};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -101,21 +100,21 @@ impl Key {
         }
     }
 
-    fn of_fold(fold: &ApiKey, created_at: i64) -> Option<Self> {
-        let created = fold.created.as_ref()?;
-        Some(Self {
-            id: created.key.to_string(),
+    /// Returns the key that was just minted, after the one it succeeds or as one of its own.
+    fn fresh(fresh: &Fresh, created: &Created, name: Option<String>, at: i64) -> Self {
+        Self {
+            id: fresh.minted.key.to_string(),
             kind: created.kind.into(),
-            name: fold.name.clone(),
-            key_prefix: created.prefix.clone(),
-            key_suffix: created.suffix.clone(),
+            name,
+            key_prefix: fresh.minted.prefix.clone(),
+            key_suffix: fresh.minted.suffix.clone(),
             permissions: created.permissions.names().collect(),
             mailbox_id: created.mailbox.as_ref().map(ToString::to_string),
             replaces: created.replaces.as_ref().map(ToString::to_string),
-            status: if fold.revoked { "revoked" } else { "active" },
-            created_at: rfc3339(created_at),
+            status: "active",
+            created_at: rfc3339(at),
             revoked_at: None,
-        })
+        }
     }
 }
 
@@ -123,7 +122,7 @@ impl Key {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 struct KeyWithSecret {
     #[serde(flatten)]
-    key: Option<Key>,
+    key: Key,
     /// Shown exactly once.
     secret: String,
     /// The same secret as client libraries spell it; both work.
@@ -131,13 +130,18 @@ struct KeyWithSecret {
 }
 
 impl KeyWithSecret {
-    fn new(fold: &ApiKey, created_at: i64, fresh: &Fresh) -> Self {
-        Self {
-            key: Key::of_fold(fold, created_at),
-            secret: fresh.secret.expose_str().to_owned(),
-            secret_alternate: fresh.alternate.expose_str().to_owned(),
-        }
+    fn new(key: Key, fresh: &Fresh) -> Self {
+        let secret = fresh.secret.expose_str().to_owned();
+        Self { key, secret, secret_alternate: fresh.alternate.expose_str().to_owned() }
     }
+}
+
+/// Returns the answer that shows a new key's secret.
+fn shown_once(call: &Call, fold: &Versioned<ApiKey>, fresh: &Fresh) -> Reply<Data<KeyWithSecret>> {
+    let created = fold.created.as_ref().expect("the command that minted the key has created it");
+    let key = Key::fresh(fresh, created, fold.name.clone(), call.at);
+    let location = format!("/api/v1/keys/{}", fresh.minted.key);
+    Reply::created(&location, call.data(KeyWithSecret::new(key, fresh))).tagged(&ETag::of_version(fold.version))
 }
 
 /// Parameters of the list.
@@ -294,13 +298,7 @@ async fn create_key(
     let command = CreateTeamKey { minted: fresh.minted.clone(), kind, name: body.name, permissions };
     let submission = call.submission(command).fresh(key_stream(&fresh.minted));
     let answered = call.clone().into_call();
-    app.submit(&call, submission, idempotency, move |appended| {
-        let key = &appended.state.1;
-        let location = format!("/api/v1/keys/{}", fresh.minted.key);
-        let body = answered.data(KeyWithSecret::new(key, answered.at, &fresh));
-        Reply::created(&location, body).tagged(&ETag::of_version(key.version))
-    })
-    .await
+    app.submit(&call, submission, idempotency, move |appended| shown_once(&answered, &appended.state.1, &fresh)).await
 }
 
 async fn existing(app: &App, call: &Call, id: &KeyId) -> Result<Row, Problem> {
@@ -419,11 +417,5 @@ async fn rotate_key(
         RotateKey { old: id, minted: fresh.minted.clone(), revoke_old: body.revoke_old.unwrap_or(false) };
     let submission = call.submission(command).fresh(key_stream(&fresh.minted));
     let answered = call.clone().into_call();
-    app.submit(&call, submission, idempotency, move |appended| {
-        let key = &appended.state.2;
-        let location = format!("/api/v1/keys/{}", fresh.minted.key);
-        let body = answered.data(KeyWithSecret::new(key, answered.at, &fresh));
-        Reply::created(&location, body).tagged(&ETag::of_version(key.version))
-    })
-    .await
+    app.submit(&call, submission, idempotency, move |appended| shown_once(&answered, &appended.state.2, &fresh)).await
 }

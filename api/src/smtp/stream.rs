@@ -1,0 +1,84 @@
+//! The socket of a connection, in the clear or under TLS.
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+/// Octets taken per read. They live on the stack during one poll, so that an idle connection has no read buffer.
+const READ_OCTETS: usize = 32 * 1024;
+
+/// See the module.
+pub(super) enum Stream {
+    Clear(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    /// Given to a handshake that failed.
+    Gone,
+}
+
+impl Stream {
+    /// Waits for octets and hands them to `take`; returns how many there were, 0 at the end. Safe to drop while it
+    /// waits: what was read has been handed on.
+    pub(super) async fn read(&mut self, mut take: impl FnMut(&[u8])) -> io::Result<usize> {
+        poll_fn(|cx| {
+            let mut space = [MaybeUninit::<u8>::uninit(); READ_OCTETS];
+            let mut buffer = ReadBuf::uninit(&mut space);
+            match self {
+                Self::Clear(stream) => ready!(Pin::new(stream).poll_read(cx, &mut buffer))?,
+                Self::Tls(stream) => ready!(Pin::new(stream).poll_read(cx, &mut buffer))?,
+                Self::Gone => return Poll::Ready(Err(gone())),
+            }
+            take(buffer.filled());
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
+        .await
+    }
+
+    /// Reads what has arrived already; 0 octets where nothing has.
+    pub(super) fn read_arrived(&self, take: impl FnOnce(&[u8])) -> usize {
+        let Self::Clear(stream) = self else { return 0 };
+        let mut space = [0; 512];
+        match stream.try_read(&mut space) {
+            Ok(octets) => {
+                take(&space[..octets]);
+                octets
+            }
+            Err(_) => 0,
+        }
+    }
+
+    pub(super) async fn write(&mut self, octets: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Clear(stream) => stream.write_all(octets).await,
+            Self::Tls(stream) => {
+                stream.write_all(octets).await?;
+                stream.flush().await
+            }
+            Self::Gone => Err(gone()),
+        }
+    }
+
+    /// Says goodbye to the other side's socket.
+    pub(super) async fn close(&mut self) -> io::Result<()> {
+        match self {
+            Self::Clear(stream) => stream.shutdown().await,
+            Self::Tls(stream) => stream.shutdown().await,
+            Self::Gone => Err(gone()),
+        }
+    }
+}
+
+fn gone() -> io::Error {
+    io::ErrorKind::NotConnected.into()
+}
+
+/// A write that lets others write as well: used for replies before any session exists.
+pub(super) fn write_at_once(stream: &TcpStream, octets: &[u8]) {
+    // A new connection has room for a line; whoever does not, will not read it either.
+    let _ = stream.try_write(octets);
+}
