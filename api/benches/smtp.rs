@@ -3,7 +3,7 @@
 //! `cargo bench -p api --bench smtp -- [mails] [sessions] [octets]`. Each session hands over one mail after another,
 //! pipelined: the envelope in one write, the content in the next. A latency is the time from the first octet of MAIL to
 //! the last octet of the final 250. `POSTLOG_BENCH_DIR` chooses the disk. With `SMTP_SOURCE=/path/to/smtp-source` that
-//! program sends a second round.
+//! program sends a second round. With `POSTLOG_BENCH_PROJECT=1` the projections follow meanwhile.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark talks to whoever runs it")]
 
 use std::net::SocketAddr;
@@ -21,6 +21,7 @@ use domain::team::{CreateTeam, Limits};
 use domain::{Actor, Command};
 use eventlog::sqlite::SqliteBackend;
 use eventlog::{Allot, BlobStore, EventLog, MasterKey, Options, Submission};
+use projections::{Runner, Views};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -133,12 +134,17 @@ async fn main() {
     config.rates.mails_per_minute_per_mailbox_and_peer = 0;
     config.limits.transactions_max = 1_000_000;
     config.limits.connections_per_peer_max = sessions + 10;
-    let receiver = Receiver::new(log.clone(), allot.clone(), config.receive_options(), None);
+    let views = Views::open_sqlite(&directory.path().join("views.db")).await.unwrap();
+    let receiver = Receiver::new(log.clone(), views.clone(), allot.clone(), config.receive_options(), None);
     let listener = Listener::bind(config, receiver, allot.clone(), None).await.unwrap();
     let door = listener.addresses()[0];
     let stop = CancellationToken::new();
     let mut serving = JoinSet::new();
     serving.spawn(listener.run(stop.clone()));
+    let mut following = JoinSet::new();
+    if std::env::var_os("POSTLOG_BENCH_PROJECT").is_some() {
+        following.spawn(Runner::new(log.clone(), views.clone()).run(stop.clone()));
+    }
 
     let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     println!("{processors} processors, {sessions} sessions, {octets} octets a mail");
@@ -166,5 +172,6 @@ async fn main() {
     }
     stop.cancel();
     serving.join_all().await;
+    following.join_all().await;
     log.close().await;
 }

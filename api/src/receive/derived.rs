@@ -30,19 +30,21 @@ impl Inner {
 
     async fn known_thread(
         &self,
-        Destination { team, mailbox }: &Destination,
+        destination: &Destination,
         content: &Content,
         now: i64,
     ) -> Result<Option<ThreadId>, projections::Error> {
+        let Destination { team, mailbox } = destination;
         let mail = &content.correspondence;
         if !mail.references.is_empty() {
             return messages::thread_of_references(&self.views, team, mailbox, &mail.references).await;
         }
         // Only what looks like a reply goes by its subject.
         let Some(subject) = mail.subject.as_deref().filter(|_| content.is_reply_by_subject) else { return Ok(None) };
-        let own = self.own_address(team, mailbox).await;
+        let own = self.own_address(destination).await;
         let people = mail.from.iter().chain(&mail.to).chain(&mail.cc).map(|person| person.email.as_str());
-        let others: Vec<_> = people.filter(|email| !own.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(email))).collect();
+        let others: Vec<_> =
+            people.filter(|email| !own.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(email))).collect();
         messages::thread_by_subject(&self.views, team, mailbox, subject, &others, now).await
     }
 
