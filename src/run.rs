@@ -59,28 +59,12 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             }
         }
     });
-    doors.start("signals", {
-        let stop = stop.clone();
-        async move {
-            // After the first signal this task has done its part; the second one ends the process from within.
-            let signals = on_signals(stop.clone());
-            tokio::pin!(signals);
-            tokio::select! {
-                done = &mut signals => done.context("signals cannot be received"),
-                () = stop.cancelled() => Ok(()),
-            }
-        }
-    });
     first_run::announce(&config, addresses, welcome)?;
 
     let grace = Duration::from_secs(config.server.grace_seconds);
-    let second_signal = async {
-        stop.cancelled().await;
-        let _ = on_signals(CancellationToken::new()).await;
-    };
     let ended = tokio::select! {
         ended = doors.run(grace) => ended,
-        () = second_signal => bail!("ended by a second signal"),
+        failed = on_signals(stop.clone()) => failed.context("signals cannot be received"),
     };
     stop_below.cancel();
     let below = below.run(Duration::from_secs(3)).await;
