@@ -129,21 +129,20 @@ async fn start_http(
     let listener = bind(config.http.listen, "http.listen").await?;
     let address = listener.local_addr()?;
     let mut door = config.http.door.clone();
-    if door.public_base_url.is_empty() {
-        door.public_base_url = format!("http://{address}");
+    if door.public_url == api::Config::default().public_url {
+        door.public_url = format!("http://{address}");
     }
     door.prices = config.prices;
-    door.dangerous_allow_loopback_webhooks =
-        config.server.sandbox || config.webhooks.dangerous_allow_http_loopback;
+    door.webhook_urls = webhooks(config).egress_policy();
     let streams = api::stream::Streams::new(store.log.clone(), store.allot.clone(), config.streams.clone());
     let app = api::App::new(
         store.log.clone(),
         store.views.clone(),
         store.allot.clone(),
         store.secrets.pepper.clone(),
-        streams.clone(),
         door,
-    );
+    )
+    .with_streams(streams.clone());
     let health = Router::new()
         .route("/health/live", get(|| async { "live" }))
         .route("/health/ready", get(is_ready))
@@ -249,6 +248,13 @@ async fn start_metrics(
     Ok(Some(address))
 }
 
+/// Returns the settings of webhooks: a sandbox may call this machine over plain http.
+fn webhooks(config: &Config) -> dispatcher::webhook::Config {
+    let mut settings = config.webhooks.clone();
+    settings.dangerous_allow_http_loopback |= config.server.sandbox;
+    settings
+}
+
 async fn start_dispatch(
     doors: &mut Tasks,
     config: &Config,
@@ -258,8 +264,7 @@ async fn start_dispatch(
     if !config.server.roles.contains(&Role::Dispatch) {
         return Ok(());
     }
-    let mut settings = config.webhooks.clone();
-    settings.dangerous_allow_http_loopback |= config.server.sandbox;
+    let settings = webhooks(config);
     let queue = store.queue(config).await?;
     let reactor = dispatcher::webhook::Reactor::new(
         store.log.clone(),
