@@ -95,7 +95,11 @@ impl SqliteBackend {
             .pragma("wal_autocheckpoint", "0")
             .disable_statement_logging();
         let mut writer = SqliteConnection::connect_with(&options).await.map_err(open)?;
-        MIGRATIONS.run(&mut writer).await.map_err(|source| OpenError::Migrate { path: path.to_owned(), source })?;
+        // `run` would make this future one that cannot be spawned.
+        MIGRATIONS
+            .run_direct(None, &mut writer, false)
+            .await
+            .map_err(|source| OpenError::Migrate { path: path.to_owned(), source })?;
         let epoch: i64 =
             sqlx::query_scalar("SELECT epoch FROM installation").fetch_one(&mut writer).await.map_err(open)?;
         let readers = SqlitePoolOptions::new()
@@ -399,10 +403,9 @@ impl Backend for SqliteBackend {
                 .await
                 .map_err(|e| unavailable(&e))?;
         // Snapshots may repeat what was erased, and so may those that are being made.
-        for sql in [
-            "DELETE FROM snapshots WHERE team_id = $1",
-            "UPDATE heads SET erasures = erasures + 1 WHERE team_id = $1",
-        ] {
+        for sql in
+            ["DELETE FROM snapshots WHERE team_id = $1", "UPDATE heads SET erasures = erasures + 1 WHERE team_id = $1"]
+        {
             sqlx::query(sql).bind(team.as_str()).execute(&mut *transaction).await.map_err(|e| unavailable(&e))?;
         }
         transaction.commit().await.map_err(|e| unavailable(&e))?;
