@@ -6,9 +6,10 @@
 
 use sqlx::SqliteConnection;
 
-use super::read::{primary_code, signed};
+use super::read::primary_code;
 use crate::backend::{AppendError, Batch};
 use crate::failpoint::{Failpoints, Point};
+use crate::rows::signed;
 
 macro_rules! sql {
     (begin) => {
