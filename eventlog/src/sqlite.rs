@@ -389,6 +389,8 @@ impl Backend for SqliteBackend {
 
     async fn close(&self) {
         self.readers.close().await;
+        // Whoever died in the middle of a transaction must not keep the write-ahead file from being copied back.
+        let _ = sqlx::query("ROLLBACK").execute(&mut *self.writer.lock().await).await;
         self.stop.cancel();
         self.tasks.wait().await;
     }
