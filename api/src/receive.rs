@@ -16,6 +16,7 @@
 mod bounds;
 mod commit;
 mod content;
+mod derived;
 mod origin;
 mod rate;
 mod recipient;
@@ -30,6 +31,7 @@ use futures_util::future::join_all;
 use mail::address::Address;
 use mail::auth::Resolver;
 use mail::smtp::Transaction;
+use projections::Views;
 use tokio::sync::Semaphore;
 
 pub use recipient::Asked;
@@ -90,6 +92,7 @@ pub struct Accepted {
 
 struct Inner {
     log: EventLog,
+    views: Views,
     allot: Allot,
     options: Options,
     addresses: Addresses,
@@ -115,7 +118,13 @@ impl std::fmt::Debug for Receiver {
 impl Receiver {
     /// Returns a pipeline that writes to a log. Without a resolver the origin of mail stays unchecked.
     #[must_use]
-    pub fn new(log: EventLog, allot: Allot, options: Options, resolver: Option<Arc<dyn Resolver>>) -> Self {
+    pub fn new(
+        log: EventLog,
+        views: Views,
+        allot: Allot,
+        options: Options,
+        resolver: Option<Arc<dyn Resolver>>,
+    ) -> Self {
         let parsers = match options.large_mails_parsed_at_once {
             0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             n => n,
@@ -123,6 +132,7 @@ impl Receiver {
         let rates = Rates::new(options.mails_per_minute_per_mailbox_and_peer, options.mails_per_minute_per_mailbox);
         let inner = Inner {
             log,
+            views,
             allot,
             options,
             addresses: Addresses::default(),

@@ -36,7 +36,7 @@ pub use tls::{SelfSigned, Tls, TlsError, self_signed};
 
 use connection::{Connection, Outcome};
 use peers::{Connections, Harvest};
-use stream::write_at_once;
+use stream::dismiss;
 
 use crate::receive::Receiver;
 
@@ -179,7 +179,7 @@ fn start(
     let _ = stream.set_nodelay(true);
     let opened = match shared.connections.open() {
         Ok(opened) => opened,
-        Err(refusal) => return refuse(&stream, refusal),
+        Err(refusal) => return refuse(stream, refusal),
     };
     let connection = Connection::new(Arc::clone(shared), stream, peer, stop.clone());
     let cut = cut.clone();
@@ -194,8 +194,8 @@ fn start(
     tasks.spawn(served.instrument(tracing::debug_span!("smtp.session")));
 }
 
-fn refuse(stream: &TcpStream, refusal: ConnectionRefusal) {
-    write_at_once(stream, &refusal.reply());
+fn refuse(stream: TcpStream, refusal: ConnectionRefusal) {
+    dismiss(stream, &refusal.reply());
     ended(match refusal {
         ConnectionRefusal::TooManyFromPeer => Outcome::PeerLimit,
         ConnectionRefusal::TooMany => Outcome::TotalLimit,

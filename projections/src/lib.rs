@@ -33,6 +33,7 @@ use eventlog::{LogError, Recorded};
 pub use db::{Db, Tx};
 pub use page::{Page, Paged};
 
+pub use rebuild::{Progress, rebuild, replay};
 pub use runner::Runner;
 pub use table::Table;
 pub use views::{Parked, Views};
@@ -125,6 +126,9 @@ pub enum Error {
         /// The team.
         team: TeamId,
     },
+    /// Another rebuild is running.
+    #[error("another rebuild is running")]
+    RebuildRunning,
     /// The log ends before the wanted position.
     #[error("the log ends at {head}, before {wanted}")]
     BeyondHead {
@@ -160,6 +164,7 @@ impl Error {
             | Self::UnknownProjection(_)
             | Self::File { .. }
             | Self::Superseded { .. }
+            | Self::RebuildRunning
             | Self::BeyondHead { .. } => false,
         }
     }

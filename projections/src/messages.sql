@@ -29,7 +29,8 @@ CREATE TABLE messages (
 );
 CREATE INDEX messages_received ON messages (team_id, mailbox_id, received_at, message_id);
 CREATE INDEX messages_folder ON messages (team_id, mailbox_id, folder, received_at, message_id);
-CREATE INDEX messages_thread ON messages (team_id, mailbox_id, thread_id, received_at, message_id);
+-- Unique, though its last column makes it so anyway: the fold itself needs it, and a copy that is being built has no others.
+CREATE UNIQUE INDEX messages_thread ON messages (team_id, mailbox_id, thread_id, received_at, message_id);
 CREATE INDEX messages_changed ON messages (team_id, mailbox_id, changed_position);
 
 CREATE TABLE threads (

@@ -32,6 +32,7 @@ struct Inner {
     db: Db,
     projections: &'static [&'static dyn Projection],
     reached: Mutex<HashMap<TeamId, watch::Sender<Position>>>,
+    rebuild: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl std::fmt::Debug for Views {
@@ -93,13 +94,18 @@ impl Views {
         }
         bring_up_to_date(&mut tx, projections).await?;
         tx.commit().await?;
-        Ok(Self { inner: Arc::new(Inner { db, projections, reached: Mutex::default() }) })
+        Ok(Self { inner: Arc::new(Inner { db, projections, reached: Mutex::default(), rebuild: Arc::default() }) })
     }
 
     /// Returns the database, for bookkeeping that lives beside the views.
     #[must_use]
     pub fn db(&self) -> &Db {
         &self.inner.db
+    }
+
+    /// Returns the lock of whoever computes these views anew.
+    pub(crate) fn rebuild_lock(&self) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(&self.inner.rebuild)
     }
 
     /// Returns the projections these views keep.
@@ -210,20 +216,27 @@ impl Views {
     }
 }
 
-async fn create_bookkeeping(tx: &mut Tx<'_>) -> Result<(), Error> {
+pub(crate) async fn create_bookkeeping(tx: &mut Tx<'_>) -> Result<(), Error> {
     let engine = tx.engine();
     Db::script(tx, engine.schema(include_str!("views.sql"))).await?;
+    // Two nodes that start at once take turns; whoever only reads or holds a row is not in the way.
+    Db::script(tx, engine.pick("SELECT 1", "LOCK TABLE projection_versions IN SHARE ROW EXCLUSIVE MODE").to_owned())
+        .await?;
     for schema in BOOKKEEPING {
         Db::script(tx, engine.schema(schema)).await?;
     }
+    // A row of no projection: whoever computes views anew holds its lock.
+    exec!(
+        tx,
+        "INSERT INTO projection_versions (projection, version, tables) VALUES ('', 0, '[]')
+         ON CONFLICT (projection) DO NOTHING"
+    )?;
     Ok(())
 }
 
 /// Creates the tables of new projections and makes those of changed ones anew.
 async fn bring_up_to_date(tx: &mut Tx<'_>, projections: &[&dyn Projection]) -> Result<(), Error> {
     let engine = tx.engine();
-    // Two nodes that start at once take turns.
-    Db::script(tx, engine.pick("SELECT 1", "LOCK TABLE projection_versions").to_owned()).await?;
     let stored = fetch_all!(tx, (String, i64, String), "SELECT projection, version, tables FROM projection_versions")?;
     let stored: BTreeMap<String, (i64, String)> = stored.into_iter().map(|(p, v, t)| (p, (v, t))).collect();
     for projection in projections {
@@ -273,7 +286,7 @@ pub(crate) async fn lock_cursors(
         exec!(
             tx,
             "INSERT INTO cursors (team_id, projection, position)
-             SELECT $1, projection, 0 FROM projection_versions WHERE true
+             SELECT $1, projection, 0 FROM projection_versions WHERE projection <> ''
              ON CONFLICT (team_id, projection) DO NOTHING",
             team.as_str()
         )?;

@@ -1,6 +1,6 @@
 //! One copy of a mail: its thread, its body and its command.
 
-use domain::id::{BlobId, MessageId, RequestId, ThreadId};
+use domain::id::{BlobId, MessageId, RequestId};
 use domain::message::{Correspondence, Folder, ReceiveMessage, Received, Rejected};
 use domain::{Actor, StreamId};
 use eventlog::{Answer, Idempotency, Outcome, Submission, TransactError};
@@ -50,10 +50,11 @@ impl Inner {
         request: &RequestId,
         now: i64,
     ) -> Result<Written, Refusal> {
-        let Copy { destination: Destination { team, mailbox }, rcpt_to } = copy;
+        let Copy { destination, rcpt_to } = copy;
+        let thread = self.thread(&destination, content, now).await;
+        let Destination { team, mailbox } = destination;
         let message = MessageId::new(now, self.allot.random());
         let blob = BlobId::new(now, self.allot.random());
-        let thread = self.thread(&Destination { team: team.clone(), mailbox: mailbox.clone() }, content).await;
         let staged = self.log.stage_blob(&team, &blob, content.raw.clone()).await.map_err(|error| {
             tracing::warn!(error = %error, "the body of a mail could not be stored");
             Refusal::Unavailable
@@ -96,13 +97,6 @@ impl Inner {
             Ok(Outcome::Repeated(_)) => Ok(Written::Known),
             Err(error) => Err(refusal(&error)),
         }
-    }
-
-    /// Returns the thread of a mail in a mailbox.
-    async fn thread(&self, destination: &Destination, content: &Content) -> ThreadId {
-        // The last of the references is the oldest: replies to a mail that never came here meet under its id.
-        let root = content.correspondence.references.last().unwrap_or(&content.correspondence.rfc5322_message_id);
-        ThreadId::rooted_at(&destination.mailbox, root)
     }
 }
 

@@ -12,7 +12,7 @@ use mail::auth::{AuthResult, AuthResults};
 use mail::message::{ParseLimits, parse};
 use mail::smtp::{Transaction, trace};
 use mail::spam::{EnvelopeFacts, SpamPolicy};
-use mail::thread::{minted_message_id, references_for_threading, usable_message_id};
+use mail::thread::{minted_message_id, normalize_subject, references_for_threading, usable_message_id};
 use sha2::{Digest, Sha256};
 
 use super::{Inner, Refusal, bounds, origin};
@@ -38,6 +38,8 @@ pub(super) struct Content {
     pub(super) attachments: u32,
     pub(super) authentication: Authentication,
     pub(super) sent_at: Option<i64>,
+    /// Whether the subject begins as replies and forwards do.
+    pub(super) is_reply_by_subject: bool,
     /// The personal half, but for the recipients, which differ by copy.
     pub(super) correspondence: Correspondence,
 }
@@ -131,6 +133,7 @@ impl Content {
             attachments: view.attachments,
             authentication: origin::summary(auth),
             sent_at: view.sent_at,
+            is_reply_by_subject: view.subject.as_deref().is_some_and(|s| normalize_subject(s).had_prefix),
             correspondence: Correspondence {
                 mail_from: mail_from.as_ref().map(|a| a.as_str().to_owned()),
                 rcpt_to: vec![],

@@ -73,12 +73,17 @@ impl Default for Usage {
 }
 
 impl Usage {
-    fn get(&self, mailbox: &MailboxId, now: i64) -> Option<i64> {
+    pub(super) fn get(&self, mailbox: &MailboxId, now: i64) -> Option<i64> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(mailbox).filter(|used| now - used.read_at < USAGE_MICROS).map(|used| used.bytes)
     }
 
-    fn put(&self, mailbox: MailboxId, bytes: i64, now: i64) {
+    /// Returns what was known of it, however long ago; nothing used where nothing is known.
+    pub(super) fn last_known(&self, mailbox: &MailboxId) -> i64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(mailbox).map_or(0, |used| used.bytes)
+    }
+
+    pub(super) fn put(&self, mailbox: MailboxId, bytes: i64, now: i64) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).put(mailbox, Used { bytes, read_at: now });
     }
 
@@ -189,14 +194,10 @@ impl Inner {
         Ok(team.domains.get(domain).is_some_and(|d| d.verified && d.mode == Mode::SendReceive))
     }
 
-    async fn used_bytes(&self, destination: &Destination) -> i64 {
-        let now = self.allot.now();
-        if let Some(bytes) = self.usage.get(&destination.mailbox, now) {
-            return bytes;
-        }
-        let bytes = 0;
-        self.usage.put(destination.mailbox.clone(), bytes, now);
-        bytes
+    /// Returns the address of a mailbox, as the log knows it.
+    pub(super) async fn own_address(&self, Destination { team, mailbox }: &Destination) -> Option<String> {
+        let state = self.log.state::<Versioned<Mailbox>>(team, &[StreamId::Mailbox(mailbox.clone())]).await;
+        state.ok().and_then(|mailbox| mailbox.email.clone())
     }
 }
 

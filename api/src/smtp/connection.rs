@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::network::counted_as;
 use super::peers::{OfPeer, Patience};
-use super::stream::{Stream, write_at_once};
+use super::stream::Stream;
 use super::{Shared, tls};
 use crate::receive::{Asked, Destination, Incoming, Refusal};
 
@@ -26,6 +26,9 @@ const PROXY_HEADER_TIME_MAX: Duration = Duration::from_secs(10);
 /// octets would reset the connection, and the reply might be lost with it.
 const LINGER_TIME_MAX: Duration = Duration::from_millis(500);
 const LINGER_OCTETS_MAX: usize = 64 * 1024;
+/// How long a client must keep silent even where no greeting delay is configured: what it sent with its first segment
+/// is seen within this.
+const GLANCE: Duration = Duration::from_millis(1);
 /// How long a wait for a deadline is at least, so that a clock that stands still does not spin.
 const WAIT_MIN: Duration = Duration::from_millis(1);
 
@@ -137,9 +140,8 @@ impl Connection {
             (true, _) => None,
             (false, Ok(counted)) => Some(counted),
             (false, Err(refusal)) => {
-                if let Stream::Clear(stream) = &stream {
-                    write_at_once(stream, &refusal.reply());
-                }
+                let _ = timeout(LINGER_TIME_MAX, stream.write(&refusal.reply())).await;
+                let _ = timeout(LINGER_TIME_MAX, stream.close()).await;
                 return Outcome::PeerLimit;
             }
         };
@@ -229,11 +231,11 @@ struct Dialogue {
 impl Dialogue {
     async fn run(&mut self, ahead: &[u8]) -> Result<Outcome, Outcome> {
         self.note_load();
-        let now = self.shared.allot.now();
-        self.session.feed(ahead, now);
-        let (stream, session) = (&self.stream, &mut self.session);
-        let early = ahead.len() + stream.read_arrived(|octets| session.feed(octets, now));
-        let early_talker = early > 0 && !self.trusted;
+        self.session.feed(ahead, self.shared.allot.now());
+        let early_talker = !ahead.is_empty() && !self.trusted;
+        if !early_talker {
+            self.delay(GLANCE).await?;
+        }
         loop {
             let action = self.session.next_action();
             match action {

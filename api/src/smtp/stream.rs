@@ -39,19 +39,6 @@ impl Stream {
         .await
     }
 
-    /// Reads what has arrived already; 0 octets where nothing has.
-    pub(super) fn read_arrived(&self, take: impl FnOnce(&[u8])) -> usize {
-        let Self::Clear(stream) = self else { return 0 };
-        let mut space = [0; 512];
-        match stream.try_read(&mut space) {
-            Ok(octets) => {
-                take(&space[..octets]);
-                octets
-            }
-            Err(_) => 0,
-        }
-    }
-
     pub(super) async fn write(&mut self, octets: &[u8]) -> io::Result<()> {
         match self {
             Self::Clear(stream) => stream.write_all(octets).await,
@@ -77,8 +64,10 @@ fn gone() -> io::Error {
     io::ErrorKind::NotConnected.into()
 }
 
-/// A write that lets others write as well: used for replies before any session exists.
-pub(super) fn write_at_once(stream: &TcpStream, octets: &[u8]) {
-    // A new connection has room for a line; whoever does not, will not read it either.
-    let _ = stream.try_write(octets);
+/// Sends a line on a connection that is not served, and closes it.
+pub(super) fn dismiss(stream: TcpStream, octets: &[u8]) {
+    // The socket does not block, and a new connection has room for a line.
+    if let Ok(mut stream) = stream.into_std() {
+        let _ = std::io::Write::write(&mut stream, octets);
+    }
 }

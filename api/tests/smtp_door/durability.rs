@@ -16,7 +16,9 @@ async fn the_reply_waits_for_the_append() {
         door.faults.set(Fault::Gated);
         client.submit("a@sender.test", &["box@team.test"], &mail("gated", "Hi")).await;
         door.waits.recv().await.unwrap();
-        // The append is under way and held: not one octet of a reply may be on the wire.
+        // The append is under way and held. Others are served meanwhile, so a reply had every chance to be sent; but not
+        // one octet of it may be on the wire.
+        drop(door.hello().await);
         let mut octet = [0];
         tokio::select! {
             biased;

@@ -16,6 +16,7 @@ use domain::{Actor, Command, Event};
 use eventlog::sqlite::SqliteBackend;
 use eventlog::{Allot, Backend, BlobStore, EventLog, MasterKey, MemoryBackend, Options, Submission};
 use mail::auth::Resolver;
+use projections::{Runner, Views};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -40,11 +41,14 @@ pub const STORES: [Store; 2] = [Store::Memory, Store::Sqlite];
 pub struct Door {
     pub address: SocketAddr,
     pub log: EventLog,
+    pub views: Views,
     pub allot: Allot,
     pub faults: Arc<Faulty>,
     pub waits: mpsc::Receiver<()>,
     pub stop: CancellationToken,
     pub tasks: JoinSet<Result<(), api::smtp::Error>>,
+    #[expect(dead_code, reason = "owns the task")]
+    followers: JoinSet<Result<(), projections::Error>>,
     _directory: tempfile::TempDir,
 }
 
@@ -78,12 +82,14 @@ impl Door {
         let allot = Allot::system();
         let options = Options::new(MasterKey::new(&[7; 32]), BlobStore::memory(), allot.entropy());
         let log = EventLog::open(faults.clone(), options).await.unwrap();
-        let receiver = Receiver::new(log.clone(), allot.clone(), config.receive_options(), resolver);
+        let views = Views::memory().await.unwrap();
+        let receiver = Receiver::new(log.clone(), views.clone(), allot.clone(), config.receive_options(), resolver);
         let listener = Listener::bind(config, receiver, allot.clone(), tls).await.unwrap();
         let address = listener.addresses()[0];
-        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        let (stop, mut tasks, mut followers) = (CancellationToken::new(), JoinSet::new(), JoinSet::new());
+        followers.spawn(Runner::new(log.clone(), views.clone()).run(stop.clone()));
         tasks.spawn(listener.run(stop.clone()));
-        Self { address, log, allot, faults, waits, stop, tasks, _directory: directory }
+        Self { address, log, views, allot, faults, waits, stop, tasks, followers, _directory: directory }
     }
 
     pub async fn run<C: Command>(&self, team: &TeamId, command: C) {
@@ -128,6 +134,12 @@ impl Door {
             _ => None,
         };
         records.into_iter().filter_map(|record| mail(record.event)).collect()
+    }
+
+    /// Waits until the projections show everything a team's log holds.
+    pub async fn projected(&self, team: &TeamId) {
+        let head = self.log.head(team).await.unwrap().position;
+        assert!(self.views.wait_for(team, head, PATIENCE).await, "the projections lag");
     }
 
     pub async fn raw(&self, team: &TeamId, blob: &BlobId) -> Bytes {

@@ -331,3 +331,29 @@ async fn with_a_resolver_the_origin_is_checked_and_written_on_top() {
     assert!(facts.is_spam && facts.spam_rules.iter().any(|rule| rule == "DMARC_FAIL_POLICY"), "{facts:?}");
     assert_eq!(mails[2].0.authentication.dmarc, "pass");
 }
+
+#[tokio::test]
+async fn a_reply_finds_its_thread_through_any_mail_of_it_or_by_its_subject() {
+    let door = Door::open(Store::Memory).await;
+    let team = door.team("team.test").await;
+    door.mailbox(&team, "box@team.test").await;
+    let mut client = door.hello().await;
+    let subject = "Quarterly figures for the board";
+    let to_box = ["box@team.test"];
+    client.deliver("a@sender.test", &to_box, &mail("one", subject)).await;
+    let answer = |id: &str, parent: &str| format!("In-Reply-To: <{parent}@sender.test>\r\n{}", mail(id, "Re: x"));
+    client.deliver("a@sender.test", &to_box, &answer("two", "one")).await;
+    door.projected(&team).await;
+    // It names only its parent, which is no root.
+    client.deliver("a@sender.test", &to_box, &answer("three", "two")).await;
+    // It names nothing, as some programs do.
+    client.deliver("a@sender.test", &to_box, &mail("four", &format!("AW: {subject}"))).await;
+    // A new conversation under the same subject; a reply from somebody who had no part in it.
+    client.deliver("a@sender.test", &to_box, &mail("five", subject)).await;
+    let stranger = mail("six", &format!("Re: {subject}")).replace("ann@sender.test", "eve@stranger.test");
+    client.deliver("e@stranger.test", &to_box, &stranger).await;
+    let threads: Vec<_> = door.mails(&team).await.into_iter().map(|(facts, _)| facts.thread).collect();
+    assert!(threads[..4].iter().all(|thread| *thread == threads[0]), "{threads:?}");
+    assert_ne!(threads[4], threads[0]);
+    assert_ne!(threads[5], threads[0]);
+}

@@ -1,10 +1,12 @@
 //! Recipients that are refused, and why.
 
+use api::receive::{Asked, Receiver, Refusal};
 use api::smtp::HarvestConfig;
 use domain::mailbox::{
     ChangeMailbox, CloseMailbox, FilterMode, ReplaceSenderRules, ResumeMailbox, SenderRule, SuspendMailbox,
 };
 use domain::sending_domain::Mode;
+use mail::address::{ForwardPath, ReversePath};
 
 use crate::backends::Fault;
 use crate::harness::{Door, STORES, Store, config, mail};
@@ -211,4 +213,25 @@ async fn a_store_that_does_not_answer_is_a_temporary_failure() {
     client.say("RCPT TO:<box@team.test>", "451 4.3.0").await;
     door.faults.set(Fault::None);
     client.say("RCPT TO:<box@team.test>", "250").await;
+}
+
+#[tokio::test]
+async fn how_full_a_mailbox_is_comes_from_its_projection() {
+    let door = Door::open(Store::Sqlite).await;
+    let team = door.team("team.test").await;
+    let mailbox = door.mailbox(&team, "box@team.test").await;
+    let mut client = door.hello().await;
+    client.deliver("a@sender.test", &["box@team.test"], &mail("full", "Hi")).await;
+    let quota = door.mails(&team).await[0].0.size_bytes;
+    let change =
+        ChangeMailbox { mailbox, display_name: None, quota_bytes: Some(quota), send_scope: None, if_version: None };
+    door.run(&team, change).await;
+    door.projected(&team).await;
+    // A node that has not received that mail itself.
+    let options = config().receive_options();
+    let receiver = Receiver::new(door.log.clone(), door.views.clone(), door.allot.clone(), options, None);
+    let (path, sender) = (ForwardPath::parse("<box@team.test>").unwrap(), ReversePath::Null);
+    let peer = "192.0.2.1".parse().unwrap();
+    let asked = Asked { path: &path, sender: &sender, size_octets: None, peer, trusted: false };
+    assert_eq!(receiver.recipient(asked).await, Err(Refusal::OverQuota));
 }
