@@ -131,7 +131,9 @@ impl<B: Serialize> Reply<B> {
     #[must_use]
     pub fn to_answer(&self, request_id: &str) -> Answer {
         let body = match &self.content {
-            Content::Typed(body) => serde_json::to_string(body).expect("answers are plain structs and always serialise"),
+            Content::Typed(body) => {
+                serde_json::to_string(body).expect("answers are plain structs and always serialise")
+            }
             Content::Kept(body) => body.clone(),
             Content::Nothing => String::new(),
         };

@@ -189,7 +189,8 @@ async fn list_keys(
         (None, Some(KeyKind::Mailbox)) => Scope::All,
         (None, _) => Scope::Team,
     };
-    let filter = Filter { scope, kind: query.kind.map(Kind::from), include_revoked: query.include_revoked == Some(true) };
+    let filter =
+        Filter { scope, kind: query.kind.map(Kind::from), include_revoked: query.include_revoked == Some(true) };
     let page = page(query.cursor, query.limit);
     let paged = api_keys::list(&app.views, &call.caller.team, &filter, &page).await?;
     Ok(Reply::ok(call.list(paged.rows.iter().map(Key::of_row).collect(), paged.next_cursor)))
@@ -267,7 +268,9 @@ fn parse_permissions(names: &[String]) -> Result<Permissions, Problem> {
 fn covered(caller: &Caller, permissions: &Permissions) -> Result<(), Problem> {
     match permissions.names().find(|name| !caller.may(name)) {
         None => Ok(()),
-        Some(name) => Err(Problem::forbidden(format!("The credential cannot hand out {name}, which it does not hold."))),
+        Some(name) => {
+            Err(Problem::forbidden(format!("The credential cannot hand out {name}, which it does not hold.")))
+        }
     }
 }
 
@@ -413,8 +416,7 @@ async fn rotate_key(
         }
     }
     let fresh = mint(&app.allot, app.auth.pepper(), created.kind);
-    let command =
-        RotateKey { old: id, minted: fresh.minted.clone(), revoke_old: body.revoke_old.unwrap_or(false) };
+    let command = RotateKey { old: id, minted: fresh.minted.clone(), revoke_old: body.revoke_old.unwrap_or(false) };
     let submission = call.submission(command).fresh(key_stream(&fresh.minted));
     let answered = call.clone().into_call();
     app.submit(&call, submission, idempotency, move |appended| shown_once(&answered, &appended.state.2, &fresh)).await

@@ -4,8 +4,7 @@ use axum::extract::State;
 use domain::api_key::{Kind, Minted};
 use domain::id::MailboxId;
 use domain::mailbox::{
-    ChangeMailbox, CloseMailbox, Mailbox as Fold, OpenMailbox, ResumeMailbox, SendScope, Status,
-    SuspendMailbox,
+    ChangeMailbox, CloseMailbox, Mailbox as Fold, OpenMailbox, ResumeMailbox, SendScope, Status, SuspendMailbox,
 };
 use domain::permission::{MAILBOX_PERMISSIONS, Permissions};
 use domain::published::rfc3339;
