@@ -1,1 +1,15 @@
-//! placeholder
+//! What we do about it: reactors that turn a team's events into effects in the world.
+//!
+//! It is deliberately not a second truth: whatever an effect has to say goes back into the log as a command.
+//!
+//! The ground that reactors stand on:
+//! - [`egress`] is the only client for URLs that strangers gave us. It reaches public addresses and nothing else.
+//! - [`retry`] says when the next attempt is due. It is a function of stored numbers, so a restart changes nothing.
+//! - [`webhook`] signs deliveries so that a receiver can tell ours from forged ones.
+//!
+//! Invariants: no effect without a bound on its time and its bytes; no clock and no randomness inside, both are
+//! handed in (only elapsed time is measured here).
+
+pub mod egress;
+pub mod retry;
+pub mod webhook;

@@ -1,0 +1,3 @@
+//! Webhooks: events sent to endpoints that teams have named.
+
+pub mod sign;
