@@ -1,0 +1,1 @@
+//! Computing views anew, beside the copy that is read.

@@ -1,0 +1,193 @@
+//! The command line, and what it teaches.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A self-hosted email platform for SaaS products and AI agents: mailboxes that receive, streams that resume, signed
+/// webhooks, usage and audit, all derived from one append-only log per team.
+///
+/// Without a command it serves. The first start makes a team and prints its keys once, with three commands to paste.
+#[derive(Debug, Parser)]
+#[command(name = "postlog", version, max_term_width = 100)]
+pub struct Cli {
+    /// Configuration file; only the keys that differ from the default. See `postlog config default`.
+    #[arg(long, global = true, value_name = "FILE", env = "POSTLOG_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Where everything is kept; overrides `server.data_dir`.
+    #[arg(long, global = true, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// What to do; `serve` if nothing is named.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// See `postlog --help`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the API, streams, SMTP and webhooks until SIGTERM (default).
+    Serve,
+    /// Create and list teams.
+    #[command(subcommand)]
+    Teams(Teams),
+    /// Give a team a mail domain that you vouch for.
+    #[command(subcommand)]
+    Domains(Domains),
+    /// Create, list and revoke a team's API keys.
+    #[command(subcommand)]
+    Keys(Keys),
+    /// Check the hash chain of every log, or of one team's. Works beside a running server.
+    Verify(OfTeam),
+    /// Compute read models anew from the log, while a running server answers from the old ones.
+    Rebuild(Rebuild),
+    /// Write a team's read models as of a past moment into a SQLite file that an auditor can query.
+    ///
+    /// Example: postlog replay --team team_… --until 2026-11-01T00:00:00Z --out november.db
+    Replay(Replay),
+    /// Copy the log into a new directory while the server goes on.
+    ///
+    /// The copy holds everything that was acknowledged before it began. The secret files are not copied: keep them apart.
+    Backup(Backup),
+    /// Show and check the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Measure this machine: durable appends beside a bare loop that writes the same rows.
+    Bench(Bench),
+}
+
+/// `postlog teams`
+#[derive(Debug, Subcommand)]
+pub enum Teams {
+    /// Create a team with an infrastructure key, which is printed once.
+    Create {
+        /// What people call it.
+        #[arg(long)]
+        name: String,
+        /// A mail domain for its mailboxes that you vouch for.
+        #[arg(long)]
+        domain: Option<String>,
+    },
+    /// List all teams.
+    List,
+}
+
+/// `postlog domains`
+#[derive(Debug, Subcommand)]
+pub enum Domains {
+    /// Add a verified domain to a team.
+    Add {
+        /// The team's id.
+        #[arg(long)]
+        team: String,
+        /// The domain, for example example.com.
+        #[arg(long)]
+        domain: String,
+        /// Only for sending, not for mailboxes.
+        #[arg(long)]
+        send_only: bool,
+    },
+}
+
+/// Which surface a key is for.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum KeyKind {
+    /// Management of the whole team.
+    Infrastructure,
+    /// Sending for the whole team.
+    Sending,
+}
+
+/// `postlog keys`
+#[derive(Debug, Subcommand)]
+pub enum Keys {
+    /// Create a key; its secret is printed once.
+    Create {
+        /// The team's id.
+        #[arg(long)]
+        team: String,
+        /// What it is called.
+        #[arg(long)]
+        name: String,
+        /// Which surface it is for.
+        #[arg(long, value_enum, default_value = "infrastructure")]
+        kind: KeyKind,
+        /// A preset (root:full, root:readonly, root:webhook_admin, root:provider_admin, root:billing_admin) or a
+        /// permission such as webhook.read; repeatable. Sending keys hold email.send.
+        #[arg(long = "permission", default_value = "root:full")]
+        permissions: Vec<String>,
+    },
+    /// List a team's keys; secrets are never shown again.
+    List {
+        /// The team's id.
+        #[arg(long)]
+        team: String,
+    },
+    /// Revoke a key at once.
+    Revoke {
+        /// The team's id.
+        #[arg(long)]
+        team: String,
+        /// The key's id (smx_…).
+        key: String,
+    },
+}
+
+/// One team, or all.
+#[derive(Debug, Args)]
+pub struct OfTeam {
+    /// Only this team.
+    #[arg(long)]
+    pub team: Option<String>,
+}
+
+/// `postlog rebuild`
+#[derive(Debug, Args)]
+pub struct Rebuild {
+    /// Only this read model, for example messages; all if none is named.
+    pub projection: Option<String>,
+    /// Only this team.
+    #[arg(long)]
+    pub team: Option<String>,
+}
+
+/// `postlog replay`
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// The team's id.
+    #[arg(long)]
+    pub team: String,
+    /// The last moment to include: a position in the log, or a time like 2026-11-01T00:00:00Z.
+    #[arg(long, value_name = "POSITION|TIME")]
+    pub until: String,
+    /// The file to write; it must not exist.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+/// `postlog backup`
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// The directory to write; it must not exist.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// `postlog config`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Check the configuration and show every problem at once.
+    Check,
+    /// Print the default configuration, with every key explained.
+    Default,
+}
+
+/// `postlog bench`
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// How many producers submit at the same time; repeatable.
+    #[arg(long = "producers", default_values_t = [1usize, 16, 64, 256])]
+    pub producers: Vec<usize>,
+    /// How long each measurement takes.
+    #[arg(long, default_value_t = 3)]
+    pub seconds: u64,
+}

@@ -1,0 +1,318 @@
+//! Configuration: one commented default file, overridden by a file, then by the environment; read once, checked whole.
+//!
+//! The default file names every key with its type. What a file or the environment adds is checked against it, so a
+//! misspelt key or a value of the wrong type is an error that names the key, and all errors are shown together.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+/// The default file: documentation and defaults in one.
+pub const DEFAULT: &str = include_str!("config.default.toml");
+
+const ENV_PREFIX: &str = "POSTLOG_";
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The process.
+    pub server: Server,
+    /// Where the log is.
+    pub database: Database,
+    /// Where large bodies are.
+    pub blobs: Blobs,
+    /// Where the two installation secrets are.
+    pub secrets: Secrets,
+    /// The HTTP door.
+    pub http: Http,
+    /// The SMTP door.
+    pub smtp: api::smtp::Config,
+    /// Streams.
+    pub streams: api::stream::Config,
+    /// Webhook deliveries.
+    pub webhooks: dispatcher::webhook::Config,
+    /// Prometheus metrics.
+    pub metrics: Metrics,
+    /// Log lines.
+    pub log: Log,
+    /// What a new team may have.
+    pub limits: domain::team::Limits,
+    /// What things cost.
+    pub prices: domain::billing::PriceBook,
+}
+
+/// A part of the work that a node can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The API and the streams.
+    Http,
+    /// Receiving mail.
+    Smtp,
+    /// The read models.
+    Project,
+    /// Webhook deliveries.
+    Dispatch,
+}
+
+/// See `[server]` in the default file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the default file documents each key")]
+pub struct Server {
+    pub sandbox: bool,
+    pub data_dir: PathBuf,
+    pub roles: Vec<Role>,
+    pub grace_seconds: u64,
+    pub poll_idle_milliseconds: u64,
+    pub poll_busy_milliseconds: u64,
+}
+
+/// See `[database]` in the default file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the default file documents each key")]
+pub struct Database {
+    pub url: String,
+    pub lanes: usize,
+    pub queue_max: usize,
+    pub dangerous_unsafe_postgres: bool,
+}
+
+/// See `[blobs]` in the default file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the default file documents each key")]
+pub struct Blobs {
+    pub location: String,
+}
+
+/// See `[secrets]` in the default file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the default file documents each key")]
+pub struct Secrets {
+    pub master_key_file: String,
+    pub pepper_file: String,
+}
+
+/// See `[metrics]` in the default file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the default file documents each key")]
+pub struct Metrics {
+    pub listen: String,
+}
+
+/// See `[log]` in the default file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the default file documents each key")]
+pub struct Log {
+    pub level: String,
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Everything that is wrong with a configuration, one line each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems(pub Vec<String>);
+
+impl std::fmt::Display for Problems {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "the configuration has {} problem(s):", self.0.len())?;
+        self.0.iter().try_for_each(|problem| writeln!(f, "  - {problem}"))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Where the configuration comes from: given, so that tests never touch the real environment.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// The text of the operator's file, with its name for messages.
+    pub file: Option<(String, String)>,
+    /// Environment variables.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Config {
+    /// Reads and checks the configuration.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn load(sources: &Sources) -> Result<Self, Problems> {
+        let mut merged: Table = DEFAULT.parse().expect("the default file is valid TOML, a test says so");
+        let mut problems = vec![];
+        if let Some((name, text)) = &sources.file {
+            match text.parse::<Table>() {
+                Ok(table) => merge(&mut merged, table, name, "", &mut problems),
+                Err(e) => problems.push(format!("{name} is not TOML: {e}")),
+            }
+        }
+        for (variable, text) in &sources.environment {
+            if let Some(key) = variable.strip_prefix(ENV_PREFIX) {
+                merge_variable(&mut merged, variable, key, text, &mut problems);
+            }
+        }
+        if !problems.is_empty() {
+            return Err(Problems(problems));
+        }
+        let config: Self =
+            Value::Table(merged).try_into().map_err(|e: toml::de::Error| Problems(vec![e.message().to_owned()]))?;
+        let problems = config.problems();
+        if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = vec![];
+        let mut check = |ok: bool, problem: &str| {
+            if !ok {
+                problems.push(problem.to_owned());
+            }
+        };
+        check(!self.server.roles.is_empty(), "server.roles names no role");
+        check((1..=300).contains(&self.server.grace_seconds), "server.grace_seconds must be 1 to 300");
+        let polls = [self.server.poll_idle_milliseconds, self.server.poll_busy_milliseconds];
+        check(polls.iter().all(|p| (5..=60_000).contains(p)), "server.poll_*_milliseconds must be 5 to 60000");
+        check((1..=64).contains(&self.database.lanes), "database.lanes must be 1 to 64");
+        check((16..=1_000_000).contains(&self.database.queue_max), "database.queue_max must be 16 to 1000000");
+        let url = &self.database.url;
+        check(
+            url.is_empty() || url.starts_with("postgres://") || url.starts_with("postgresql://"),
+            "database.url must be empty (SQLite) or begin with postgres://",
+        );
+        let listen = &self.metrics.listen;
+        check(listen.is_empty() || listen.parse::<SocketAddr>().is_ok(), "metrics.listen must be ADDRESS:PORT or empty");
+        let prices = &self.prices;
+        let prices = [
+            prices.inbound_message_nanos,
+            prices.outgoing_recipient_nanos,
+            prices.managed_recipient_nanos,
+            prices.storage_gb_month_nanos,
+        ];
+        check(prices.iter().all(|p| p.0 >= 0), "prices must not be negative");
+        problems.extend(self.sections().into_iter().flat_map(|(name, section)| {
+            section.into_iter().map(move |p| if p.starts_with(name) { p } else { format!("{name}.{p}") })
+        }));
+        problems
+    }
+}
+
+/// Lays a table over the defaults; what the defaults do not have, or have with another type, is a problem.
+fn merge(base: &mut Table, over: Table, source: &str, path: &str, problems: &mut Vec<String>) {
+    for (key, value) in over {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        match (base.get_mut(&key), value) {
+            (None, _) => problems.push(format!("{source}: unknown key {path}{}", nearest(base, &key))),
+            (Some(Value::Table(base)), Value::Table(over)) => merge(base, over, source, &path, problems),
+            (Some(Value::Float(base)), Value::Integer(n)) => *base = f64::from(i32::try_from(n).unwrap_or(i32::MAX)),
+            (Some(slot), value) if slot.same_type(&value) => *slot = value,
+            (Some(slot), value) => {
+                problems.push(format!("{source}: {path} must be {}, not {}", slot.type_str(), value.type_str()));
+            }
+        }
+    }
+}
+
+/// Returns a hint if a known key looks like the unknown one.
+fn nearest(known: &Table, key: &str) -> String {
+    let distance = |a: &str, b: &str| {
+        let (a, b): (Vec<_>, Vec<_>) = (a.chars().collect(), b.chars().collect());
+        let mut row: Vec<usize> = (0..=b.len()).collect();
+        for (i, x) in a.iter().enumerate() {
+            let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+            for (j, y) in b.iter().enumerate() {
+                let cost = diagonal + usize::from(x != y);
+                diagonal = row[j + 1];
+                row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
+            }
+        }
+        row[b.len()]
+    };
+    let best = known.keys().map(|k| (distance(k, key), k)).min();
+    best.filter(|(d, _)| *d <= 3).map_or_else(String::new, |(_, k)| format!(" (did you mean {k}?)"))
+}
+
+fn merge_variable(base: &mut Table, variable: &str, key: &str, text: &str, problems: &mut Vec<String>) {
+    let path: Vec<String> = key.split("__").map(str::to_lowercase).collect();
+    // POSTLOG_CONFIG and the like have no section and are not configuration keys.
+    let [sections @ .., last] = path.as_slice() else { return };
+    if sections.is_empty() {
+        return;
+    }
+    let mut table = Some(&mut *base);
+    for section in sections {
+        table = table.and_then(|t| t.get_mut(section)).and_then(Value::as_table_mut);
+    }
+    let Some(slot) = table.and_then(|t| t.get_mut(last)) else {
+        problems.push(format!("{variable}: unknown key {}", path.join(".")));
+        return;
+    };
+    let parsed = match slot {
+        Value::String(_) => Some(Value::String(text.to_owned())),
+        _ => format!("v = {text}").parse::<Table>().ok().and_then(|mut t| t.remove("v")).filter(|v| v.same_type(slot)),
+    };
+    match parsed {
+        Some(value) => *slot = value,
+        None => problems.push(format!("{variable}: {} must be {}", path.join("."), slot.type_str())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(file: &str, environment: &[(&str, &str)]) -> Result<Config, Problems> {
+        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Config::load(&Sources { file: Some(("my.toml".into(), file.into())), environment })
+    }
+
+    #[test]
+    fn the_default_file_is_a_valid_configuration() {
+        let config = Config::load(&Sources::default()).unwrap();
+        assert!(config.server.sandbox);
+        assert_eq!(config.limits, domain::team::Limits::default());
+        assert_eq!(config.prices, domain::billing::PriceBook::default());
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file_and_the_file_over_the_default() {
+        let file = "[server]\ngrace_seconds = 7\n[log]\nlevel = \"debug\"\n";
+        let config = load(file, &[("POSTLOG_LOG__LEVEL", "warn"), ("POSTLOG_SERVER__ROLES", "[\"http\"]")]).unwrap();
+        assert_eq!(config.server.grace_seconds, 7);
+        assert_eq!(config.log.level, "warn");
+        assert_eq!(config.server.roles, [Role::Http]);
+    }
+
+    #[test]
+    fn every_problem_is_named_at_once() {
+        let file = "[server]\ngrace_second = 7\nsandbox = \"yes\"\n[nothing]\nx = 1\n";
+        let problems = load(file, &[("POSTLOG_DATABASE__LANES", "many"), ("POSTLOG_HTTP__LISTN", "x")]).unwrap_err().0;
+        assert_eq!(problems.len(), 5, "{problems:?}");
+        assert!(problems.iter().any(|p| p.contains("server.grace_second (did you mean grace_seconds?)")));
+        assert!(problems.iter().any(|p| p.contains("server.sandbox must be boolean, not string")));
+        assert!(problems.iter().any(|p| p.contains("POSTLOG_DATABASE__LANES")));
+    }
+
+    #[test]
+    fn impossible_values_are_refused_with_the_name_of_the_key() {
+        let file = "[server]\nroles = []\ngrace_seconds = 0\n[database]\nurl = \"mysql://x\"\nlanes = 0\n";
+        let problems = load(file, &[]).unwrap_err().0;
+        for key in ["server.roles", "server.grace_seconds", "database.url", "database.lanes"] {
+            assert!(problems.iter().any(|p| p.contains(key)), "{key} is missing in {problems:?}");
+        }
+    }
+}

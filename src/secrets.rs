@@ -1,0 +1,83 @@
+//! The two secrets of an installation, kept in files outside the database: the master key and the pepper.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use eventlog::{Allot, MasterKey};
+
+use crate::config::Config;
+
+/// Both secrets.
+#[derive(Clone)]
+pub struct InstallationSecrets {
+    /// Seals webhook secrets and stored answers.
+    pub master_key: MasterKey,
+    /// The key of the digests by which API keys are looked up.
+    pub pepper: [u8; 32],
+}
+
+/// Reads the secrets; on the first start with default locations it makes them, readable by the owner only.
+///
+/// # Errors
+/// A file cannot be read or made, or does not hold 64 hexadecimal characters.
+pub fn load(config: &Config, allot: &Allot) -> anyhow::Result<InstallationSecrets> {
+    let data = &config.server.data_dir;
+    let master = read_or_make(&config.secrets.master_key_file, &data.join("master.key"), allot)?;
+    let pepper = read_or_make(&config.secrets.pepper_file, &data.join("pepper.key"), allot)?;
+    Ok(InstallationSecrets { master_key: MasterKey::new(&master), pepper })
+}
+
+fn read_or_make(configured: &str, default: &Path, allot: &Allot) -> anyhow::Result<[u8; 32]> {
+    let path = if configured.is_empty() { default.to_owned() } else { PathBuf::from(configured) };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            let mut key = [0; 32];
+            hex::decode_to_slice(text.trim(), &mut key)
+                .with_context(|| format!("{} must hold 64 hexadecimal characters", path.display()))?;
+            Ok(key)
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && configured.is_empty() => make(&path, allot.random()),
+        Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Makes a secret file durably before anything is sealed with it.
+fn make(path: &Path, key: [u8; 32]) -> anyhow::Result<[u8; 32]> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let Some(directory) = path.parent() else { bail!("{} has no directory", path.display()) };
+    let failed = || format!("cannot make {}", path.display());
+    std::fs::create_dir_all(directory).with_context(failed)?;
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).with_context(failed)?;
+    writeln!(file, "{}", hex::encode(key)).with_context(failed)?;
+    file.sync_all().with_context(failed)?;
+    std::fs::File::open(directory).and_then(|d| d.sync_all()).with_context(failed)?;
+    tracing::info!(file = %path.display(), "made a secret file; keep a copy apart from the database");
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_made_once_and_only_its_owner_reads_it() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data/master.key");
+        let allot = Allot::system();
+        let first = read_or_make("", &path, &allot).unwrap();
+        assert_eq!(read_or_make("", &path, &allot).unwrap(), first);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_configured_file_is_never_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("x.key");
+        assert!(read_or_make(missing.to_str().unwrap(), &missing, &Allot::system()).is_err());
+        std::fs::write(&missing, "short").unwrap();
+        assert!(read_or_make(missing.to_str().unwrap(), &missing, &Allot::system()).is_err());
+    }
+}

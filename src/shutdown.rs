@@ -1,0 +1,79 @@
+//! How the program ends: the first signal drains, the second ends at once; a task that ends early stops everything.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// The long-lived tasks of the program, each with a name.
+#[derive(Debug)]
+pub struct Tasks {
+    set: JoinSet<(&'static str, anyhow::Result<()>)>,
+    stop: CancellationToken,
+}
+
+impl Tasks {
+    /// Returns an empty set whose tasks end when the token is cancelled.
+    #[must_use]
+    pub fn new(stop: CancellationToken) -> Self {
+        Self { set: JoinSet::new(), stop }
+    }
+
+    /// Starts a task. It must end only after the token was cancelled.
+    pub fn start<F>(&mut self, name: &'static str, task: F)
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        self.set.spawn(async move { (name, task.await) });
+    }
+
+    /// Waits until the token is cancelled or a task ends, then until all tasks have ended, at most `grace`.
+    ///
+    /// # Errors
+    /// A task failed, panicked, ended early, or did not end in time.
+    pub async fn run(mut self, grace: Duration) -> anyhow::Result<()> {
+        let mut outcome = Ok(());
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            Some(ended) = self.set.join_next() => {
+                outcome = Err(match ended {
+                    Ok((name, Ok(()))) => anyhow::anyhow!("{name} ended early"),
+                    Ok((name, Err(e))) => e.context(format!("{name} failed")),
+                    Err(e) => anyhow::anyhow!("a task panicked: {e}"),
+                });
+                self.stop.cancel();
+            }
+        }
+        let drained = tokio::time::timeout(grace, async {
+            while let Some(ended) = self.set.join_next().await {
+                if let Ok((name, Err(e))) = ended {
+                    tracing::error!(task = name, error = format!("{e:#}"), "a task failed while stopping");
+                }
+            }
+        })
+        .await;
+        if drained.is_err() {
+            self.set.abort_all();
+            outcome = outcome.and(Err(anyhow::anyhow!("not everything ended within {} s", grace.as_secs())));
+        }
+        outcome
+    }
+}
+
+/// Cancels the token at the first SIGTERM or SIGINT; ends the process at the second.
+///
+/// # Errors
+/// The signal handlers cannot be installed.
+pub async fn on_signals(stop: CancellationToken) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut next = async || {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    };
+    next().await;
+    tracing::info!("stopping: new work is refused, open work finishes; a second signal ends at once");
+    stop.cancel();
+    next().await;
+    tracing::warn!("ended by a second signal");
+    std::process::exit(130)
+}
