@@ -7,6 +7,7 @@ pub mod admin;
 pub mod bench;
 pub mod cli;
 pub mod config;
+pub mod dns;
 pub mod first_run;
 pub mod poll;
 pub mod run;
