@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::db::Tx;
 use crate::views::{lock_cursors, move_cursors};
 use crate::{Error, Projection, Views};
-use faults::Faults;
+pub(crate) use faults::Faults;
 use teams::Teams;
 
 /// How many events are applied in one transaction.
@@ -38,7 +38,7 @@ pub struct Runner {
 
 /// What a visit to a team came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Visit {
+pub(crate) enum Visit {
     /// There is more to read.
     More,
     /// Everything that could be applied is.
@@ -125,7 +125,7 @@ impl Runner {
     }
 
     /// Applies one page to all sound projections of a team, and a little to each that failed and is due again.
-    async fn visit(&self, team: &TeamId, faults: &mut Faults) -> Result<Visit, Error> {
+    pub(crate) async fn visit(&self, team: &TeamId, faults: &mut Faults) -> Result<Visit, Error> {
         let (sound, due) = faults.split(team, self.views.projections());
         let mut visit = Visit::Done;
         if !sound.is_empty() && self.page(team, &sound, PAGE_EVENTS, faults).await? == Visit::More {
@@ -146,7 +146,7 @@ impl Runner {
     }
 
     /// Applies at most `limit` events to those of the projections that are furthest behind.
-    async fn page(
+    pub(crate) async fn page(
         &self,
         team: &TeamId,
         projections: &[&'static dyn Projection],

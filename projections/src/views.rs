@@ -191,6 +191,21 @@ impl Views {
         rows.iter().map(parked).collect()
     }
 
+    /// Returns every row of a team in every table, as text in the order of keys: two copies can be compared by it.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn dump(&self, team: &TeamId) -> Result<BTreeMap<&'static str, Vec<String>>, Error> {
+        let mut reader = self.read().await?;
+        let mut dump = BTreeMap::new();
+        for projection in self.projections() {
+            for table in projection.tables() {
+                dump.insert(table.name, table.dump(&mut reader, team).await?);
+            }
+        }
+        Ok(dump)
+    }
+
     /// Closes all connections.
     pub async fn close(&self) {
         self.inner.db.close().await;

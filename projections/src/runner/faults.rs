@@ -37,7 +37,7 @@ struct Fault {
 
 /// All projections that cannot go on, by team.
 #[derive(Debug, Default)]
-pub(super) struct Faults {
+pub(crate) struct Faults {
     teams: HashMap<TeamId, HashMap<&'static str, Fault>>,
 }
 
@@ -60,7 +60,7 @@ impl Faults {
         Ok(faults)
     }
 
-    pub(super) fn has(&self, team: &TeamId) -> bool {
+    pub(crate) fn has(&self, team: &TeamId) -> bool {
         self.teams.contains_key(team)
     }
 
