@@ -73,7 +73,7 @@ impl Runner {
         let mut pause: Option<Instant> = None;
         loop {
             let work = pause.is_none() && teams.has_next();
-            let resume = pause.or_else(|| faults.next_retry());
+            let resume = pause.or_else(|| faults.next_retry(|team| teams.is_queued(team)));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
@@ -84,6 +84,9 @@ impl Runner {
                 _ = poll.tick() => {
                     if let Err(error) = teams.poll(&self.log, &self.views).await {
                         tracing::warn!(%error, "the heads of the logs could not be read; trying again");
+                    }
+                    if let Err(error) = faults.look_again(&self.views).await {
+                        tracing::warn!(%error, "the list of parked views could not be read; trying again");
                     }
                     self.report(&teams);
                 }

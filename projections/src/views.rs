@@ -269,16 +269,22 @@ async fn bring_up_to_date(tx: &mut Tx<'_>, projections: &[&dyn Projection]) -> R
         Db::script(tx, engine.schema(projection.schema())).await?;
         exec!(tx, "DELETE FROM cursors WHERE projection = $1", name)?;
         exec!(tx, "DELETE FROM parked WHERE projection = $1", name)?;
-        let tables: Vec<&str> = projection.tables().iter().map(|table| table.name).collect();
-        exec!(
-            tx,
-            "INSERT INTO projection_versions (projection, version, tables) VALUES ($1, $2, $3)
-             ON CONFLICT (projection) DO UPDATE SET version = excluded.version, tables = excluded.tables",
-            name,
-            version,
-            serde_json::to_string(&tables)?
-        )?;
+        note_version(tx, *projection).await?;
     }
+    Ok(())
+}
+
+/// Notes of which version the tables of a projection are, and which tables they are.
+pub(crate) async fn note_version(tx: &mut Tx<'_>, projection: &dyn Projection) -> Result<(), Error> {
+    let tables: Vec<&str> = projection.tables().iter().map(|table| table.name).collect();
+    exec!(
+        tx,
+        "INSERT INTO projection_versions (projection, version, tables) VALUES ($1, $2, $3)
+         ON CONFLICT (projection) DO UPDATE SET version = excluded.version, tables = excluded.tables",
+        projection.name(),
+        projection.version(),
+        serde_json::to_string(&tables)?
+    )?;
     Ok(())
 }
 

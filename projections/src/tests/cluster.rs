@@ -24,15 +24,13 @@ impl Cluster {
             std::os::unix::fs::chown(directory.path(), Some(uid), Some(gid)).unwrap();
         }
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let cluster = Self {
-            programs,
-            directory,
-            user,
-            url: format!("postgres://postgres@127.0.0.1:{port}/postgres"),
-        };
+        let cluster = Self { programs, directory, user, url: format!("postgres://postgres@127.0.0.1:{port}/postgres") };
         let data = cluster.data();
         let data = data.to_str().unwrap();
-        cluster.run("initdb", &["-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8"]);
+        cluster.run(
+            "initdb",
+            &["-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8"],
+        );
         let options = format!(
             "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off -c max_connections=50"
         );

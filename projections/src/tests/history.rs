@@ -36,8 +36,19 @@ pub enum Op {
     Exhaust(u8),
     Gone(u8),
     DeleteWebhook(u8),
-    Receive { message: u8, thread: u8, subject: u8, refers_to: u8, spam: bool, attachments: u8 },
-    Keyword { message: u8, keyword: u8, set: bool },
+    Receive {
+        message: u8,
+        thread: u8,
+        subject: u8,
+        refers_to: u8,
+        spam: bool,
+        attachments: u8,
+    },
+    Keyword {
+        message: u8,
+        keyword: u8,
+        set: bool,
+    },
     Trash(u8),
     Destroy(u8),
     /// The personal half of some event is erased.
@@ -132,12 +143,9 @@ impl Story {
     pub async fn tell(&mut self, log: &EventLog, op: &Op, seconds: i64) {
         self.now += seconds * 1_000_000;
         match op {
-            Op::Open(_)
-            | Op::Close(_)
-            | Op::Suspend(_)
-            | Op::Resume(_)
-            | Op::Rename(..)
-            | Op::Rules(..) => self.tell_of_mailboxes(log, op).await,
+            Op::Open(_) | Op::Close(_) | Op::Suspend(_) | Op::Resume(_) | Op::Rename(..) | Op::Rules(..) => {
+                self.tell_of_mailboxes(log, op).await
+            }
             Op::CreateKey(_) | Op::MailboxKey(..) | Op::RotateKey(..) | Op::RevokeKey(_) => {
                 self.tell_of_keys(log, op).await;
             }
@@ -159,7 +167,7 @@ impl Story {
     async fn tell_of_mailboxes(&self, log: &EventLog, op: &Op) {
         match op {
             Op::Open(n) => {
-                let minted = minted(100 + n);
+                let minted = minted(self.number, 100 + n);
                 let command = mailbox::OpenMailbox {
                     mailbox: self.mailbox(*n),
                     email: mail::address::Address::parse(&format!("box{n}@team{}.example", self.number)).unwrap(),
@@ -201,7 +209,7 @@ impl Story {
         match op {
             Op::CreateKey(n) => {
                 let command = api_key::CreateTeamKey {
-                    minted: minted(*n),
+                    minted: minted(self.number, *n),
                     kind: api_key::Kind::Infrastructure,
                     name: format!("key {n}"),
                     permissions: Preset::Full.permissions(),
@@ -210,7 +218,7 @@ impl Story {
             }
             Op::MailboxKey(mailbox, n) => {
                 let command = api_key::CreateMailboxKey {
-                    minted: minted(*n),
+                    minted: minted(self.number, *n),
                     mailbox: self.mailbox(*mailbox),
                     name: "app".into(),
                     permissions: Preset::ReadOnly.permissions(),
@@ -218,7 +226,7 @@ impl Story {
                 self.operator(log, command).await;
             }
             Op::RotateKey(old, new, revoke_old) => {
-                let (old, minted) = (key(*old), minted(*new));
+                let (old, minted) = (key(*old), minted(self.number, *new));
                 self.operator(log, api_key::RotateKey { old, minted, revoke_old: *revoke_old }).await;
             }
             Op::RevokeKey(n) => self.operator(log, api_key::RevokeKey { key: key(*n), mailbox: None }).await,
@@ -274,8 +282,7 @@ impl Story {
             }
             Op::TestWebhook(n) => self.operator(log, webhook_endpoint::TestWebhook { webhook: webhook(n) }).await,
             Op::Exhaust(n) => {
-                let command =
-                    webhook_endpoint::RecordExhausted { webhook: webhook(n), event_position: 3, attempts: 8 };
+                let command = webhook_endpoint::RecordExhausted { webhook: webhook(n), event_position: 3, attempts: 8 };
                 wish(log, &self.team, self.now, Actor::System("webhooks"), command).await;
             }
             Op::Gone(n) => self.operator(log, webhook_endpoint::RecordGone { webhook: webhook(n) }).await,
@@ -325,11 +332,8 @@ impl Story {
                 wish(log, &self.team, self.now, Actor::ApiKey(key(0)), command).await;
             }
             Op::Trash(n) | Op::Destroy(n) => {
-                let mode = if matches!(op, Op::Trash(_)) {
-                    message::Deletion::ToTrash
-                } else {
-                    message::Deletion::Permanent
-                };
+                let mode =
+                    if matches!(op, Op::Trash(_)) { message::Deletion::ToTrash } else { message::Deletion::Permanent };
                 let (message, mailbox) = (self.message(*n), mailbox(n));
                 let command = message::DeleteMessage { message, mailbox, mode, if_version: None };
                 wish(log, &self.team, self.now, Actor::ApiKey(key(0)), command).await;
@@ -343,8 +347,14 @@ fn key(n: u8) -> KeyId {
     KeyId::new(START, [n; 9])
 }
 
-fn minted(n: u8) -> api_key::Minted {
-    api_key::Minted { key: key(n), lookup: format!("{n:064x}"), prefix: "smx_inf_ab".into(), suffix: "wxyz".into() }
+/// The public side of a team's secret; digests are unique in the whole installation.
+fn minted(team: u8, n: u8) -> api_key::Minted {
+    api_key::Minted {
+        key: key(n),
+        lookup: format!("{team:032x}{n:032x}"),
+        prefix: "smx_inf_ab".into(),
+        suffix: "wxyz".into(),
+    }
 }
 
 fn correspondence(n: u8, subject: u8, refers_to: u8) -> Correspondence {
@@ -355,7 +365,9 @@ fn correspondence(n: u8, subject: u8, refers_to: u8) -> Correspondence {
         rcpt_to: vec![format!("box{}@example.org", n % MAILBOXES)],
         from: (n % 7 != 0).then(|| Person { name: (n % 2 == 0).then(|| "Änna".into()), email: sender }),
         to: vec![Person { name: None, email: format!("box{}@example.org", n % MAILBOXES) }],
-        cc: (0..n % 3).map(|c| Person { name: Some(format!("Copy {c}")), email: format!("c{c}@example.com") }).collect(),
+        cc: (0..n % 3)
+            .map(|c| Person { name: Some(format!("Copy {c}")), email: format!("c{c}@example.com") })
+            .collect(),
         subject: subjects[usize::from(subject)].map(str::to_owned),
         preview: format!("Hello number {n}, \"quoted\"\\ and\u{1F4E6}"),
         rfc5322_message_id: format!("m{n}@example.net"),

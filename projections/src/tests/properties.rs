@@ -279,7 +279,8 @@ pub async fn changes_lead_to_now(place: Place<'_>, ops: &[(Op, i64)], away: Posi
     let mut known = vec![];
     for n in 0..3 {
         let mailbox = story.mailbox(n);
-        let threads = threads::list(&views, team, &mailbox, &Default::default(), false, &Page::first(1_000)).await.unwrap();
+        let threads =
+            threads::list(&views, team, &mailbox, &Default::default(), false, &Page::first(1_000)).await.unwrap();
         let threads: Vec<_> = threads.rows.into_iter().map(|row| row.id).collect();
         known.push((ids(&mailbox).await, threads, messages::state(&views, team, &mailbox).await.unwrap()));
     }
