@@ -64,6 +64,7 @@ impl Runner {
     /// # Errors
     /// The views are not readable at all when it starts. Later failures are waited out.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
+        self.views.begin_epoch(self.log.epoch()).await?;
         let mut hints = self.log.wake().all();
         let mut teams = Teams::default();
         let mut faults = Faults::load(&self.views).await?;
@@ -113,16 +114,20 @@ impl Runner {
                         }
                     }
                     back_off = BACK_OFF.0;
-                    self.report(&teams);
+                    self.tell_if_ready(&teams);
                 }
             }
         }
     }
 
-    fn report(&self, teams: &Teams) {
+    fn tell_if_ready(&self, teams: &Teams) {
         if teams.have_caught_up() {
             self.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
         }
+    }
+
+    fn report(&self, teams: &Teams) {
+        self.tell_if_ready(teams);
         #[expect(clippy::cast_precision_loss, reason = "a gauge of a backlog needs no 53 bits")]
         metrics::gauge!("follower_lag_events", "follower" => "projections").set(teams.lag_events() as f64);
     }

@@ -257,3 +257,22 @@ async fn views_in_a_file_go_on_where_they_were() {
     assert_eq!(views.projections().len(), ALL.len());
     views.close().await;
 }
+
+#[tokio::test]
+async fn after_a_restore_of_the_log_nothing_of_the_lost_future_is_left() {
+    let views = Views::memory().await.unwrap();
+    let log = memory_log().await;
+    let story = told(&log, 1, &[(Op::Open(1), 1), (Op::Open(2), 1)]).await;
+    start(&log, &views).await.stop().await;
+    // Another log with fewer events stands for the one that was restored; its epoch is the next one.
+    let restored = memory_log().await;
+    told(&restored, 1, &[(Op::CreateWebhook(0, true), 1)]).await;
+    views.begin_epoch(log.epoch()).await.unwrap();
+    assert_eq!(views.position(&story.team).await.unwrap(), log.head(&story.team).await.unwrap().position);
+    views.begin_epoch(log.epoch() + 1).await.unwrap();
+    assert_eq!(views.position(&story.team).await.unwrap(), 0);
+    super::world::apply(&restored, &views, &story.team, &[1_000], Position::MAX).await;
+    let fresh = Views::memory().await.unwrap();
+    super::world::apply(&restored, &fresh, &story.team, &[1_000], Position::MAX).await;
+    assert_eq!(views.dump(&story.team).await.unwrap(), fresh.dump(&story.team).await.unwrap());
+}
