@@ -22,6 +22,8 @@ pub mod page;
 mod rebuild;
 mod runner;
 mod table;
+#[cfg(test)]
+mod tests;
 pub mod threads;
 pub mod usage;
 mod views;
