@@ -373,8 +373,6 @@ enum MailboxAvailabilityReason {
     InvalidEmail,
     DomainNotAvailable,
     Taken,
-    Reserved,
-    CleanupPending,
 }
 
 /// Check an address
