@@ -25,6 +25,7 @@ mod table;
 pub mod threads;
 pub mod usage;
 mod views;
+pub mod webhook_attempts;
 pub mod webhooks;
 
 use domain::id::{Position, TeamId};
