@@ -42,6 +42,8 @@ pub(crate) struct Leased {
     /// The epoch of the log that the positions are of.
     pub(crate) log_epoch: u16,
     pub(crate) rows: Vec<(Lane, Row)>,
+    /// Whether positions were translated since: all rows are to be written anew.
+    pub(crate) is_rebased: bool,
 }
 
 /// What becomes of a lease with a write.
@@ -156,11 +158,17 @@ impl Queue {
     ///
     /// # Errors
     /// The database does not answer; it is not known whether anything was written.
-    pub(crate) async fn write(&self, writes: &[Write], node: &str, expires_at: i64) -> Result<Vec<Key>, Error> {
+    pub(crate) async fn write(
+        &self,
+        writes: &[Write],
+        node: &str,
+        log_epoch: u16,
+        expires_at: i64,
+    ) -> Result<Vec<Key>, Error> {
         let mut tx = self.work.begin().await?;
         let cursors: Vec<_> = writes.iter().map(|write| cursor_json(write, expires_at)).collect();
         let update = tx.pick(sql::WRITE_CURSORS.0, sql::WRITE_CURSORS.1);
-        let held = rows!(tx, update, serde_json::to_string(&cursors)?, node)?;
+        let held = rows!(tx, update, serde_json::to_string(&cursors)?, node, i64::from(log_epoch))?;
         let held = held.iter().map(key).collect::<Result<std::collections::BTreeSet<_>, _>>()?;
         let (written, lost): (Vec<_>, Vec<_>) = writes.iter().partition(|write| held.contains(&write.key));
 
@@ -372,6 +380,7 @@ fn leased(cells: &Cells) -> Result<Leased, Error> {
         parked: cells.get("parked")?,
         log_epoch: u16::try_from(cells.unsigned("log_epoch")?).map_err(|_| corrupt("log_epoch"))?,
         rows: vec![],
+        is_rebased: false,
     })
 }
 

@@ -27,6 +27,7 @@ mod tests;
 pub mod threads;
 pub mod usage;
 mod views;
+pub mod webhook_attempts;
 pub mod webhooks;
 
 use domain::id::{Position, TeamId};

@@ -37,10 +37,12 @@ pub(super) const EXCEPTIONS: Pair = (
      WHERE (team_id, webhook_id) IN (SELECT value->>0, value->>1 FROM json_array_elements($1::json))",
 );
 
-/// `$1`: rows of team, webhook, epoch, cursor, horizon, pending, parked, end of the lease, released; `$2`: node.
+/// `$1`: rows of team, webhook, epoch, cursor, horizon, pending, parked, end of the lease, released; `$2`: node; `$3`: epoch of
+/// the log.
 pub(super) const WRITE_CURSORS: Pair = (
     "UPDATE webhook_cursors
      SET cursor = j.cursor, horizon = j.horizon, pending = j.pending, parked = j.parked, expires_at = j.expires_at,
+         log_epoch = $3,
          owner = CASE WHEN j.released THEN '' ELSE webhook_cursors.owner END
      FROM (SELECT value->>0 AS team_id, value->>1 AS webhook_id, value->>2 AS epoch, value->>3 AS cursor,
                   value->>4 AS horizon, value->>5 AS pending, value->>6 AS parked, value->>7 AS expires_at,
@@ -51,6 +53,7 @@ pub(super) const WRITE_CURSORS: Pair = (
      RETURNING team_id, webhook_id",
     "UPDATE webhook_cursors
      SET cursor = j.cursor, horizon = j.horizon, pending = j.pending, parked = j.parked, expires_at = j.expires_at,
+         log_epoch = $3,
          owner = CASE WHEN j.released THEN '' ELSE webhook_cursors.owner END
      FROM (SELECT value->>0 AS team_id, value->>1 AS webhook_id, (value->>2)::bigint AS epoch,
                   (value->>3)::bigint AS cursor, (value->>4)::bigint AS horizon, value->>5 AS pending,

@@ -580,6 +580,25 @@ impl<T> Window<T> {
         }
     }
 
+    /// Returns whether an unsettled event at or before a position is known, or may be in the log unread.
+    pub(crate) fn has_before(&self, position: Position) -> bool {
+        let blocked = |b: &Blocked| b.row.position < position || b.row.phase != Phase::Behind;
+        self.cursor() < position || self.blocked.values().any(|b| b.row.position <= position && blocked(b))
+    }
+
+    /// Makes events that could not be processed due once more.
+    pub(crate) fn retry_poisoned(&mut self, now: i64) {
+        for (lane, blocked) in &mut self.blocked {
+            if blocked.row.phase == Phase::Poisoned && blocked.row.next_due_at.is_none() {
+                (blocked.row.attempts, blocked.row.next_due_at) = (0, Some(now));
+                self.dirty.insert(lane.clone());
+            }
+        }
+        for lane in self.dirty.clone() {
+            self.plan(&lane);
+        }
+    }
+
     /// Makes every blocked lane due now, its attempts counted anew.
     pub(crate) fn revive(&mut self, now: i64) {
         for lane in self.blocked.keys().cloned().collect::<Vec<_>>() {
