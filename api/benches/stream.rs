@@ -351,8 +351,8 @@ async fn latency() {
             });
         }
         tasks.join_all().await;
-        let seen = seen.lock().unwrap();
-        let begun = begun.lock().unwrap();
+        let seen = std::mem::take(&mut *seen.lock().unwrap());
+        let begun = std::mem::take(&mut *begun.lock().unwrap());
         let mut told: Vec<Duration> = begun.iter().map(|(id, start)| seen[id].duration_since(*start)).collect();
         let mut answered = appended.lock().unwrap().clone();
         told.sort();
