@@ -44,6 +44,16 @@ pub struct Config {
     pub prices: domain::billing::PriceBook,
 }
 
+/// The HTTP door: its address here, the rest as the door defines it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Http {
+    /// Where the API and the streams answer.
+    pub listen: SocketAddr,
+    /// See `[http]` in the default file.
+    #[serde(flatten)]
+    pub door: api::Config,
+}
+
 /// A part of the work that a node can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -170,10 +180,25 @@ impl Config {
         if !problems.is_empty() {
             return Err(Problems(problems));
         }
+        for section in ["http", "smtp", "streams", "webhooks"] {
+            if let Some(Value::Table(table)) = merged.get_mut(section) {
+                drop_empty(table);
+            }
+        }
         let config: Self =
             Value::Table(merged).try_into().map_err(|e: toml::de::Error| Problems(vec![e.message().to_owned()]))?;
         let problems = config.problems();
         if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
+    }
+
+    /// Returns what is wrong with the sections of the doors and the dispatcher.
+    fn sections(&self) -> [(&'static str, Vec<String>); 4] {
+        [
+            ("http", self.http.door.problems()),
+            ("smtp", self.smtp.problems()),
+            ("streams", self.streams.problems()),
+            ("webhooks", self.webhooks.problems()),
+        ]
     }
 
     fn problems(&self) -> Vec<String> {
@@ -209,6 +234,12 @@ impl Config {
         }));
         problems
     }
+}
+
+/// Drops empty texts: TOML has no null, so an empty text stands for "none" in the sections of the doors and the dispatcher.
+fn drop_empty(table: &mut Table) {
+    table.retain(|_, value| value.as_str() != Some(""));
+    table.iter_mut().filter_map(|(_, value)| value.as_table_mut()).for_each(drop_empty);
 }
 
 /// Lays a table over the defaults; what the defaults do not have, or have with another type, is a problem.

@@ -8,6 +8,7 @@ pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod first_run;
+pub mod poll;
 pub mod run;
 pub mod secrets;
 pub mod shutdown;

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use domain::billing::PriceBook;
+use domain::egress::Policy;
 use serde::Deserialize;
 use url::Url;
 
@@ -47,7 +48,7 @@ impl Default for MailServer {
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where clients reach this API, without a path: the origin of download URLs.
-    pub public_base_url: String,
+    pub public_url: String,
     /// The longest JSON body.
     pub body_bytes_max: usize,
     /// How deep a JSON body may be nested.
@@ -60,33 +61,38 @@ pub struct Config {
     pub download_url_seconds: u32,
     /// How many records one audit verification walks before it answers how far it came.
     pub audit_verify_records_max: usize,
+    /// How many rows of usage are summed up for one answer.
+    pub usage_rows_max: usize,
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpAddr>,
     /// Requests a key may make.
     pub rate_limits: RateLimits,
     /// What new mailbox credentials say about IMAP and SMTP.
     pub mail_server: MailServer,
-    /// What a unit of each meter costs.
+    /// What a unit of each meter costs; a section of its own in the configuration file.
+    #[serde(skip)]
     pub prices: PriceBook,
-    /// Whether webhooks may go to this machine over plain http: for trying things out.
-    pub dangerous_allow_loopback_webhooks: bool,
+    /// Which URLs a webhook may have: the policy by which they are called.
+    #[serde(skip)]
+    pub webhook_urls: Policy,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            public_base_url: "http://127.0.0.1:8080".to_owned(),
+            public_url: "http://127.0.0.1:8080".to_owned(),
             body_bytes_max: 10 * 1024 * 1024,
             json_depth_max: 32,
             request_seconds_max: 30,
             read_your_writes_milliseconds_max: 2_000,
             download_url_seconds: 15 * 60,
-            audit_verify_records_max: 100_000,
+            audit_verify_records_max: 200_000,
+            usage_rows_max: 100_000,
             trusted_proxies: vec![],
             rate_limits: RateLimits::default(),
             mail_server: MailServer::default(),
             prices: PriceBook::default(),
-            dangerous_allow_loopback_webhooks: false,
+            webhook_urls: Policy::default(),
         }
     }
 }
@@ -96,8 +102,8 @@ impl Config {
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = vec![];
-        if origin(&self.public_base_url).is_none() {
-            problems.push("http.public_base_url must be http(s)://host[:port] without a path".to_owned());
+        if origin(&self.public_url).is_none() {
+            problems.push("http.public_url must be http(s)://host[:port] without a path".to_owned());
         }
         let positive = [
             ("body_bytes_max", self.body_bytes_max > 0),
@@ -105,6 +111,7 @@ impl Config {
             ("request_seconds_max", self.request_seconds_max > 0),
             ("download_url_seconds", self.download_url_seconds > 0),
             ("audit_verify_records_max", self.audit_verify_records_max > 0),
+            ("usage_rows_max", self.usage_rows_max > 0),
             ("rate_limits.window_seconds", self.rate_limits.window_seconds > 0),
             ("rate_limits.infrastructure_requests", self.rate_limits.infrastructure_requests > 0),
             ("rate_limits.mailbox_requests", self.rate_limits.mailbox_requests > 0),
@@ -115,15 +122,6 @@ impl Config {
         if mail::address::normalise_domain(&self.mail_server.host).is_err() {
             problems.push("http.mail_server.host must be a host name".to_owned());
         }
-        let prices = [
-            ("inbound_message_nanos", self.prices.inbound_message_nanos),
-            ("outgoing_recipient_nanos", self.prices.outgoing_recipient_nanos),
-            ("managed_recipient_nanos", self.prices.managed_recipient_nanos),
-            ("storage_gb_month_nanos", self.prices.storage_gb_month_nanos),
-        ];
-        problems.extend(
-            prices.iter().filter(|(_, n)| n.0 < 0).map(|(key, _)| format!("http.prices.{key} must not be negative")),
-        );
         problems
     }
 }
@@ -152,7 +150,7 @@ mod tests {
     #[test]
     fn every_problem_is_told_at_once() {
         let config = Config {
-            public_base_url: "ftp://x/y".into(),
+            public_url: "ftp://x/y".into(),
             body_bytes_max: 0,
             mail_server: MailServer { host: "a b".into(), ..MailServer::default() },
             ..Config::default()

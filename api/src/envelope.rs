@@ -8,7 +8,6 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::etag::ETag;
-use crate::problem::Problem;
 
 /// The header that repeats `meta.request_id`.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -129,19 +128,19 @@ impl<B: Serialize> Reply<B> {
     }
 
     /// Returns the answer in the form in which it is kept under an idempotency key, request id included.
-    ///
-    /// # Errors
-    /// The body cannot be serialised.
-    pub fn to_answer(&self, request_id: &str) -> Result<Answer, serde_json::Error> {
+    #[must_use]
+    pub fn to_answer(&self, request_id: &str) -> Answer {
         let body = match &self.content {
-            Content::Typed(body) => serde_json::to_string(body)?,
+            Content::Typed(body) => {
+                serde_json::to_string(body).expect("answers are plain structs and always serialise")
+            }
             Content::Kept(body) => body.clone(),
             Content::Nothing => String::new(),
         };
         let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
         let mut headers: Vec<_> = self.headers.iter().map(|(n, v)| (n.as_str().to_owned(), text(v))).collect();
         headers.push((X_REQUEST_ID.as_str().to_owned(), request_id.to_owned()));
-        Ok(Answer { status: self.status.as_u16(), headers, body })
+        Answer { status: self.status.as_u16(), headers, body }
     }
 
     /// Returns a kept answer: same status, same headers, same bytes.
@@ -161,13 +160,9 @@ impl<B: Serialize> Reply<B> {
 impl<B: Serialize> IntoResponse for Reply<B> {
     fn into_response(self) -> Response {
         let body = match self.content {
-            Content::Typed(body) => match serde_json::to_string(&body) {
-                Ok(body) => body,
-                Err(error) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "an answer cannot be serialised");
-                    return Problem::internal().into_response();
-                }
-            },
+            Content::Typed(body) => {
+                serde_json::to_string(&body).expect("answers are plain structs and always serialise")
+            }
             Content::Kept(body) => body,
             Content::Nothing => String::new(),
         };

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use axum::http::HeaderValue;
 use eventlog::{Allot, EventLog};
+use projections::Views;
 
 pub mod auth;
 mod body;
@@ -21,14 +22,19 @@ mod config;
 mod conventions;
 pub mod envelope;
 pub mod etag;
+mod field;
 pub mod idempotency;
 pub mod limit;
 pub mod openapi;
 pub mod path;
 pub mod problem;
 pub mod query;
+pub mod receive;
+#[expect(unused_qualifications, reason = "the macros of the API document qualify the types they describe")]
 mod routes;
+pub mod smtp;
 pub mod stream;
+mod write;
 
 pub use body::Json;
 pub use config::{Config, MailServer, RateLimits};
@@ -44,6 +50,8 @@ use stream::Streams;
 pub struct App {
     /// The truth.
     pub log: EventLog,
+    /// What can be read.
+    pub views: Views,
     /// Time and randomness.
     pub allot: Allot,
     /// The section `http`.
@@ -60,8 +68,8 @@ pub struct App {
 impl App {
     /// Returns the state of the API's handlers.
     #[must_use]
-    pub fn new(log: EventLog, allot: Allot, pepper: Pepper, config: Config) -> Self {
-        let resource = format!("{}/.well-known/oauth-protected-resource/api/v1", config.public_base_url);
+    pub fn new(log: EventLog, views: Views, allot: Allot, pepper: Pepper, config: Config) -> Self {
+        let resource = format!("{}/.well-known/oauth-protected-resource/api/v1", config.public_url);
         let challenge = HeaderValue::try_from(format!("Bearer resource_metadata=\"{resource}\""))
             .unwrap_or_else(|_| HeaderValue::from_static("Bearer"));
         Self {
@@ -70,6 +78,7 @@ impl App {
             streams: Streams::new(log.clone(), allot.clone(), stream::Config::default()),
             config: Arc::new(config),
             log,
+            views,
             allot,
             challenge,
         }

@@ -157,6 +157,45 @@ const TAGS: [(&str, &str); 10] = [
     ("Document", "This document."),
 ];
 
+/// The header of conditional reads, for the document.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "only its description is used")]
+pub(crate) struct IfNoneMatchHeader {
+    /// Weak ETag of an earlier answer; a match answers 304. Authentication is checked all the same.
+    #[param(rename = "If-None-Match")]
+    if_none_match: Option<String>,
+}
+
+/// The header of conditional writes, for the document.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "only its description is used")]
+pub(crate) struct IfMatchHeader {
+    /// Weak ETag of the version the change is based on; a mismatch answers 409 `conflict` with the current ETag.
+    #[param(rename = "If-Match")]
+    if_match: Option<String>,
+}
+
+/// The header of requests that are safe to repeat, for the document.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "only its description is used")]
+pub(crate) struct IdempotencyHeader {
+    /// Makes the request safe to repeat for 24 hours: the same key with the same body gets the same answer.
+    #[param(rename = "Idempotency-Key", min_length = 1, max_length = 255)]
+    idempotency_key: Option<String>,
+}
+
+/// The parameter that selects a mailbox, for the document.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only its description is used")]
+pub(crate) struct MailboxSelection {
+    /// The mailbox; a mailbox key covers its own only and may omit it.
+    mailbox_id: Option<String>,
+}
+
 /// The rendered document.
 #[derive(Debug, Clone)]
 pub(crate) struct Rendered {

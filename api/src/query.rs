@@ -73,6 +73,15 @@ impl<'de, const MAX: u32, const DEFAULT: u32> Deserialize<'de> for Limit<MAX, DE
     }
 }
 
+/// Returns which page of a list is wanted.
+#[must_use]
+pub fn page<const MAX: u32, const DEFAULT: u32>(
+    cursor: Option<String>,
+    limit: Limit<MAX, DEFAULT>,
+) -> projections::Page {
+    projections::Page { after: cursor, limit: limit.get() }
+}
+
 /// Reads `true` or `false`.
 ///
 /// # Errors

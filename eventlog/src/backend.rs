@@ -89,6 +89,8 @@ pub struct SnapshotRow {
     pub position: Position,
     /// JSON of the fold.
     pub state: String,
+    /// See [`StreamHistory::erasures`]: a snapshot of before an erasure is not kept after it.
+    pub erasures: i64,
 }
 
 /// What a fold is computed from: a snapshot and the records after it, of the stream itself and linked into it.
@@ -98,6 +100,8 @@ pub struct StreamHistory {
     pub snapshot: Option<SnapshotRow>,
     /// Records after the snapshot, by position.
     pub records: Vec<StoredRecord>,
+    /// How often personal halves of the team were erased before this was read.
+    pub erasures: i64,
 }
 
 /// Everything one append writes. All of it appears, or nothing.
@@ -125,6 +129,14 @@ pub struct Batch {
     pub at: i64,
 }
 
+impl Batch {
+    /// Returns whether there is nothing to write: every answer of a batch is beside one of these.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.answers.is_empty()
+    }
+}
+
 /// The store could not be read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
@@ -148,9 +160,20 @@ pub enum AppendError {
     /// The store does not answer, or it is not known whether the batch was written.
     #[error("the log's store does not answer: {0}")]
     Unavailable(String),
+    /// The store does not take this content (for example a NUL in a text, or an id of a secret that exists already).
+    /// Nothing was written; it will never fit.
+    #[error("the log's store refuses it: {0}")]
+    Refused(String),
     /// A flush failed: what the disk holds is not known any more, so the process must stop and recover.
     #[error("the log could not be flushed: {0}")]
     Flush(String),
+}
+
+/// Keeps every other writer off some teams until it appends or is dropped.
+#[async_trait]
+pub trait Hold: Send {
+    /// See [`Backend::append`].
+    async fn append(self: Box<Self>, batch: &Batch) -> Result<(), AppendError>;
 }
 
 /// A place to keep logs. The promises are listed at the crate's root.
@@ -174,7 +197,7 @@ pub trait Backend: Send + Sync + 'static {
     /// Returns what the folds of the given streams are computed from, in the order asked.
     async fn histories(&self, streams: &[(TeamId, StreamId)]) -> Result<Vec<StreamHistory>, StoreError>;
 
-    /// Keeps snapshots. They may be lost.
+    /// Keeps snapshots of teams of which nothing was erased since they were read. They may be lost.
     async fn save_snapshots(&self, snapshots: &[SnapshotRow]) -> Result<(), StoreError>;
 
     /// Returns the stored answers of the given keys, expired ones included; unknown keys are left out.
@@ -188,6 +211,10 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Writes a batch durably, all or nothing. Only the lanes of [`crate::EventLog`] call this.
     async fn append(&self, batch: &Batch) -> Result<(), AppendError>;
+
+    /// Waits for its turn and keeps every other writer off the given teams (sorted): so that even a slow node gets its
+    /// batch written beside a busy one.
+    async fn hold(&self, teams: &[TeamId]) -> Result<Box<dyn Hold>, StoreError>;
 
     /// Returns a body's row.
     async fn blob(&self, team: &TeamId, id: &BlobId) -> Result<Option<BlobRow>, StoreError>;

@@ -46,6 +46,8 @@ pub fn hash(previous: &[u8; 32], record: &StoredRecord) -> [u8; 32] {
     field(record.facts.as_bytes());
     field(record.personal_digest.as_ref().map_or(&[], |d| d.as_slice()));
     field(record.actor.as_bytes());
+    // Nothing and an empty text are two things.
+    field(&[u8::from(record.causation.is_some())]);
     field(record.causation.as_deref().unwrap_or_default().as_bytes());
     field(record.correlation.as_bytes());
     field(&record.at.to_be_bytes());
@@ -106,6 +108,12 @@ impl Verifier {
     #[must_use]
     pub fn new(team: TeamId) -> Self {
         Self { team, position: 0, hash: GENESIS }
+    }
+
+    /// Returns a verifier that goes on behind a record that was verified before, as [`Verifier::verified`] said.
+    #[must_use]
+    pub fn resume(team: TeamId, position: Position, hash: [u8; 32]) -> Self {
+        Self { team, position, hash }
     }
 
     /// Returns how far the walk has come: the last verified position and its hash.

@@ -1,13 +1,15 @@
 //! Folds kept in memory, so that a decision rarely reads the log.
 //!
-//! A fold in here is exact as of the team's known head. When another writer moved the head, the team's generation
-//! changes and everything folded before is ignored. A fold that is *newer* than the known head does no harm: the
-//! append that relies on it collides on the position and everything is read again.
+//! A fold in here is exact as of the team's known head, or newer. When another writer moved the head, the team's
+//! generation changes and everything folded before is ignored. A fold that is *newer* than the known head does no
+//! harm: the append that relies on it collides on the position and everything is read again. A fold that is
+//! *older* would be fatal, so a head and the folds that follow from it only ever move together, under one lock.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use domain::id::{Position, TeamId};
+use domain::id::TeamId;
 use domain::{Entity, StreamId, Versioned};
 use lru::LruCache;
 
@@ -16,17 +18,26 @@ use crate::backend::Head;
 /// A cached fold of one stream.
 pub(crate) type Folded = Versioned<Entity>;
 
-/// A team's state of knowledge at one moment, see [`FoldCache::as_of`].
+/// A team's head as this node knows it, and the generation of the folds that go with it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct AsOf {
+pub(crate) struct Known {
+    pub(crate) head: Head,
+    /// 0 for a head that is not in the cache.
     generation: u64,
-    position: Position,
 }
 
+/// Marks when a read of a head began, see [`FoldCache::read_began`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReadBegan(u64);
+
+/// Teams share this many counters of moves: enough that one team rarely spoils another's read.
+const MOVE_COUNTERS: usize = 1_024;
+
 struct Inner {
-    heads: LruCache<TeamId, (Head, u64)>,
+    heads: LruCache<TeamId, Known>,
     folds: LruCache<(TeamId, StreamId), (Folded, u64)>,
     next_generation: u64,
+    moves: Vec<u64>,
 }
 
 /// Heads and folds of recently used teams. Cheap to clone.
@@ -35,9 +46,20 @@ pub(crate) struct FoldCache {
     inner: Arc<Mutex<Inner>>,
 }
 
+fn counter(team: &TeamId) -> usize {
+    let mut hasher = DefaultHasher::new();
+    team.hash(&mut hasher);
+    usize::try_from(hasher.finish() % 1_024).unwrap_or(0)
+}
+
 impl FoldCache {
     pub(crate) fn new(teams_max: NonZeroUsize, folds_max: NonZeroUsize) -> Self {
-        let inner = Inner { heads: LruCache::new(teams_max), folds: LruCache::new(folds_max), next_generation: 1 };
+        let inner = Inner {
+            heads: LruCache::new(teams_max),
+            folds: LruCache::new(folds_max),
+            next_generation: 1,
+            moves: vec![0; MOVE_COUNTERS],
+        };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
@@ -46,77 +68,174 @@ impl FoldCache {
     }
 
     /// Returns the known head of a team.
-    pub(crate) fn head(&self, team: &TeamId) -> Option<Head> {
-        self.lock().heads.get(team).map(|(head, _)| *head)
+    pub(crate) fn known(&self, team: &TeamId) -> Option<Known> {
+        self.lock().heads.get(team).copied()
     }
 
-    /// Notes a head read from the store. If it differs from the known one, the team's folds are forgotten.
-    pub(crate) fn note_head(&self, team: &TeamId, head: Head) {
+    /// Marks the beginning of a read of a team's head. What is read is only kept if nothing moved meanwhile: a slow
+    /// read must not bring back a head that an append of our own has left behind.
+    pub(crate) fn read_began(&self, team: &TeamId) -> ReadBegan {
+        ReadBegan(self.lock().moves[counter(team)])
+    }
+
+    /// Notes a head read from the store and returns the one to work with. If it is news, the team's folds are forgotten.
+    pub(crate) fn note_head(&self, team: &TeamId, head: Head, began: ReadBegan) -> Known {
         let mut inner = self.lock();
-        let known = inner.heads.get(team).map(|(known, _)| *known);
-        // A read that started before our own last append may come back with an older head.
-        if known.is_none_or(|known| known.epoch != head.epoch || known.position < head.position) {
-            inner.next_generation += 1;
-            let generation = inner.next_generation;
-            inner.heads.put(team.clone(), (head, generation));
+        if inner.moves[counter(team)] != began.0 {
+            return Known { head, generation: 0 };
         }
+        if let Some(known) = inner.heads.get(team)
+            && known.head.epoch == head.epoch
+            && known.head.position >= head.position
+        {
+            return *known;
+        }
+        inner.next_generation += 1;
+        let known = Known { head, generation: inner.next_generation };
+        inner.heads.put(team.clone(), known);
+        known
     }
 
     /// Forgets everything of a team.
     pub(crate) fn forget(&self, team: &TeamId) {
-        self.lock().heads.pop(team);
+        let mut inner = self.lock();
+        inner.moves[counter(team)] += 1;
+        inner.heads.pop(team);
     }
 
     /// Returns what must still hold when a fold is added: it proves that the head was known before the fold was read
     /// and that nothing was appended since.
-    pub(crate) fn as_of(&self, team: &TeamId) -> Option<AsOf> {
-        self.lock().heads.peek(team).map(|(head, generation)| AsOf { generation: *generation, position: head.position })
+    pub(crate) fn as_of(&self, team: &TeamId) -> Option<Known> {
+        self.lock().heads.peek(team).copied()
     }
 
-    /// Returns a fold that is exact as of the known head.
-    pub(crate) fn fold(&self, team: &TeamId, stream: &StreamId) -> Option<Folded> {
+    /// Returns a fold that is exact as of a known head, or newer.
+    pub(crate) fn fold(&self, team: &TeamId, stream: &StreamId, known: Known) -> Option<Folded> {
         let mut inner = self.lock();
-        let generation = inner.heads.peek(team).map(|(_, generation)| *generation)?;
+        let current = inner.heads.peek(team).is_some_and(|k| k.generation == known.generation);
         let key = (team.clone(), stream.clone());
         match inner.folds.get(&key) {
-            Some((fold, of)) if *of == generation => Some(fold.clone()),
-            Some(_) => {
+            Some((fold, of)) if current && *of == known.generation => Some(fold.clone()),
+            Some(_) if current => {
                 inner.folds.pop(&key);
                 None
             }
-            None => None,
+            _ => None,
         }
     }
 
-    /// Forgets one fold.
-    pub(crate) fn drop_fold(&self, team: &TeamId, stream: &StreamId) {
-        self.lock().folds.pop(&(team.clone(), stream.clone()));
-    }
-
     /// Adds a fold read from the store, unless the team moved on since the read began.
-    pub(crate) fn add(&self, team: &TeamId, stream: StreamId, fold: Folded, as_of: AsOf) {
+    pub(crate) fn add(&self, team: &TeamId, stream: StreamId, fold: Folded, as_of: Known) {
         let mut inner = self.lock();
         let unmoved =
-            |(head, generation): &(Head, u64)| *generation == as_of.generation && head.position == as_of.position;
+            |known: &Known| known.generation == as_of.generation && known.head.position == as_of.head.position;
         if inner.heads.peek(team).is_some_and(unmoved) {
             inner.folds.put((team.clone(), stream), (fold, as_of.generation));
         }
     }
 
-    /// Moves a team on after our own append: the new head and the folds it changed, together.
-    pub(crate) fn advance(&self, team: &TeamId, head: Head, folds: impl Iterator<Item = (StreamId, Folded)>) {
+    /// Moves a team on after our own append: the new head, the folds it changed and those it made stale, in one step.
+    pub(crate) fn advance(&self, team: &TeamId, from: Known, head: Head, moved: Moved) {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        let Some((known, generation)) = inner.heads.get_mut(team) else { return };
-        *known = head;
-        let generation = *generation;
-        for (stream, fold) in folds {
+        inner.moves[counter(team)] += 1;
+        match inner.heads.get_mut(team) {
+            Some(known) if known.generation == from.generation => known.head = head,
+            // The team was forgotten and read again while we wrote (another node's append, an erasure): which of the
+            // two is newer is not known here.
+            Some(_) => {
+                inner.heads.pop(team);
+                return;
+            }
+            None => return,
+        }
+        for stream in moved.stale {
+            inner.folds.pop(&(team.clone(), stream));
+        }
+        for (stream, fold) in moved.changed {
             // A message is touched once or twice in its life: caching each would push out what is needed always.
             if matches!(stream, StreamId::Message(_)) {
                 inner.folds.pop(&(team.clone(), stream));
             } else {
-                inner.folds.put((team.clone(), stream), (fold, generation));
+                inner.folds.put((team.clone(), stream), (fold, from.generation));
             }
         }
+    }
+}
+
+/// What an append did to a team's folds.
+#[derive(Default)]
+pub(crate) struct Moved {
+    /// Folds after it.
+    pub(crate) changed: Vec<(StreamId, Folded)>,
+    /// Streams it went into whose folds were not at hand.
+    pub(crate) stale: Vec<StreamId>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: NonZeroUsize = NonZeroUsize::MIN;
+
+    fn head(position: u64) -> Head {
+        Head { position, ..Head::empty(1) }
+    }
+
+    fn fold(version: u64) -> Folded {
+        Versioned { version, state: Arc::new(Entity::of_stream(&StreamId::Team)) }
+    }
+
+    fn cache() -> (FoldCache, TeamId) {
+        (FoldCache::new(ONE, ONE), TeamId::new(1, [1; 9]))
+    }
+
+    fn note(cache: &FoldCache, team: &TeamId, position: u64) -> Known {
+        cache.note_head(team, head(position), cache.read_began(team))
+    }
+
+    #[test]
+    fn a_slow_read_never_brings_back_a_head_that_was_left_behind() {
+        let (cache, team) = cache();
+        let slow = cache.read_began(&team);
+        let known = note(&cache, &team, 1);
+        cache.advance(&team, known, head(2), Moved::default());
+        cache.note_head(&TeamId::new(1, [2; 9]), head(1), slow);
+        cache.note_head(&team, head(1), slow);
+        assert!(cache.known(&team).is_none_or(|known| known.head.position == 2));
+    }
+
+    #[test]
+    fn a_fold_read_before_an_append_is_not_added_after_it() {
+        let (cache, team) = cache();
+        let known = note(&cache, &team, 1);
+        let as_of = cache.as_of(&team).unwrap();
+        cache.advance(&team, known, head(2), Moved { changed: vec![], stale: vec![StreamId::Team] });
+        cache.add(&team, StreamId::Team, fold(1), as_of);
+        assert!(cache.fold(&team, &StreamId::Team, cache.known(&team).unwrap()).is_none());
+    }
+
+    #[test]
+    fn an_append_that_began_before_the_team_was_forgotten_leaves_no_fold_behind() {
+        let (cache, team) = cache();
+        let known = note(&cache, &team, 1);
+        cache.forget(&team);
+        note(&cache, &team, 1);
+        cache.advance(&team, known, head(2), Moved { changed: vec![(StreamId::Team, fold(2))], stale: vec![] });
+        assert!(cache.known(&team).is_none());
+        let again = note(&cache, &team, 2);
+        assert!(cache.fold(&team, &StreamId::Team, again).is_none());
+    }
+
+    #[test]
+    fn folds_of_an_evicted_team_are_not_believed() {
+        let (cache, team) = cache();
+        let known = note(&cache, &team, 1);
+        cache.add(&team, StreamId::Team, fold(1), known);
+        assert!(cache.fold(&team, &StreamId::Team, known).is_some());
+        note(&cache, &TeamId::new(1, [2; 9]), 1);
+        let again = note(&cache, &team, 1);
+        assert!(cache.fold(&team, &StreamId::Team, again).is_none());
+        assert!(cache.fold(&team, &StreamId::Team, known).is_none());
     }
 }

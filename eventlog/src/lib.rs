@@ -18,12 +18,18 @@ mod allot;
 mod backend;
 mod blob;
 pub mod chain;
+#[cfg(feature = "conformance")]
+#[expect(clippy::unwrap_used, reason = "a broken promise may fail loudly")]
+pub mod conformance;
 mod directory;
+mod failpoint;
 mod fold_cache;
 mod lane;
 mod log;
 mod memory;
+pub mod postgres;
 mod record;
+mod rows;
 mod secret;
 pub mod sqlite;
 mod transact;
@@ -31,10 +37,12 @@ mod wake;
 
 pub use allot::Allot;
 pub use backend::{
-    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, Head, SecretRow, SnapshotRow, StoreError, StreamHistory,
+    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, Head, Hold, SecretRow, SnapshotRow, StoreError,
+    StreamHistory,
 };
 pub use blob::{BlobStore, INLINE_BYTES_MAX, StagedBlob};
 pub use directory::{DirectoryEntry, DirectoryKey, DirectoryTarget};
+pub use failpoint::{Failpoints, Fault, Point};
 pub use log::{Entropy, EventLog, LogError, Options};
 pub use memory::MemoryBackend;
 pub use record::{CorruptRecord, Recorded, StoredPersonal, StoredRecord};

@@ -15,7 +15,8 @@ use tokio_util::task::TaskTracker;
 use crate::backend::{Backend, Head, SnapshotRow, StoreError};
 use crate::blob::{BlobStore, StagedBlob};
 use crate::directory::{DirectoryEntry, DirectoryKey};
-use crate::fold_cache::{FoldCache, Folded};
+use crate::failpoint::Failpoints;
+use crate::fold_cache::{FoldCache, Folded, Known};
 use crate::lane::{Job, Lane, TypedJob, Working, empty};
 use crate::record::{CorruptRecord, Recorded, StoredRecord};
 use crate::secret::{MasterKey, SealError, SecretText};
@@ -45,6 +46,8 @@ pub struct Options {
     pub blobs: BlobStore,
     /// Where random bytes come from.
     pub entropy: Entropy,
+    /// Where a test can make an append fail.
+    pub failpoints: Failpoints,
 }
 
 impl Options {
@@ -60,6 +63,7 @@ impl Options {
             master_key,
             blobs,
             entropy,
+            failpoints: Failpoints::default(),
         }
     }
 }
@@ -95,6 +99,7 @@ pub(crate) struct Shared {
     pub(crate) wake: Wake,
     pub(crate) master_key: MasterKey,
     pub(crate) failed: CancellationToken,
+    pub(crate) failpoints: Failpoints,
     blobs: BlobStore,
     entropy: Entropy,
     epoch: u16,
@@ -108,22 +113,26 @@ impl Shared {
     }
 
     /// Returns the heads of teams, from memory where they are known.
-    pub(crate) async fn heads(&self, teams: BTreeSet<TeamId>) -> Result<HashMap<TeamId, Head>, LogError> {
+    pub(crate) async fn heads(&self, teams: BTreeSet<TeamId>) -> Result<HashMap<TeamId, Known>, LogError> {
         let mut heads = HashMap::with_capacity(teams.len());
         let mut missing = vec![];
+        let mut began = vec![];
         for team in teams {
-            match self.folds.head(&team) {
-                Some(head) => drop(heads.insert(team, head)),
-                None => missing.push(team),
+            match self.folds.known(&team) {
+                Some(known) => drop(heads.insert(team, known)),
+                None => {
+                    began.push(self.folds.read_began(&team));
+                    missing.push(team);
+                }
             }
         }
         if !missing.is_empty() {
             let found: HashMap<_, _> = self.backend.heads(&missing).await?.into_iter().collect();
-            for team in missing {
+            for (team, began) in missing.into_iter().zip(began) {
                 let mut head = found.get(&team).copied().unwrap_or(Head::empty(self.epoch));
                 head.epoch = self.epoch;
-                self.folds.note_head(&team, head);
-                heads.insert(team, head);
+                let known = self.folds.note_head(&team, head, began);
+                heads.insert(team, known);
             }
         }
         Ok(heads)
@@ -164,6 +173,7 @@ impl Shared {
                     stream_version: fold.version,
                     position: last.position,
                     state,
+                    erasures: history.erasures,
                 });
             }
             if let Some(as_of) = as_of {
@@ -207,6 +217,7 @@ impl EventLog {
             wake: Wake::default(),
             master_key: options.master_key,
             failed: CancellationToken::new(),
+            failpoints: options.failpoints,
             blobs: options.blobs,
             entropy: options.entropy,
             epoch,
@@ -250,13 +261,16 @@ impl EventLog {
     /// # Errors
     /// The store does not answer or a record is not readable.
     pub async fn state<S: State>(&self, team: &TeamId, streams: &[StreamId]) -> Result<S, LogError> {
-        self.shared.heads(BTreeSet::from([team.clone()])).await?;
-        let mut folds: Vec<Option<Folded>> = streams.iter().map(|s| self.shared.folds.fold(team, s)).collect();
+        let heads = self.shared.heads(BTreeSet::from([team.clone()])).await?;
+        let cached = |stream| heads.get(team).and_then(|known| self.shared.folds.fold(team, stream, *known));
+        let mut folds: Vec<Option<Folded>> = streams.iter().map(cached).collect();
         let missing: Vec<_> =
             streams.iter().zip(&folds).filter(|(_, f)| f.is_none()).map(|(s, _)| (team.clone(), s.clone())).collect();
-        let mut loaded = self.shared.load_folds(missing).await?;
+        let loaded = self.shared.load_folds(missing).await?;
         Ok(S::from_entities(&mut streams.iter().zip(&mut folds).map(|(stream, fold)| {
-            fold.take().or_else(|| loaded.remove(&(team.clone(), stream.clone()))).unwrap_or_else(|| empty(stream))
+            fold.take()
+                .or_else(|| loaded.get(&(team.clone(), stream.clone())).cloned())
+                .unwrap_or_else(|| empty(stream))
         })))
     }
 
@@ -321,7 +335,7 @@ impl EventLog {
 
     /// Tells this node that a team's log has grown elsewhere: its folds are read anew and its followers wake.
     pub fn note_moved(&self, team: &TeamId, head: Position) {
-        if self.shared.folds.head(team).is_some_and(|known| known.position < head) {
+        if self.shared.folds.known(team).is_some_and(|known| known.head.position < head) {
             self.shared.folds.forget(team);
         }
         self.shared.wake.moved(team, head);

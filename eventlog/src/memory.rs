@@ -1,14 +1,14 @@
 //! A log in memory: a real implementation with every promise but surviving the process, for tests and simulation.
 
-use std::collections::{BTreeMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use domain::StreamId;
 use domain::id::{BlobId, Position, SecretId, TeamId};
 
 use crate::backend::{
-    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, Head, SnapshotRow, StoreError, StreamHistory,
+    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, Head, Hold, SnapshotRow, StoreError, StreamHistory,
 };
 use crate::directory::{DirectoryEntry, DirectoryKey};
 use crate::record::StoredRecord;
@@ -17,10 +17,14 @@ use crate::record::StoredRecord;
 struct Team {
     head: Option<(Head, i64)>,
     records: Vec<StoredRecord>,
-    links: BTreeMap<String, Vec<Position>>,
+    /// The last version of each stream.
+    versions: BTreeMap<String, u64>,
+    /// Where each stream's records are, linked ones included.
+    places: BTreeMap<String, BTreeSet<Position>>,
     blobs: BTreeMap<BlobId, BlobRow>,
     secrets: BTreeMap<SecretId, Vec<u8>>,
     snapshots: BTreeMap<String, SnapshotRow>,
+    erasures: i64,
 }
 
 #[derive(Default)]
@@ -33,36 +37,45 @@ struct Store {
 /// See the module.
 #[derive(Default)]
 pub struct MemoryBackend {
-    store: Mutex<Store>,
+    store: Arc<Mutex<Store>>,
+    /// Writers take turns in the order they came.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl MemoryBackend {
     fn store(&self) -> MutexGuard<'_, Store> {
-        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.store)
     }
+}
+
+fn lock(store: &Mutex<Store>) -> MutexGuard<'_, Store> {
+    store.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn index(position: Position) -> usize {
     usize::try_from(position).unwrap_or(usize::MAX)
 }
 
+/// Returns whether a key occurs twice.
+fn repeats<T: std::hash::Hash + Eq>(keys: impl Iterator<Item = T>) -> bool {
+    let mut seen = HashSet::new();
+    !keys.into_iter().all(|key| seen.insert(key))
+}
+
 impl Store {
     fn conflicts(&self, batch: &Batch) -> bool {
-        let ends = |team: &TeamId| self.teams.get(team).map_or(0, |t| t.records.len());
         let mut next: BTreeMap<&TeamId, usize> = BTreeMap::new();
-        let gap = batch.records.iter().any(|record| {
-            let next = next.entry(&record.team).or_insert_with(|| ends(&record.team));
+        let mut versions: BTreeMap<(&TeamId, &str), u64> = BTreeMap::new();
+        let misplaced = batch.records.iter().any(|record| {
+            let team = self.teams.get(&record.team);
+            let next = next.entry(&record.team).or_insert_with(|| team.map_or(0, |t| t.records.len()));
             *next += 1;
-            index(record.position) != *next
-        });
-        let mut versions = HashSet::new();
-        let version_taken = batch.records.iter().any(|record| {
-            let key = (&record.team, &record.stream, record.stream_version);
-            let stored = self.teams.get(&record.team).is_some_and(|team| {
-                team.records.iter().any(|r| r.stream == record.stream && r.stream_version == record.stream_version)
-            });
-            // Looking through the whole log is quadratic; only a stream's first record can claim a used id.
-            (record.stream_version == 1 && stored) || !versions.insert(key)
+            let last = versions
+                .entry((&record.team, &record.stream))
+                .or_insert_with(|| team.and_then(|t| t.versions.get(&record.stream)).copied().unwrap_or(0));
+            let version_taken = record.stream_version <= *last;
+            *last = record.stream_version;
+            version_taken || index(record.position) != *next
         });
         let answered = batch
             .answers
@@ -73,7 +86,66 @@ impl Store {
                 !batch.releases.iter().any(|(team, id)| *team == entry.team && id == entry.target.id())
             })
         });
-        gap || version_taken || answered || claimed
+        let has_secret = |(team, row): &(TeamId, crate::SecretRow)| {
+            self.teams.get(team).is_some_and(|team| team.secrets.contains_key(&row.id))
+        };
+        let has_blob =
+            |(team, row): &(TeamId, BlobRow)| self.teams.get(team).is_some_and(|team| team.blobs.contains_key(&row.id));
+        misplaced
+            || answered
+            || claimed
+            || batch.secrets.iter().any(has_secret)
+            || batch.blobs.iter().any(has_blob)
+            || repeats(batch.answers.iter().map(|row| &row.key))
+            || repeats(batch.claims.iter().map(|(key, _)| key))
+            || repeats(batch.secrets.iter().map(|(team, row)| (team, &row.id)))
+            || repeats(batch.blobs.iter().map(|(team, row)| (team, &row.id)))
+    }
+
+    fn append(&mut self, batch: &Batch) -> Result<(), AppendError> {
+        if self.conflicts(batch) {
+            return Err(AppendError::Conflict);
+        }
+        for (team, id) in &batch.releases {
+            self.directory.retain(|_, entry| entry.team != *team || entry.target.id() != id);
+        }
+        batch.expired_answers.iter().for_each(|key| drop(self.answers.remove(key)));
+        self.answers.extend(batch.answers.iter().map(|row| (row.key.clone(), row.clone())));
+        self.directory.extend(batch.claims.iter().cloned());
+        for record in &batch.records {
+            let team = self.teams.entry(record.team.clone()).or_default();
+            team.places.entry(record.stream.clone()).or_default().insert(record.position);
+            team.versions.insert(record.stream.clone(), record.stream_version);
+            team.records.push(record.clone());
+        }
+        for (team, link, position) in &batch.links {
+            self.teams.entry(team.clone()).or_default().places.entry(link.clone()).or_default().insert(*position);
+        }
+        for (team, blob) in &batch.blobs {
+            self.teams.entry(team.clone()).or_default().blobs.insert(blob.id.clone(), blob.clone());
+        }
+        for (team, secret) in &batch.secrets {
+            self.teams.entry(team.clone()).or_default().secrets.insert(secret.id.clone(), secret.sealed.clone());
+        }
+        for (team, head) in &batch.heads {
+            let team = self.teams.entry(team.clone()).or_default();
+            let moved_at = team.head.map_or(batch.at, |(_, at)| at.max(batch.at));
+            team.head = Some((*head, moved_at));
+        }
+        Ok(())
+    }
+}
+
+/// The turn of one writer, kept from everyone else.
+struct Held {
+    store: Arc<Mutex<Store>>,
+    _turn: tokio::sync::OwnedMutexGuard<()>,
+}
+
+#[async_trait]
+impl Hold for Held {
+    async fn append(self: Box<Self>, batch: &Batch) -> Result<(), AppendError> {
+        lock(&self.store).append(batch)
     }
 }
 
@@ -99,7 +171,8 @@ impl Backend for MemoryBackend {
 
     async fn teams(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<TeamId>, StoreError> {
         let store = self.store();
-        Ok(store.teams.keys().filter(|id| after.is_none_or(|after| *id > after)).take(limit).cloned().collect())
+        let with_log = store.teams.iter().filter(|(_, team)| team.head.is_some()).map(|(id, _)| id);
+        Ok(with_log.filter(|id| after.is_none_or(|after| *id > after)).take(limit).cloned().collect())
     }
 
     async fn read(&self, team: &TeamId, after: Position, limit: usize) -> Result<Vec<StoredRecord>, StoreError> {
@@ -116,9 +189,9 @@ impl Backend for MemoryBackend {
             let current = |s: &&SnapshotRow| s.shape == domain::entity::SNAPSHOT_VERSION;
             let snapshot = team.snapshots.get(&name).filter(current).cloned();
             let after = snapshot.as_ref().map_or(0, |s| s.position);
-            let places = team.links.get(&name).map_or(&[][..], Vec::as_slice);
-            let records = places.iter().filter(|p| **p > after).map(|p| team.records[index(*p - 1)].clone());
-            StreamHistory { records: records.collect(), snapshot }
+            let places = team.places.get(&name).into_iter().flat_map(|places| places.range(after + 1..));
+            let records = places.map(|p| team.records[index(*p - 1)].clone()).collect();
+            StreamHistory { records, snapshot, erasures: team.erasures }
         };
         Ok(streams.iter().map(history).collect())
     }
@@ -126,8 +199,14 @@ impl Backend for MemoryBackend {
     async fn save_snapshots(&self, snapshots: &[SnapshotRow]) -> Result<(), StoreError> {
         let mut store = self.store();
         for snapshot in snapshots {
-            let team = store.teams.entry(snapshot.team.clone()).or_default();
-            team.snapshots.insert(snapshot.stream.clone(), snapshot.clone());
+            let Some(team) = store.teams.get_mut(&snapshot.team) else { continue };
+            let newer = team
+                .snapshots
+                .get(&snapshot.stream)
+                .is_none_or(|kept| kept.shape != snapshot.shape || kept.position < snapshot.position);
+            if newer && team.erasures == snapshot.erasures {
+                team.snapshots.insert(snapshot.stream.clone(), snapshot.clone());
+            }
         }
         Ok(())
     }
@@ -151,34 +230,13 @@ impl Backend for MemoryBackend {
     }
 
     async fn append(&self, batch: &Batch) -> Result<(), AppendError> {
-        let mut store = self.store();
-        if store.conflicts(batch) {
-            return Err(AppendError::Conflict);
-        }
-        for (team, id) in &batch.releases {
-            store.directory.retain(|_, entry| entry.team != *team || entry.target.id() != id);
-        }
-        batch.expired_answers.iter().for_each(|key| drop(store.answers.remove(key)));
-        store.answers.extend(batch.answers.iter().map(|row| (row.key.clone(), row.clone())));
-        store.directory.extend(batch.claims.iter().cloned());
-        for record in &batch.records {
-            let team = store.teams.entry(record.team.clone()).or_default();
-            team.links.entry(record.stream.clone()).or_default().push(record.position);
-            team.records.push(record.clone());
-        }
-        for (team, link, position) in &batch.links {
-            store.teams.entry(team.clone()).or_default().links.entry(link.clone()).or_default().push(*position);
-        }
-        for (team, blob) in &batch.blobs {
-            store.teams.entry(team.clone()).or_default().blobs.insert(blob.id.clone(), blob.clone());
-        }
-        for (team, secret) in &batch.secrets {
-            store.teams.entry(team.clone()).or_default().secrets.insert(secret.id.clone(), secret.sealed.clone());
-        }
-        for (team, head) in &batch.heads {
-            store.teams.entry(team.clone()).or_default().head = Some((*head, batch.at));
-        }
-        Ok(())
+        let _turn = self.turn.lock().await;
+        self.store().append(batch)
+    }
+
+    async fn hold(&self, _: &[TeamId]) -> Result<Box<dyn Hold>, StoreError> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        Ok(Box::new(Held { store: Arc::clone(&self.store), _turn: turn }))
     }
 
     async fn blob(&self, team: &TeamId, id: &BlobId) -> Result<Option<BlobRow>, StoreError> {
@@ -194,11 +252,12 @@ impl Backend for MemoryBackend {
         let Some(team) = store.teams.get_mut(team) else { return Ok(0) };
         let mut erased = 0;
         for position in positions {
-            if let Some(record) = team.records.get_mut(index(position.saturating_sub(1))) {
+            if let Some(record) = team.records.get_mut(index(position.wrapping_sub(1))) {
                 erased += u64::from(record.personal.take().is_some());
             }
         }
         team.snapshots.clear();
+        team.erasures += 1;
         Ok(erased)
     }
 

@@ -67,9 +67,9 @@ impl Installation {
             }
         }
         command.envs([
-            ("POSTLOG_LISTEN__HTTP", "127.0.0.1:0"),
-            ("POSTLOG_LISTEN__SMTP", "127.0.0.1:0"),
-            ("POSTLOG_LISTEN__METRICS", ""),
+            ("POSTLOG_HTTP__LISTEN", "127.0.0.1:0"),
+            ("POSTLOG_SMTP__LISTEN", "[\"127.0.0.1:0\"]"),
+            ("POSTLOG_METRICS__LISTEN", ""),
             ("POSTLOG_LOG__LEVEL", "warn"),
         ]);
         command.envs(self.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())));

@@ -11,7 +11,8 @@ CREATE TABLE heads (
     epoch    BIGINT NOT NULL,
     position BIGINT NOT NULL,
     hash     BLOB   NOT NULL,
-    moved_at BIGINT NOT NULL
+    moved_at BIGINT NOT NULL,
+    erasures BIGINT NOT NULL DEFAULT 0
 );
 CREATE INDEX heads_moved ON heads (moved_at);
 

@@ -1,0 +1,180 @@
+//! From an accepted mail transaction to events: the pipeline behind every door through which mail comes in.
+//!
+//! Per recipient: find the mailbox, ask its rules. Per mail: trace fields on top, origin checks, parsing, a spam
+//! verdict. Per mailbox: a thread, a body, one command. It answers only after every copy is durable, and a mail that is
+//! handed over again within 24 hours is answered the same way without a second event.
+//!
+//! It deliberately knows no sockets and no SMTP dialogue, and it never sends a bounce: what cannot be taken is refused
+//! while the sender still holds it.
+//!
+//! Invariants:
+//! - Nothing that is derived from the log can stop a mail: a projection that is late or out of order costs a
+//!   thread's precision or a quota's, never the mail.
+//! - A mail that cannot be parsed is stored all the same; its view is merely empty.
+//! - No copy names a recipient of another mailbox.
+
+mod bounds;
+mod commit;
+mod content;
+mod derived;
+mod origin;
+mod rate;
+mod recipient;
+mod refusal;
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use domain::id::{MailboxId, RequestId, TeamId};
+use eventlog::{Allot, EventLog};
+use futures_util::future::join_all;
+use mail::address::Address;
+use mail::auth::Resolver;
+use mail::smtp::Transaction;
+use projections::Views;
+use tokio::sync::Semaphore;
+
+pub use recipient::Asked;
+pub use refusal::Refusal;
+
+use content::Content;
+use rate::Rates;
+use recipient::{Addresses, Usage};
+
+/// How many large mails wait for DNS at the same time.
+const LARGE_MAILS_VERIFIED_AT_ONCE: usize = 16;
+
+/// How mail is taken in.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Our name in trace fields, in `Authentication-Results` and in minted Message-IDs.
+    pub hostname: String,
+    /// The spam score, in tenths of a point, from which mail goes to the junk folder.
+    pub spam_threshold_tenths: i32,
+    /// The mailbox that gets mail for `postmaster` where nobody else does.
+    pub postmaster_mailbox: Option<Address>,
+    /// How many large mails are parsed at the same time; 0 means one per processor.
+    pub large_mails_parsed_at_once: usize,
+    /// Mails from one peer to one mailbox per minute; 0 means any number.
+    pub mails_per_minute_per_mailbox_and_peer: u32,
+    /// Mails to one mailbox per minute; 0 means any number.
+    pub mails_per_minute_per_mailbox: u32,
+}
+
+/// Where mail for a recipient goes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Destination {
+    /// The team that owns the mailbox.
+    pub team: TeamId,
+    /// The mailbox.
+    pub mailbox: MailboxId,
+}
+
+/// A whole mail with its envelope, whose recipients are known.
+#[derive(Debug)]
+pub struct Incoming {
+    /// The envelope, the peer and the content.
+    pub transaction: Transaction,
+    /// Where each of the transaction's recipients goes, in their order.
+    pub destinations: Vec<Destination>,
+}
+
+/// A mail that is durable in every mailbox it was for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// The id of this request: in the events, in the `Received` field and in the reply.
+    pub request: RequestId,
+    /// How many mailboxes got it.
+    pub copies: usize,
+    /// How many of them had it already.
+    pub duplicates: usize,
+}
+
+struct Inner {
+    log: EventLog,
+    views: Views,
+    allot: Allot,
+    options: Options,
+    addresses: Addresses,
+    usage: Usage,
+    rates: Rates,
+    resolver: Option<Arc<dyn Resolver>>,
+    parsers: Arc<Semaphore>,
+    verifiers: Arc<Semaphore>,
+}
+
+/// Takes mail in. Cheap to clone.
+#[derive(Clone)]
+pub struct Receiver {
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Receiver").field("options", &self.inner.options).finish_non_exhaustive()
+    }
+}
+
+impl Receiver {
+    /// Returns a pipeline that writes to a log. Without a resolver the origin of mail stays unchecked.
+    #[must_use]
+    pub fn new(
+        log: EventLog,
+        views: Views,
+        allot: Allot,
+        options: Options,
+        resolver: Option<Arc<dyn Resolver>>,
+    ) -> Self {
+        let parsers = match options.large_mails_parsed_at_once {
+            0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            n => n,
+        };
+        let rates = Rates::new(options.mails_per_minute_per_mailbox_and_peer, options.mails_per_minute_per_mailbox);
+        let inner = Inner {
+            log,
+            views,
+            allot,
+            options,
+            addresses: Addresses::default(),
+            usage: Usage::default(),
+            rates,
+            resolver,
+            parsers: Arc::new(Semaphore::new(parsers)),
+            verifiers: Arc::new(Semaphore::new(LARGE_MAILS_VERIFIED_AT_ONCE)),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Makes a mail durable in every mailbox it is for, then says so.
+    ///
+    /// # Errors
+    /// Why it was not taken. Some mailboxes may have it even then: the sender will hand it over again, and those
+    /// recognise it.
+    pub async fn accept(&self, incoming: Incoming) -> Result<Accepted, Refusal> {
+        let Incoming { transaction, destinations } = incoming;
+        let now = self.inner.allot.now();
+        let request = RequestId::new(now, self.inner.allot.random());
+        let mut copies = commit::copies(&transaction, destinations);
+        let content = Content::read(&self.inner, transaction, &request).await?;
+        let results = if copies.len() == 1 {
+            let copy = copies.remove(0);
+            vec![self.inner.commit(copy, &content, &request, now).await]
+        } else {
+            join_all(copies.into_iter().map(|copy| self.inner.commit(copy, &content, &request, now))).await
+        };
+        let copies = results.len();
+        let mut duplicates = 0;
+        let mut refusals = vec![];
+        for result in results {
+            match result {
+                Ok(commit::Written::New) => {}
+                Ok(commit::Written::Known) => duplicates += 1,
+                Err(refusal) => refusals.push(refusal),
+            }
+        }
+        match Refusal::of_all(&refusals, copies) {
+            None => Ok(Accepted { request, copies, duplicates }),
+            Some(refusal) => Err(refusal),
+        }
+    }
+}

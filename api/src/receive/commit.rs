@@ -1,0 +1,124 @@
+//! One copy of a mail: its thread, its body and its command.
+
+use domain::id::{BlobId, MessageId, RequestId};
+use domain::message::{Correspondence, Folder, ReceiveMessage, Received, Rejected};
+use domain::{Actor, StreamId};
+use eventlog::{Answer, Idempotency, Outcome, Submission, TransactError};
+use mail::message::PARSER_VERSION;
+use mail::smtp::Transaction;
+
+use super::content::Content;
+use super::{Destination, Inner, Refusal};
+
+/// The status kept with the answer to a mail; a repetition is answered the same.
+const ACCEPTED: u16 = 250;
+
+/// What one mailbox gets.
+pub(super) struct Copy {
+    destination: Destination,
+    rcpt_to: Vec<String>,
+}
+
+/// How a copy came to be in its mailbox.
+pub(super) enum Written {
+    /// It was written now.
+    New,
+    /// It was there already.
+    Known,
+}
+
+/// Groups recipients by mailbox: a mailbox named twice gets one copy that lists both.
+pub(super) fn copies(transaction: &Transaction, destinations: Vec<Destination>) -> Vec<Copy> {
+    let mut copies: Vec<Copy> = Vec::with_capacity(destinations.len());
+    let mut places = std::collections::HashMap::with_capacity(destinations.len());
+    for (recipient, destination) in transaction.recipients.iter().zip(destinations) {
+        let place = *places.entry(destination.clone()).or_insert(copies.len());
+        if place == copies.len() {
+            copies.push(Copy { destination, rcpt_to: vec![] });
+        }
+        copies[place].rcpt_to.push(recipient.path.as_str().to_owned());
+    }
+    copies
+}
+
+impl Inner {
+    /// Writes one copy.
+    pub(super) async fn commit(
+        &self,
+        copy: Copy,
+        content: &Content,
+        request: &RequestId,
+        now: i64,
+    ) -> Result<Written, Refusal> {
+        let Copy { destination, rcpt_to } = copy;
+        let thread = self.thread(&destination, content, now).await;
+        let Destination { team, mailbox } = destination;
+        let message = MessageId::new(now, self.allot.random());
+        let blob = BlobId::new(now, self.allot.random());
+        let staged = self.log.stage_blob(&team, &blob, content.raw.clone()).await.map_err(|error| {
+            tracing::warn!(error = %error, "the body of a mail could not be stored");
+            Refusal::Unavailable
+        })?;
+        let facts = Received {
+            message: message.clone(),
+            mailbox: mailbox.clone(),
+            thread,
+            folder: if content.is_spam { Folder::Junk } else { Folder::Inbox },
+            blob: blob.clone(),
+            size_bytes: i64::try_from(content.raw.len()).unwrap_or(i64::MAX),
+            sha256: content.sha256.clone(),
+            is_spam: content.is_spam,
+            spam_score: content.spam_score,
+            spam_rules: content.spam_rules.clone(),
+            attachments: content.attachments,
+            authentication: content.authentication.clone(),
+            sent_at: content.sent_at,
+            parser_version: PARSER_VERSION,
+        };
+        let size_bytes = facts.size_bytes;
+        let personal = Correspondence { rcpt_to, ..content.correspondence.clone() };
+        let command = ReceiveMessage { facts, personal, mail_from: content.mail_from.clone() };
+        let idempotency = Idempotency {
+            scope: format!("smtp:{mailbox}"),
+            key: hex::encode(content.identity),
+            fingerprint: content.identity,
+        };
+        let body = message.to_string();
+        let submission = Submission::new(team, now, Actor::Smtp, request.as_str(), command)
+            .fresh(StreamId::Message(message))
+            .with_blob(blob, staged)
+            .from_ip(content.correspondence.peer_ip.clone())
+            .idempotent(idempotency, move |_| Answer { status: ACCEPTED, headers: vec![], body: body.clone() });
+        match self.log.transact(submission).await {
+            Ok(Outcome::Done(_)) => {
+                self.usage.add(&mailbox, size_bytes);
+                Ok(Written::New)
+            }
+            Ok(Outcome::Repeated(_)) => Ok(Written::Known),
+            Err(error) => Err(refusal(&error)),
+        }
+    }
+}
+
+fn refusal(error: &TransactError<Rejected>) -> Refusal {
+    match error {
+        TransactError::Rejected(Rejected::UnknownMailbox) => Refusal::UnknownMailbox,
+        TransactError::Rejected(Rejected::Suspended) => Refusal::Suspended,
+        TransactError::Rejected(Rejected::SenderRefused) => Refusal::SenderRefused,
+        TransactError::Full => Refusal::StoreFull,
+        TransactError::Overloaded | TransactError::Unavailable(_) | TransactError::Stopped => {
+            tracing::warn!(error = %error, "a mail could not be written");
+            Refusal::Unavailable
+        }
+        // Nothing of this kind is asked for: a fresh message has no version, no keywords and claims no key, and the
+        // idempotency key is its own fingerprint.
+        TransactError::Rejected(
+            Rejected::Unknown | Rejected::TooManyKeywords { .. } | Rejected::VersionMismatch { .. },
+        )
+        | TransactError::Taken(_)
+        | TransactError::IdempotencyMismatch => {
+            tracing::error!(error = %error, "a mail was refused for a reason that cannot be");
+            Refusal::Unavailable
+        }
+    }
+}

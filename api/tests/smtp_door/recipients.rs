@@ -1,0 +1,237 @@
+//! Recipients that are refused, and why.
+
+use api::receive::{Asked, Receiver, Refusal};
+use api::smtp::HarvestConfig;
+use domain::mailbox::{
+    ChangeMailbox, CloseMailbox, FilterMode, ReplaceSenderRules, ResumeMailbox, SenderRule, SuspendMailbox,
+};
+use domain::sending_domain::Mode;
+use mail::address::{ForwardPath, ReversePath};
+
+use crate::backends::Fault;
+use crate::harness::{Door, STORES, Store, config, mail};
+
+#[tokio::test]
+async fn every_recipient_that_is_not_a_mailbox_is_refused_at_rcpt() {
+    for store in STORES {
+        let door = Door::open(store).await;
+        let team = door.team("team.test").await;
+        door.domain(&team, "sendonly.test", Mode::SendOnly).await;
+        door.mailbox(&team, "box@team.test").await;
+        let mut client = door.hello().await;
+        client.say("MAIL FROM:<a@sender.test>", "250").await;
+        for (recipient, expected) in [
+            ("box@team.test", "250 2.1.5"),
+            ("BOX@TEAM.TEST", "250 2.1.5"),
+            ("\"box\"@team.test", "250 2.1.5"),
+            ("box+tag+more@team.test", "250 2.1.5"),
+            ("@relay.test,@other.test:box@team.test", "250 2.1.5"),
+            ("nobody@team.test", "550 5.1.1"),
+            ("+tag@team.test", "550 5.1.1"),
+            ("postmaster@team.test", "550 5.1.1"),
+            ("postmaster", "550 5.1.1"),
+            ("box@sub.team.test", "550 5.7.1"),
+            ("box@elsewhere.test", "550 5.7.1"),
+            ("box%elsewhere.test@team.test", "550 5.1.1"),
+            ("elsewhere.test!box@team.test", "550 5.1.1"),
+            ("box@elsewhere.test@team.test", "501"),
+            ("box@sendonly.test", "550 5.1.2"),
+            ("box@[192.0.2.1]", "550 5.1.2"),
+            ("", "501"),
+        ] {
+            client.say(&format!("RCPT TO:<{recipient}>"), expected).await;
+        }
+        client.say("VRFY box@team.test", "252").await;
+        client.say("RSET", "250").await;
+        client.say("MAIL FROM:<a@sender.test>", "250").await;
+        client.say("RCPT TO:<nobody@team.test>", "550 5.1.1").await;
+        client.say("DATA", "554 5.5.1").await;
+        assert_eq!(door.mails(&team).await.len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn postmaster_goes_to_the_configured_mailbox() {
+    let mut config = config();
+    config.postmaster_mailbox = Some("operator@team.test".into());
+    let door = Door::with(Store::Memory, config, None).await;
+    let (team, other) = (door.team("team.test").await, door.team("other.test").await);
+    door.mailbox(&team, "operator@team.test").await;
+    let mut client = door.hello().await;
+    client.deliver("a@sender.test", &["postmaster", "Postmaster@other.test"], &mail("pm", "Help")).await;
+    client.say("MAIL FROM:<a@sender.test>", "250").await;
+    client.say("RCPT TO:<postmaster@elsewhere.test>", "550 5.7.1").await;
+    let mails = door.mails(&team).await;
+    assert_eq!(mails.len(), 1);
+    assert_eq!(mails[0].1.rcpt_to, ["postmaster", "Postmaster@other.test"]);
+    assert_eq!(door.mails(&other).await.len(), 0);
+    // A team's own mailbox of that name comes first.
+    door.mailbox(&other, "postmaster@other.test").await;
+    client.say("RSET", "250").await;
+    client.deliver("a@sender.test", &["postmaster@other.test"], &mail("pm2", "Help")).await;
+    assert_eq!(door.mails(&other).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_suspended_or_closed_mailbox_takes_nothing_from_that_moment() {
+    for store in STORES {
+        let door = Door::open(store).await;
+        let team = door.team("team.test").await;
+        let mailbox = door.mailbox(&team, "box@team.test").await;
+        let mut client = door.hello().await;
+        client.deliver("a@sender.test", &["box@team.test"], &mail("before", "Hi")).await;
+        door.run(&team, SuspendMailbox { mailbox: mailbox.clone() }).await;
+        client.say("MAIL FROM:<a@sender.test>", "250").await;
+        client.say("RCPT TO:<box@team.test>", "550 5.2.1").await;
+        door.run(&team, ResumeMailbox { mailbox: mailbox.clone() }).await;
+        client.say("RCPT TO:<box@team.test>", "250").await;
+        // Between RCPT and the end of the mail.
+        door.run(&team, SuspendMailbox { mailbox: mailbox.clone() }).await;
+        client.say("DATA", "354").await;
+        client.send(format!("{}.\r\n", mail("late", "Hi"))).await;
+        client.expect("550 5.2.1").await;
+        door.run(&team, CloseMailbox { mailbox }).await;
+        client.say("MAIL FROM:<a@sender.test>", "250").await;
+        client.say("RCPT TO:<box@team.test>", "550 5.1.1").await;
+        // The address may be opened anew, as another mailbox.
+        let again = door.mailbox(&team, "box@team.test").await;
+        client.say("RCPT TO:<box@team.test>", "250").await;
+        client.say("RSET", "250").await;
+        client.deliver("a@sender.test", &["box@team.test"], &mail("again", "Hi")).await;
+        let mails = door.mails(&team).await;
+        assert_eq!((mails.len(), &mails[1].0.mailbox), (2, &again));
+    }
+}
+
+#[tokio::test]
+async fn sender_rules_are_read_at_rcpt() {
+    let door = Door::open(Store::Memory).await;
+    let team = door.team("team.test").await;
+    let mailbox = door.mailbox(&team, "box@team.test").await;
+    let rule = |pattern: &str| SenderRule { pattern: pattern.into(), note: None };
+    let rules = vec![rule("friend.test"), rule("one@sender.test")];
+    for (mode, expected) in [
+        (
+            FilterMode::Allowlist,
+            [("one@sender.test", true), ("x@FRIEND.test", true), ("x@sender.test", false), ("", false)],
+        ),
+        (
+            FilterMode::Denylist,
+            [("one@sender.test", false), ("x@friend.test", false), ("x@sender.test", true), ("", true)],
+        ),
+        (FilterMode::Off, [("one@sender.test", true), ("x@friend.test", true), ("x@sender.test", true), ("", true)]),
+    ] {
+        let (mailbox, rules) = (mailbox.clone(), rules.clone());
+        door.run(&team, ReplaceSenderRules { mailbox, mode, rules, if_version: None }).await;
+        let mut client = door.hello().await;
+        for (sender, admitted) in expected {
+            client.say(&format!("MAIL FROM:<{sender}>"), "250").await;
+            client.say("RCPT TO:<box@team.test>", if admitted { "250" } else { "550 5.7.1" }).await;
+            client.say("RSET", "250").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_mailbox_without_room_refuses_for_now() {
+    let door = Door::open(Store::Memory).await;
+    let team = door.team("team.test").await;
+    let mailbox = door.mailbox(&team, "box@team.test").await;
+    let quota = |quota_bytes| ChangeMailbox {
+        mailbox: mailbox.clone(),
+        display_name: None,
+        quota_bytes: Some(quota_bytes),
+        send_scope: None,
+        if_version: None,
+    };
+    door.run(&team, quota(1_000)).await;
+    let mut client = door.hello().await;
+    client.say("MAIL FROM:<a@sender.test> SIZE=1001", "250").await;
+    client.say("RCPT TO:<box@team.test>", "452 4.2.2").await;
+    client.say("RSET", "250").await;
+    let body = "x".repeat(900);
+    client.deliver("a@sender.test", &["box@team.test"], &format!("{}{body}", mail("fills", "Hi"))).await;
+    client.say("MAIL FROM:<a@sender.test>", "250").await;
+    client.say("RCPT TO:<box@team.test>", "452 4.2.2").await;
+    door.run(&team, quota(1_000_000)).await;
+    client.say("RCPT TO:<box@team.test>", "250").await;
+}
+
+#[tokio::test]
+async fn more_mail_than_the_rate_allows_is_put_off() {
+    let mut config = config();
+    config.rates.mails_per_minute_per_mailbox_and_peer = 3;
+    let door = Door::with(Store::Memory, config, None).await;
+    let team = door.team("team.test").await;
+    door.mailbox(&team, "box@team.test").await;
+    door.mailbox(&team, "other@team.test").await;
+    let mut client = door.hello().await;
+    for n in 0..3 {
+        client.deliver("a@sender.test", &["box@team.test"], &mail(&format!("rate{n}"), "Hi")).await;
+    }
+    client.say("MAIL FROM:<a@sender.test>", "250").await;
+    client.say("RCPT TO:<box@team.test>", "451 4.7.1").await;
+    client.say("RCPT TO:<other@team.test>", "250").await;
+}
+
+#[tokio::test]
+async fn whoever_guesses_addresses_waits_and_is_then_shown_the_door() {
+    let mut config = config();
+    config.harvest = HarvestConfig {
+        unknown_recipients_free: 2,
+        unknown_recipients_max: 4,
+        delay_min_millis: 30,
+        delay_max_millis: 60,
+    };
+    let door = Door::with(Store::Memory, config, None).await;
+    let team = door.team("team.test").await;
+    door.mailbox(&team, "box@team.test").await;
+    let mut client = door.hello().await;
+    client.say("MAIL FROM:<a@sender.test>", "250").await;
+    for (guess, least) in [(1, 0), (2, 0), (3, 30), (4, 60)] {
+        let begun = std::time::Instant::now();
+        client.say(&format!("RCPT TO:<guess{guess}@team.test>"), "550 5.1.1").await;
+        assert!(begun.elapsed().as_millis() >= least, "guess {guess}");
+    }
+    client.say("RCPT TO:<guess5@team.test>", "421 4.7.0").await;
+    client.expect_end().await;
+    // Counted over connections; real mailboxes stay reachable.
+    let mut client = door.hello().await;
+    client.deliver("a@sender.test", &["box@team.test"], &mail("honest", "Hi")).await;
+    client.say("MAIL FROM:<a@sender.test>", "250").await;
+    client.say("RCPT TO:<guess6@team.test>", "421 4.7.0").await;
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_answer_is_a_temporary_failure() {
+    let door = Door::open(Store::Memory).await;
+    let team = door.team("team.test").await;
+    door.mailbox(&team, "box@team.test").await;
+    let mut client = door.hello().await;
+    client.say("MAIL FROM:<a@sender.test>", "250").await;
+    door.faults.set(Fault::Unavailable);
+    client.say("RCPT TO:<box@team.test>", "451 4.3.0").await;
+    door.faults.set(Fault::None);
+    client.say("RCPT TO:<box@team.test>", "250").await;
+}
+
+#[tokio::test]
+async fn how_full_a_mailbox_is_comes_from_its_projection() {
+    let door = Door::open(Store::Sqlite).await;
+    let team = door.team("team.test").await;
+    let mailbox = door.mailbox(&team, "box@team.test").await;
+    let mut client = door.hello().await;
+    client.deliver("a@sender.test", &["box@team.test"], &mail("full", "Hi")).await;
+    let quota = door.mails(&team).await[0].0.size_bytes;
+    let change =
+        ChangeMailbox { mailbox, display_name: None, quota_bytes: Some(quota), send_scope: None, if_version: None };
+    door.run(&team, change).await;
+    door.projected(&team).await;
+    // A node that has not received that mail itself.
+    let options = config().receive_options();
+    let receiver = Receiver::new(door.log.clone(), door.views.clone(), door.allot.clone(), options, None);
+    let (path, sender) = (ForwardPath::parse("<box@team.test>").unwrap(), ReversePath::Null);
+    let peer = "192.0.2.1".parse().unwrap();
+    let asked = Asked { path: &path, sender: &sender, size_octets: None, peer, trusted: false };
+    assert_eq!(receiver.recipient(asked).await, Err(Refusal::OverQuota));
+}

@@ -1,0 +1,76 @@
+//! Places on the way of an append where a test can make it fail. Without the feature `failpoints` they are nothing.
+
+use crate::backend::AppendError;
+
+/// A place on the way of an append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// The lane has taken a batch.
+    LaneBeforeDecide,
+    /// The batch is decided and not yet handed to the store.
+    LaneBeforeAppend,
+    /// The store has the batch; nobody was told yet.
+    LaneAfterAppend,
+    /// SQLite: before statement `n` of the transaction, `BEGIN` and `COMMIT` included.
+    Statement(usize),
+    /// SQLite: after `COMMIT`.
+    AfterCommit,
+}
+
+/// What happens at a failpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The step fails.
+    Error,
+    /// The task panics.
+    Panic,
+    /// The process dies on the spot.
+    Abort,
+}
+
+/// Failpoints of one log or store: at most one is armed, and it fires once. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Failpoints {
+    #[cfg(feature = "failpoints")]
+    armed: std::sync::Arc<std::sync::Mutex<Option<(Point, Fault)>>>,
+}
+
+#[cfg(feature = "failpoints")]
+impl Failpoints {
+    fn armed(&self) -> std::sync::MutexGuard<'_, Option<(Point, Fault)>> {
+        self.armed.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Makes a point fail the next time it is passed.
+    pub fn arm(&self, point: Point, fault: Fault) {
+        *self.armed() = Some((point, fault));
+    }
+
+    /// Returns whether the armed point has not fired yet.
+    #[must_use]
+    pub fn is_armed(&self) -> bool {
+        self.armed().is_some()
+    }
+
+    pub(crate) fn hit(&self, point: Point) -> Result<(), AppendError> {
+        let fault = self.armed().take_if(|(armed, _)| *armed == point);
+        match fault {
+            None => Ok(()),
+            Some((_, Fault::Error)) => Err(AppendError::Unavailable(format!("failpoint {point:?}"))),
+            Some((_, Fault::Panic)) => panic!("failpoint {point:?}"),
+            Some((_, Fault::Abort)) => std::process::abort(),
+        }
+    }
+}
+
+#[cfg(not(feature = "failpoints"))]
+impl Failpoints {
+    pub(crate) fn is_armed(&self) -> bool {
+        false
+    }
+
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "the same signature as with the feature")]
+    pub(crate) fn hit(&self, _: Point) -> Result<(), AppendError> {
+        Ok(())
+    }
+}

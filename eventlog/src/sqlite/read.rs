@@ -1,0 +1,47 @@
+//! Stored rows as values, and the texts that read them.
+
+use sqlx::sqlite::SqliteRow;
+
+use crate::backend::StoreError;
+use crate::rows::{is_undecodable, row_readers};
+
+row_readers!(SqliteRow);
+
+pub(super) const READ: &str = "
+SELECT e.team_id, e.position, e.epoch, e.stream, e.stream_version, e.name, e.version, e.facts, e.personal_digest,
+       e.actor, e.causation, e.correlation, e.at, e.hash, p.salt, p.json
+FROM events e LEFT JOIN personal p ON p.team_id = e.team_id AND p.position = e.position
+WHERE e.team_id = $1 AND e.position > $2
+ORDER BY e.position
+LIMIT $3";
+
+/// Wanted streams come as rows of (index, team, stream, position to read after).
+pub(super) const HISTORIES: &str = "
+SELECT e.team_id, e.position, e.epoch, e.stream, e.stream_version, e.name, e.version, e.facts, e.personal_digest,
+       e.actor, e.causation, e.correlation, e.at, e.hash, p.salt, p.json, w.value->>0
+FROM json_each($1) w
+JOIN events e ON e.team_id = w.value->>1 AND e.stream = w.value->>2 AND e.position > w.value->>3
+LEFT JOIN personal p ON p.team_id = e.team_id AND p.position = e.position
+UNION ALL
+SELECT e.team_id, e.position, e.epoch, e.stream, e.stream_version, e.name, e.version, e.facts, e.personal_digest,
+       e.actor, e.causation, e.correlation, e.at, e.hash, p.salt, p.json, w.value->>0
+FROM json_each($1) w
+JOIN event_links l ON l.team_id = w.value->>1 AND l.stream = w.value->>2 AND l.position > w.value->>3
+JOIN events e ON e.team_id = l.team_id AND e.position = l.position
+LEFT JOIN personal p ON p.team_id = e.team_id AND p.position = e.position
+ORDER BY 17, 2";
+
+pub(super) fn unavailable(error: &sqlx::Error) -> StoreError {
+    match error {
+        e if is_undecodable(e) => StoreError::Corrupt(error.to_string()),
+        // SQLITE_CORRUPT, SQLITE_NOTADB
+        sqlx::Error::Database(e) if matches!(primary_code(e.as_ref()), Some(11 | 26)) => {
+            StoreError::Corrupt(error.to_string())
+        }
+        _ => StoreError::Unavailable(error.to_string()),
+    }
+}
+
+pub(super) fn primary_code(error: &dyn sqlx::error::DatabaseError) -> Option<i32> {
+    error.code()?.parse::<i32>().ok().map(|code| code & 0xff)
+}

@@ -1,0 +1,215 @@
+//! The one task that keeps the views up with every team's log.
+//!
+//! It visits the teams that moved, one page of events per visit, so that teams take turns. All projections of a team
+//! take the page, and their cursors move with the rows in one transaction. *That* a team moved it hears from wake-ups
+//! and from a poll of the heads, which alone would do; *what* happened it reads from the log.
+
+mod faults;
+mod teams;
+
+use std::time::Duration;
+
+use domain::id::{Position, TeamId};
+use eventlog::EventLog;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::db::Tx;
+use crate::views::{lock_cursors, move_cursors};
+use crate::{Error, Projection, Views};
+use faults::Faults;
+use teams::Teams;
+
+/// How many events are applied in one transaction.
+const PAGE_EVENTS: usize = 1_000;
+/// How often the heads are asked for.
+const POLL_EVERY: Duration = Duration::from_secs(1);
+/// How long to wait before trying again when a database does not answer; doubles up to the second.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// Follows all teams. See the module.
+#[derive(Debug)]
+pub struct Runner {
+    log: EventLog,
+    views: Views,
+    ready: watch::Sender<bool>,
+}
+
+/// What a visit to a team came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Visit {
+    /// There is more to read.
+    More,
+    /// Everything that could be applied is.
+    Done,
+}
+
+impl Runner {
+    /// Returns a runner that is not yet running.
+    #[must_use]
+    pub fn new(log: EventLog, views: Views) -> Self {
+        Self { log, views, ready: watch::channel(false).0 }
+    }
+
+    /// Returns whether the views have caught up with where the logs ended when the runner started. Before that they may
+    /// be empty, because a projection was new or had changed.
+    #[must_use]
+    pub fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
+    }
+
+    /// Follows all teams until it is told to stop; the page at hand is finished first.
+    ///
+    /// # Errors
+    /// The views are not readable at all when it starts. Later failures are waited out.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
+        let mut hints = self.log.wake().all();
+        let mut teams = Teams::default();
+        let mut faults = Faults::load(&self.views).await?;
+        let mut poll = tokio::time::interval(POLL_EVERY);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut back_off = BACK_OFF.0;
+        let mut pause: Option<Instant> = None;
+        loop {
+            let work = pause.is_none() && teams.has_next();
+            let resume = pause.or_else(|| faults.next_retry());
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                hint = hints.next() => match hint {
+                    Some((team, head)) => teams.moved(team, head),
+                    None => teams.look_at_all(),
+                },
+                _ = poll.tick() => {
+                    if let Err(error) = teams.poll(&self.log, &self.views).await {
+                        tracing::warn!(%error, "the heads of the logs could not be read; trying again");
+                    }
+                    self.report(&teams);
+                }
+                () = tokio::time::sleep_until(resume.unwrap_or_else(Instant::now)), if resume.is_some() => {
+                    pause = None;
+                    faults.due().into_iter().for_each(|team| teams.again(team));
+                }
+                () = std::future::ready(()), if work => {
+                    let Some(team) = teams.next() else { continue };
+                    match self.visit(&team, &mut faults).await {
+                        Ok(Visit::More) => teams.again(team),
+                        Ok(Visit::Done) => teams.done(&team),
+                        Err(Error::Superseded { projection }) => {
+                            tracing::error!(follower.name = projection, "another build owns the views; standing by");
+                            stop.cancelled().await;
+                            return Ok(());
+                        }
+                        Err(error) => {
+                            tracing::warn!(error = &error as &dyn std::error::Error, "the views cannot be written; trying again");
+                            teams.again(team);
+                            pause = Some(Instant::now() + back_off);
+                            back_off = (back_off * 2).min(BACK_OFF.1);
+                            continue;
+                        }
+                    }
+                    back_off = BACK_OFF.0;
+                    self.report(&teams);
+                }
+            }
+        }
+    }
+
+    fn report(&self, teams: &Teams) {
+        if teams.have_caught_up() {
+            self.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a gauge of a backlog needs no 53 bits")]
+        metrics::gauge!("follower_lag_events", "follower" => "projections").set(teams.lag_events() as f64);
+    }
+
+    /// Applies one page to all sound projections of a team, and a little to each that failed and is due again.
+    async fn visit(&self, team: &TeamId, faults: &mut Faults) -> Result<Visit, Error> {
+        let (sound, due) = faults.split(team, self.views.projections());
+        let mut visit = Visit::Done;
+        if !sound.is_empty() && self.page(team, &sound, PAGE_EVENTS, faults).await? == Visit::More {
+            visit = Visit::More;
+        }
+        for projection in due {
+            // One event at a time finds the one that cannot be folded, and takes those before it.
+            if self.page(team, &[projection], 1, faults).await? == Visit::More {
+                visit = Visit::More;
+            }
+        }
+        let reached = match faults.has(team) {
+            true => self.views.position(team).await?,
+            false => return Ok(visit),
+        };
+        self.views.publish(team, reached);
+        Ok(visit)
+    }
+
+    /// Applies at most `limit` events to those of the projections that are furthest behind.
+    async fn page(
+        &self,
+        team: &TeamId,
+        projections: &[&'static dyn Projection],
+        limit: usize,
+        faults: &mut Faults,
+    ) -> Result<Visit, Error> {
+        let mut tx = self.views.db().begin().await?;
+        let cursors = lock_cursors(&mut tx, team, self.views.projections()).await?;
+        let at = |p: &&'static dyn Projection| cursors.get(p.name()).copied().unwrap_or(0);
+        let Some(lowest) = projections.iter().map(at).min() else { return Ok(Visit::Done) };
+        let (behind, ahead): (Vec<_>, Vec<_>) = projections.iter().copied().partition(|p| at(p) == lowest);
+        // The page ends where the next projection stands, which joins from there.
+        let room = ahead.iter().map(at).min().map_or(limit, |next| usize::try_from(next - lowest).unwrap_or(limit));
+        let events = match self.log.read(team, lowest, limit.min(room)).await.map_err(Error::from) {
+            Ok(events) => events,
+            Err(error) if error.is_unavailable() => return Err(error),
+            Err(error) => {
+                tx.rollback().await?;
+                for projection in behind {
+                    faults.failed(&self.views, team, projection, lowest, limit, &error).await?;
+                }
+                return Ok(Visit::More);
+            }
+        };
+        let Some(last) = events.last().map(|record| record.position) else {
+            tx.commit().await?;
+            if !faults.has(team) {
+                self.views.publish(team, lowest);
+            }
+            return Ok(Visit::Done);
+        };
+        if let Err((projection, error)) = apply_all(&mut tx, team, &behind, &events).await {
+            drop(tx.rollback().await);
+            if error.is_unavailable() {
+                return Err(error);
+            }
+            faults.failed(&self.views, team, projection, lowest, events.len(), &error).await?;
+            return Ok(Visit::More);
+        }
+        move_cursors(&mut tx, team, &behind, lowest, last).await?;
+        let mended = faults.passed(&mut tx, team, &behind, last).await?;
+        tx.commit().await?;
+        faults.mend(team, &mended);
+        if !faults.has(team) {
+            self.views.publish(team, if ahead.is_empty() { last } else { lowest });
+        }
+        Ok(if events.len() < limit && ahead.is_empty() { Visit::Done } else { Visit::More })
+    }
+}
+
+async fn apply_all(
+    tx: &mut Tx<'_>,
+    team: &TeamId,
+    projections: &[&'static dyn Projection],
+    events: &[eventlog::Recorded],
+) -> Result<(), (&'static dyn Projection, Error)> {
+    for projection in projections {
+        projection.apply(tx, team, events).await.map_err(|error| (*projection, error))?;
+    }
+    Ok(())
+}
+
+/// Returns a position as a position after it, for a page of so many events.
+pub(crate) fn behind(position: Position, events: usize) -> Position {
+    position.saturating_add(u64::try_from(events).unwrap_or(u64::MAX))
+}

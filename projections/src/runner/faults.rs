@@ -1,0 +1,201 @@
+//! Projections that cannot go on for a team.
+//!
+//! A projection that fails is left behind while the others go on. It is tried again, event by event, so that it comes
+//! as far as it can; at the event it cannot take it is tried five times and then parked: listed with its error,
+//! counted in a gauge, tried again when the runner starts next. Nothing is ever skipped.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use domain::id::{Position, TeamId};
+use tokio::time::Instant;
+
+use super::behind;
+use crate::db::Tx;
+use crate::{Error, Projection, Views, exec, signed};
+
+/// How often an event is tried before its projection is parked.
+const TRIES_MAX: u32 = 5;
+/// How long to wait before the second try; doubles each time.
+const RETRY_AFTER: Duration = Duration::from_millis(20);
+/// How many characters of an error are kept.
+const ERROR_CHARS_MAX: usize = 2_000;
+
+#[derive(Debug)]
+struct Fault {
+    /// Where it failed first: up to here it goes one event at a time.
+    until: Position,
+    /// The event it cannot take is behind this position.
+    position: Position,
+    /// How often that one was tried.
+    tries: u32,
+    /// When it is tried again; `None` when it is parked.
+    retry: Option<Instant>,
+    /// Whether there is a row that lists it.
+    is_listed: bool,
+}
+
+/// All projections that cannot go on, by team.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    teams: HashMap<TeamId, HashMap<&'static str, Fault>>,
+}
+
+impl Faults {
+    /// Returns the projections that were parked, each with a new chance.
+    pub(super) async fn load(views: &Views) -> Result<Self, Error> {
+        let mut faults = Self::default();
+        for parked in views.parked().await? {
+            let Some(projection) = views.projections().iter().find(|p| p.name() == parked.projection) else { continue };
+            let fault = Fault {
+                until: behind(parked.position, 1),
+                position: parked.position,
+                tries: 0,
+                retry: Some(Instant::now()),
+                is_listed: true,
+            };
+            faults.teams.entry(parked.team).or_default().insert(projection.name(), fault);
+        }
+        faults.gauge();
+        Ok(faults)
+    }
+
+    pub(super) fn has(&self, team: &TeamId) -> bool {
+        self.teams.contains_key(team)
+    }
+
+    /// Returns the projections of a team that are sound, and those that failed and may be tried now.
+    pub(super) fn split(
+        &self,
+        team: &TeamId,
+        projections: &[&'static dyn Projection],
+    ) -> (Vec<&'static dyn Projection>, Vec<&'static dyn Projection>) {
+        let Some(faults) = self.teams.get(team) else { return (projections.to_vec(), vec![]) };
+        let now = Instant::now();
+        let (faulty, sound): (Vec<_>, Vec<_>) =
+            projections.iter().copied().partition(|p| faults.contains_key(p.name()));
+        let is_due = |p: &&'static dyn Projection| {
+            faults.get(p.name()).is_some_and(|fault| fault.retry.is_some_and(|retry| retry <= now))
+        };
+        (sound, faulty.into_iter().filter(is_due).collect())
+    }
+
+    /// Returns when the next try is due.
+    pub(super) fn next_retry(&self) -> Option<Instant> {
+        self.teams.values().flat_map(HashMap::values).filter_map(|fault| fault.retry).min()
+    }
+
+    /// Returns the teams with a try that is due.
+    pub(super) fn due(&mut self) -> Vec<TeamId> {
+        let now = Instant::now();
+        let due = |faults: &HashMap<_, Fault>| faults.values().any(|f| f.retry.is_some_and(|retry| retry <= now));
+        self.teams.iter().filter(|(_, faults)| due(faults)).map(|(team, _)| team.clone()).collect()
+    }
+
+    /// Notes that a projection could not take a page of events behind a position.
+    pub(super) async fn failed(
+        &mut self,
+        views: &Views,
+        team: &TeamId,
+        projection: &'static dyn Projection,
+        position: Position,
+        events: usize,
+        error: &Error,
+    ) -> Result<(), Error> {
+        let name = projection.name();
+        let fresh = || Fault { until: behind(position, events), position, tries: 0, retry: None, is_listed: false };
+        let fault = self.teams.entry(team.clone()).or_default().entry(name).or_insert_with(fresh);
+        if events > 1 {
+            // Some event of many: which one, the next tries find out.
+            fault.retry = Some(Instant::now());
+            return Ok(());
+        }
+        if fault.position != position {
+            (fault.position, fault.tries) = (position, 0);
+        }
+        fault.tries += 1;
+        if fault.tries < TRIES_MAX {
+            fault.retry = Some(Instant::now() + RETRY_AFTER * 2_u32.pow(fault.tries - 1));
+            return Ok(());
+        }
+        fault.retry = None;
+        fault.is_listed = true;
+        let tries = fault.tries;
+        let text = chain(error);
+        tracing::error!(
+            follower.name = name, team.id = %team, log.position = position + 1, error = text,
+            "an event cannot be folded; this view stands still for this team",
+        );
+        self.gauge();
+        let mut tx = views.db().begin().await?;
+        exec!(
+            tx,
+            "INSERT INTO parked (team_id, projection, position, tries, error) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (team_id, projection) DO UPDATE
+             SET position = excluded.position, tries = excluded.tries, error = excluded.error",
+            team.as_str(),
+            name,
+            signed(position),
+            i64::from(tries),
+            text.as_str()
+        )?;
+        tx.commit().await
+    }
+
+    /// Notes that projections took everything up to a position; returns which of them are sound again. Their rows in the
+    /// list go with the transaction that proves it.
+    pub(super) async fn passed(
+        &mut self,
+        tx: &mut Tx<'_>,
+        team: &TeamId,
+        projections: &[&'static dyn Projection],
+        position: Position,
+    ) -> Result<Vec<&'static str>, Error> {
+        let Some(faults) = self.teams.get(team) else { return Ok(vec![]) };
+        let mut mended = vec![];
+        for projection in projections {
+            let Some(fault) = faults.get(projection.name()) else { continue };
+            if fault.is_listed {
+                let (team, name) = (team.as_str(), projection.name());
+                exec!(tx, "DELETE FROM parked WHERE team_id = $1 AND projection = $2", team, name)?;
+            }
+            if position >= fault.until {
+                mended.push(projection.name());
+            }
+        }
+        Ok(mended)
+    }
+
+    /// Forgets faults whose end is now lasting.
+    pub(super) fn mend(&mut self, team: &TeamId, mended: &[&'static str]) {
+        let Some(faults) = self.teams.get_mut(team) else { return };
+        faults.retain(|name, _| !mended.contains(name));
+        if faults.is_empty() {
+            self.teams.remove(team);
+        }
+        self.gauge();
+    }
+
+    fn gauge(&self) {
+        let mut counts: HashMap<&'static str, u32> = HashMap::new();
+        for (name, fault) in self.teams.values().flatten() {
+            *counts.entry(name).or_default() += u32::from(fault.retry.is_none());
+        }
+        for projection in crate::ALL {
+            let parked = counts.get(projection.name()).copied().unwrap_or(0);
+            metrics::gauge!("follower_parked", "follower" => projection.name()).set(f64::from(parked));
+        }
+    }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text.chars().filter(|c| *c != '\0').take(ERROR_CHARS_MAX).collect()
+}

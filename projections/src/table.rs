@@ -1,0 +1,294 @@
+//! Tables as lists of columns, so that each batch is one statement per table on both engines.
+//!
+//! The unit of cost is the round trip: rows travel as one JSON parameter, an array of arrays, and the statement takes
+//! them apart. The team is a parameter of its own, because every page of events is one team's.
+
+use std::fmt::Write as _;
+
+use domain::id::TeamId;
+use sqlx::AssertSqlSafe;
+
+use crate::db::{Cells, Engine, Tx};
+use crate::{Error, exec, rows};
+
+/// What a column holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Text.
+    Text,
+    /// A signed 64-bit number.
+    Int,
+    /// Yes or no.
+    Bool,
+}
+
+/// A table of a projection. Its first key column is `team_id`, which is not listed.
+#[derive(Debug)]
+pub struct Table {
+    /// Its name.
+    pub name: &'static str,
+    /// The key columns behind `team_id`.
+    pub key: &'static [(&'static str, Kind)],
+    /// The other columns.
+    pub rest: &'static [(&'static str, Kind)],
+}
+
+/// What happens to a row whose key is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Existing {
+    /// It cannot be: the statement fails.
+    Refuse,
+    /// The new row takes its place.
+    Replace,
+    /// As this clause says.
+    Clause(&'static str),
+}
+
+impl Table {
+    /// Returns all columns behind `team_id`, in the order in which rows are written.
+    pub(crate) fn columns(&self) -> impl Iterator<Item = &'static (&'static str, Kind)> {
+        self.key.iter().chain(self.rest)
+    }
+
+    /// Returns the names of all columns behind `team_id`, separated by commas.
+    pub(crate) fn column_list(&self) -> String {
+        self.columns().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+    }
+
+    fn insert_text(&self, engine: Engine, existing: Existing) -> String {
+        let mut sql = format!("INSERT INTO {} (team_id, {}) SELECT ", self.name, self.column_list());
+        sql.push_str(engine.pick("$2", "$2::text"));
+        for (i, (_, kind)) in self.columns().enumerate() {
+            sql.push_str(", ");
+            sql.push_str(&element(engine, "value", i, *kind));
+        }
+        sql.push_str(engine.pick(" FROM jsonb_each($1)", " FROM json_array_elements($1::json)"));
+        sql.push_str(" WHERE true");
+        match existing {
+            Existing::Refuse => {}
+            Existing::Replace => {
+                let key: Vec<_> = self.key.iter().map(|(name, _)| *name).collect();
+                let set: Vec<_> = self.rest.iter().map(|(name, _)| format!("{name} = excluded.{name}")).collect();
+                let _ = write!(sql, " ON CONFLICT (team_id, {}) DO UPDATE SET {}", key.join(", "), set.join(", "));
+            }
+            Existing::Clause(clause) => {
+                sql.push(' ');
+                sql.push_str(clause);
+            }
+        }
+        sql
+    }
+
+    /// Writes rows with all columns.
+    pub(crate) async fn insert(
+        &self,
+        tx: &mut Tx<'_>,
+        team: &TeamId,
+        rows: Rows,
+        existing: Existing,
+    ) -> Result<(), Error> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let sql = AssertSqlSafe(self.insert_text(tx.engine(), existing));
+        exec!(tx, sql, rows.finish(), team.as_str())?;
+        Ok(())
+    }
+
+    /// Changes some columns of rows: each row given is the key, then these columns. Rows that are not there stay absent.
+    pub(crate) async fn update(
+        &self,
+        tx: &mut Tx<'_>,
+        team: &TeamId,
+        columns: &[(&'static str, Kind)],
+        rows: Rows,
+    ) -> Result<(), Error> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let engine = tx.engine();
+        let set: Vec<_> = columns
+            .iter()
+            .enumerate()
+            .map(|(i, (name, kind))| format!("{name} = {}", element(engine, "j.value", self.key.len() + i, *kind)))
+            .collect();
+        let source = engine.pick("jsonb_each($1) j", "json_array_elements($1::json) j(value)");
+        let sql = format!(
+            "UPDATE {name} SET {} FROM {source} WHERE {name}.team_id = $2 AND {}",
+            set.join(", "),
+            self.key_equals(engine, "j.value"),
+            name = self.name,
+        );
+        exec!(tx, AssertSqlSafe(sql), rows.finish(), team.as_str())?;
+        Ok(())
+    }
+
+    /// Drops rows; each row given is a key.
+    pub(crate) async fn delete(&self, tx: &mut Tx<'_>, team: &TeamId, keys: Rows) -> Result<(), Error> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let sql = format!("DELETE FROM {} WHERE team_id = $2 AND {}", self.name, self.key_in(tx.engine()));
+        exec!(tx, AssertSqlSafe(sql), keys.finish(), team.as_str())?;
+        Ok(())
+    }
+
+    /// Returns rows; each row given is a key. Keys that are not there are left out.
+    pub(crate) async fn load(&self, tx: &mut Tx<'_>, team: &TeamId, keys: Rows) -> Result<Vec<Cells>, Error> {
+        self.load_columns(tx, team, keys, &self.column_list()).await
+    }
+
+    /// Returns some columns of rows; see [`Table::load`].
+    pub(crate) async fn load_columns(
+        &self,
+        tx: &mut Tx<'_>,
+        team: &TeamId,
+        keys: Rows,
+        columns: &str,
+    ) -> Result<Vec<Cells>, Error> {
+        if keys.is_empty() {
+            return Ok(vec![]);
+        }
+        let (name, keyed) = (self.name, self.key_in(tx.engine()));
+        let sql = format!("SELECT {columns} FROM {name} WHERE team_id = $2 AND {keyed}");
+        Ok(rows!(tx, AssertSqlSafe(sql), keys.finish(), team.as_str())?)
+    }
+
+    /// `(a, b) IN (SELECT … FROM …)` over keys in the first parameter.
+    fn key_in(&self, engine: Engine) -> String {
+        let names: Vec<_> = self.key.iter().map(|(name, _)| *name).collect();
+        let values: Vec<_> =
+            self.key.iter().enumerate().map(|(i, (_, kind))| element(engine, "value", i, *kind)).collect();
+        let source = engine.pick("jsonb_each($1)", "json_array_elements($1::json)");
+        format!("({}) IN (SELECT {} FROM {source})", names.join(", "), values.join(", "))
+    }
+
+    fn key_equals(&self, engine: Engine, value: &str) -> String {
+        let equal: Vec<_> = self
+            .key
+            .iter()
+            .enumerate()
+            .map(|(i, (name, kind))| format!("{}.{name} = {}", self.name, element(engine, value, i, *kind)))
+            .collect();
+        equal.join(" AND ")
+    }
+}
+
+/// The SQL that takes one element out of a row in JSON.
+fn element(engine: Engine, value: &str, i: usize, kind: Kind) -> String {
+    match (engine, kind) {
+        (Engine::Sqlite, _) | (Engine::Postgres, Kind::Text) => format!("{value}->>{i}"),
+        (Engine::Postgres, Kind::Int) => format!("({value}->>{i})::bigint"),
+        (Engine::Postgres, Kind::Bool) => format!("({value}->>{i})::boolean"),
+    }
+}
+
+/// One value on its way into a table.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Cell<'a> {
+    Null,
+    Text(&'a str),
+    Int(i64),
+    Bool(bool),
+}
+
+impl<'a> From<&'a str> for Cell<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl<'a> From<&'a String> for Cell<'a> {
+    fn from(text: &'a String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<i64> for Cell<'_> {
+    fn from(n: i64) -> Self {
+        Self::Int(n)
+    }
+}
+
+impl From<u64> for Cell<'_> {
+    fn from(n: u64) -> Self {
+        Self::Int(i64::try_from(n).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<bool> for Cell<'_> {
+    fn from(yes: bool) -> Self {
+        Self::Bool(yes)
+    }
+}
+
+impl<'a, T: Into<Cell<'a>>> From<Option<T>> for Cell<'a> {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
+/// Makes a row of [`Cell`]s out of values.
+macro_rules! cells {
+    ($($value:expr),+ $(,)?) => { &[$($crate::table::Cell::from($value)),+] };
+}
+pub(crate) use cells;
+
+/// Rows on their way into a table: a JSON array of arrays.
+#[derive(Debug, Default)]
+pub(crate) struct Rows {
+    json: Vec<u8>,
+}
+
+impl Rows {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.json.is_empty()
+    }
+
+    pub(crate) fn push(&mut self, cells: &[Cell<'_>]) {
+        self.json.push(if self.json.is_empty() { b'[' } else { b',' });
+        for (i, cell) in cells.iter().enumerate() {
+            self.json.push(if i == 0 { b'[' } else { b',' });
+            match cell {
+                Cell::Null => self.json.extend_from_slice(b"null"),
+                Cell::Bool(true) => self.json.extend_from_slice(b"true"),
+                Cell::Bool(false) => self.json.extend_from_slice(b"false"),
+                Cell::Int(n) => self.write(n),
+                // PostgreSQL has no NUL in text; both engines keep the same.
+                Cell::Text(text) if text.contains('\0') => self.write(&text.replace('\0', "\u{fffd}")),
+                Cell::Text(text) => self.write(text),
+            }
+        }
+        self.json.push(b']');
+    }
+
+    fn write(&mut self, value: &(impl serde::Serialize + ?Sized)) {
+        serde_json::to_writer(&mut self.json, value)
+            .expect("texts and numbers always serialise, and memory takes them");
+    }
+
+    fn finish(mut self) -> String {
+        if self.json.is_empty() {
+            self.json.push(b'[');
+        }
+        self.json.push(b']');
+        String::from_utf8(self.json).expect("JSON of texts is UTF-8")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_json_without_nul() {
+        let mut rows = Rows::new();
+        rows.push(cells!["a\0\"b", 1_i64, true, None::<&str>]);
+        rows.push(cells!["é", 2_u64, false, Some("x")]);
+        assert_eq!(rows.finish(), "[[\"a\u{fffd}\\\"b\",1,true,null],[\"é\",2,false,\"x\"]]");
+    }
+}

@@ -1,0 +1,21 @@
+CREATE TABLE IF NOT EXISTS projection_versions (
+    projection TEXT   NOT NULL PRIMARY KEY,
+    version    BIGINT NOT NULL,
+    tables     TEXT   NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS cursors (
+    team_id    TEXT   NOT NULL,
+    projection TEXT   NOT NULL,
+    position   BIGINT NOT NULL,
+    PRIMARY KEY (team_id, projection)
+);
+
+CREATE TABLE IF NOT EXISTS parked (
+    team_id    TEXT   NOT NULL,
+    projection TEXT   NOT NULL,
+    position   BIGINT NOT NULL,
+    tries      BIGINT NOT NULL,
+    error      TEXT   NOT NULL,
+    PRIMARY KEY (team_id, projection)
+);

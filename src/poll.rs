@@ -1,0 +1,83 @@
+//! What a node does now and then: hears of other processes' appends, and drops bookkeeping that has expired.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use domain::id::{Position, TeamId};
+use eventlog::{Allot, EventLog, LogError};
+use tokio_util::sync::CancellationToken;
+
+/// How far the clocks of nodes may differ before an append of one is noticed late by another.
+const SKEW_MICROS: i64 = 10 * 1_000_000;
+/// How many heads one look takes.
+const PAGE: usize = 1_000;
+/// How many expired answers one statement drops.
+const ANSWERS: usize = 1_000;
+
+/// Looks at the heads that moved, often while somebody waits for events and seldom otherwise.
+///
+/// # Errors
+/// Never: a store that does not answer is tried again.
+pub async fn heads(
+    log: EventLog,
+    allot: Allot,
+    idle: Duration,
+    busy: Duration,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut seen: HashMap<TeamId, (Position, i64)> = HashMap::new();
+    loop {
+        let pause = if log.wake().listened().is_empty() { idle } else { busy };
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
+        }
+        let since = allot.now() - SKEW_MICROS;
+        if let Err(e) = look(&log, since, &mut seen).await {
+            tracing::warn!(error = %e, "the heads of the logs cannot be read; trying again");
+        }
+        seen.retain(|_, (_, at)| *at >= since);
+    }
+}
+
+async fn look(log: &EventLog, since: i64, seen: &mut HashMap<TeamId, (Position, i64)>) -> Result<(), LogError> {
+    let mut from = since;
+    loop {
+        let moved = log.moved_since(from, PAGE).await?;
+        let full = moved.len() == PAGE;
+        let last = moved.last().map_or(from, |(_, _, at)| *at);
+        for (team, head, at) in moved {
+            if seen.insert(team.clone(), (head, at)).is_none_or(|(before, _)| before < head) {
+                log.note_moved(&team, head);
+            }
+        }
+        // A page full of one microsecond cannot be passed; the next look sees the rest.
+        if !full || last == from {
+            return Ok(());
+        }
+        from = last;
+    }
+}
+
+/// Drops answers to requests that are older than 24 hours.
+///
+/// # Errors
+/// Never: a store that does not answer is tried again.
+pub async fn housekeeping(log: EventLog, allot: Allot, stop: CancellationToken) -> anyhow::Result<()> {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(Duration::from_secs(60)) => {}
+        }
+        while !stop.is_cancelled() {
+            match log.drop_expired_answers(allot.now(), ANSWERS).await {
+                Ok(dropped) if dropped < u64::try_from(ANSWERS).unwrap_or(u64::MAX) => break,
+                Ok(_) => {}
+                Err(e) => {
+                    tracing::warn!(error = %e, "expired answers cannot be dropped; trying again");
+                    break;
+                }
+            }
+        }
+    }
+}
