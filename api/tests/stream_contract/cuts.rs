@@ -129,7 +129,7 @@ async fn twenty_readers_with_fifty_cuts_each_see_what_was_written() {
                 let mut state = reader * 7_919 + 1;
                 for _ in 0..50 {
                     state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                    let cut = usize::try_from(state >> 33).unwrap() % 9_000;
+                    let cut = usize::try_from(state >> 33).unwrap() % 3_000;
                     let mut socket = Socket::open(address, &world.mailbox_key, "/mailbox/events", Some(&last)).await;
                     socket.parser.feed(format!("id: {last}\n\n").as_bytes());
                     let (events, presented) = socket.cut_after(cut).await;

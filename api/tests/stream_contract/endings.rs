@@ -102,7 +102,7 @@ async fn an_id_that_cannot_be_resumed_from_is_told_and_the_stream_goes_on() {
             "evt_".to_owned(),
             "x".repeat(100_000),
             EventId::new(&domain::testing::team_id(), 1, 1).to_string(),
-            EventId { position: head.position + 1, ..head }.to_string(),
+            EventId { position: head.position + 1_000_000, ..head }.to_string(),
             EventId { epoch: 2, ..head }.to_string(),
             EventId { epoch: 0, ..head }.to_string(),
             EventId { epoch: 9, position: 0, ..head }.to_string(),

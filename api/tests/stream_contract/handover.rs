@@ -176,7 +176,7 @@ async fn events_that_come_during_the_handover_are_told_once() {
             held += usize::from(race(hold, after, resume, others).await);
         }
     }
-    assert!(held > 20, "the races should have happened: {held}");
+    assert!(held >= 16, "the races should have happened: {held}");
 }
 
 #[tokio::test]
