@@ -44,12 +44,14 @@ async fn pgbench() -> f64 {
         "09".repeat(32),
     );
     std::fs::write(script.path(), insert).unwrap();
-    let name = config.url.rsplit('/').next().unwrap().to_owned();
+    let (server, name) = config.url.rsplit_once('/').unwrap();
+    let socket = server.rsplit_once('@').unwrap().1.replace("%2F", "/");
+    let name = name.to_owned();
     let path = script.path().to_owned();
     let said = tokio::task::spawn_blocking(move || {
         let mut command = Command::new("pgbench");
         command.args(["-n", "-M", "prepared", "-T", "2", "-D", "n=0", "-U", "postlog"]);
-        command.args(["-c", &CLIENTS.to_string(), "-j", "2", "-h"]).arg(Cluster::shared().socket_directory());
+        command.args(["-c", &CLIENTS.to_string(), "-j", "2", "-h", &socket]);
         command.arg("-f").arg(path).arg(name).output().unwrap()
     })
     .await
