@@ -35,7 +35,6 @@ use eventlog::{LogError, Recorded};
 
 pub use db::{Db, Tx};
 pub use page::{Page, Paged};
-
 pub use rebuild::{Progress, rebuild, replay};
 pub use runner::Runner;
 pub use table::Table;
@@ -74,10 +73,6 @@ pub static ALL: &[&dyn Projection] = &[
     &audit::Audit,
     &inbox_logs::InboxLogs,
 ];
-
-/// Tables beside the projections that live in the same database and are never rebuilt: bookkeeping of readers.
-/// Each text creates its tables with `IF NOT EXISTS`.
-pub static BOOKKEEPING: &[&str] = &[];
 
 /// Reading or computing views failed.
 #[derive(Debug, thiserror::Error)]

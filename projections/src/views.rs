@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::db::{Db, Durability, Reader, Tx};
-use crate::{ALL, BOOKKEEPING, Error, Projection, exec, fetch_all, rows, signed};
+use crate::{ALL, Error, Projection, exec, fetch_all, rows, signed};
 
 /// The PostgreSQL schema of views.
 const SCHEMA: &str = "views";
@@ -253,9 +253,6 @@ pub(crate) async fn create_bookkeeping(tx: &mut Tx<'_>) -> Result<(), Error> {
     let engine = tx.engine();
     Db::script(tx, engine.schema(include_str!("views.sql"))).await?;
     lock_versions(tx).await?;
-    for schema in BOOKKEEPING {
-        Db::script(tx, engine.schema(schema)).await?;
-    }
     // A row of no projection: its version is the log's epoch, and whoever computes views anew holds its lock.
     exec!(
         tx,

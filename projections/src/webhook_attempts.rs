@@ -296,9 +296,10 @@ pub async fn payload(log: &EventLog, team: &TeamId, attempt: &Row) -> Result<Opt
         return Ok(None);
     }
     let found = log.read(team, attempt.event.position - 1, 1).await?;
-    Ok(found.first().filter(|record| record.id() == attempt.event).and_then(|record| {
-        webhook_body(&record.event, Envelope { team, id: record.id(), at: record.at })
-    }))
+    Ok(found
+        .first()
+        .filter(|record| record.id() == attempt.event)
+        .and_then(|record| webhook_body(&record.event, Envelope { team, id: record.id(), at: record.at })))
 }
 
 /// Drops expired attempts, at most `limit`; returns how many.

@@ -309,7 +309,7 @@ impl Story {
                     spam_rules: vec![],
                     attachments: u32::from(*attachments),
                     authentication: Authentication::default(),
-                    sent_at: (n % 4 != 0).then(|| START - i64::from(*n) * 1_000_000),
+                    sent_at: (!n.is_multiple_of(4)).then(|| START - i64::from(*n) * 1_000_000),
                     parser_version: 1,
                 };
                 let receive = message::ReceiveMessage {
@@ -363,7 +363,8 @@ fn correspondence(n: u8, subject: u8, refers_to: u8) -> Correspondence {
     Correspondence {
         mail_from: Some(sender.clone()),
         rcpt_to: vec![format!("box{}@example.org", n % MAILBOXES)],
-        from: (n % 7 != 0).then(|| Person { name: (n % 2 == 0).then(|| "Änna".into()), email: sender }),
+        from: (!n.is_multiple_of(7))
+            .then(|| Person { name: n.is_multiple_of(2).then(|| "Änna".into()), email: sender }),
         to: vec![Person { name: None, email: format!("box{}@example.org", n % MAILBOXES) }],
         cc: (0..n % 3)
             .map(|c| Person { name: Some(format!("Copy {c}")), email: format!("c{c}@example.com") })
@@ -374,7 +375,7 @@ fn correspondence(n: u8, subject: u8, refers_to: u8) -> Correspondence {
         references: vec![format!("m{refers_to}@example.net"), "shared@example.net".into()],
         helo: "mx.example.net".into(),
         peer_ip: "192.0.2.1".into(),
-        verified_domain: (n % 2 == 0).then(|| "example.net".into()),
+        verified_domain: n.is_multiple_of(2).then(|| "example.net".into()),
     }
 }
 

@@ -17,15 +17,10 @@ const CASES: usize = 4;
 
 #[test]
 fn everything_holds_on_postgresql() {
-    let Some(cluster) = Cluster::start() else {
-        // Said by name, so that nobody takes it for tested.
-        #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
-        {
-            eprintln!("skipped: PostgreSQL is not installed");
-        }
-        return;
-    };
-    let place = Place::Postgres(&cluster.url);
+    let cluster = Cluster::shared();
+    let database = properties::block_on(cluster.create_database(None));
+    let url = cluster.url(&database);
+    let place = Place::Postgres(&url);
     let mut random = TestRunner::deterministic();
     let mut draw = |count, erasing| -> Vec<(Op, i64)> { ops(count, erasing).new_tree(&mut random).unwrap().current() };
     properties::block_on(async {
