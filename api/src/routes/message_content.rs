@@ -3,7 +3,9 @@
 use axum::extract::State;
 use domain::id::MessageId;
 use domain::published::rfc3339;
-use mail::content::{BODY_CHARS_DEFAULT, BODY_CHARS_MAX, ContentFormat, ContentPart, Options, RawPart, clean, raw_body};
+use mail::content::{
+    BODY_CHARS_DEFAULT, BODY_CHARS_MAX, ContentFormat, ContentPart, Options, RawPart, clean, raw_body,
+};
 use mail::message::{HeaderField, ParseLimits, ParsedMessage, headers, parse};
 use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest, Sha256};
@@ -429,10 +431,7 @@ async fn get_content(
         body: body_shown(&content),
         headers: headers_shown(headers_mode, &parsed, full),
         attachments: listed,
-        states: ContentStates {
-            email_state: Some(state_token(&app, &call, row.changed_position)),
-            option_hash,
-        },
+        states: ContentStates { email_state: Some(state_token(&app, &call, row.changed_position)), option_hash },
         codes: content.codes.into_iter().map(|c| FoundCode { value: c.value, context: c.context }).collect(),
         action_links: content.action_links.into_iter().map(|l| FoundLink { url: l.url, context: l.context }).collect(),
         hidden: HiddenContent {
