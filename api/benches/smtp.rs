@@ -3,7 +3,7 @@
 //! `cargo bench -p api --bench smtp -- [mails] [sessions] [octets]`. Each session hands over one mail after another,
 //! pipelined: the envelope in one write, the content in the next. A latency is the time from the first octet of MAIL to
 //! the last octet of the final 250. `POSTLOG_BENCH_DIR` chooses the disk. With `SMTP_SOURCE=/path/to/smtp-source` that
-//! program sends a second round. With `POSTLOG_BENCH_PROJECT=1` the projections follow meanwhile.
+//! program sends a second round, and `POSTLOG_BENCH_IDLE=2000` measures sessions that do nothing. With `POSTLOG_BENCH_PROJECT=1` the projections follow meanwhile.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark talks to whoever runs it")]
 
 use std::net::SocketAddr;
@@ -54,6 +54,28 @@ async fn session(door: SocketAddr, left: Arc<AtomicUsize>, octets: usize) -> Vec
     }
     stream.write_all(b"QUIT\r\n").await.unwrap();
     taken
+}
+
+/// Opens sessions that do nothing, and tells what each costs, client side included.
+async fn idle(door: SocketAddr, count: usize) {
+    let before = resident_octets();
+    let mut open = Vec::with_capacity(count);
+    let mut input = vec![0; 4096];
+    for _ in 0..count {
+        let mut stream = TcpStream::connect(door).await.unwrap();
+        replies(&mut stream, &mut input, 1).await;
+        stream.write_all(b"EHLO bench.test\r\n").await.unwrap();
+        replies(&mut stream, &mut input, 1).await;
+        open.push(stream);
+    }
+    let octets = resident_octets().saturating_sub(before);
+    println!("{} idle sessions: {} octets of resident memory each", open.len(), octets / count.max(1));
+}
+
+fn resident_octets() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0);
+    pages * 4096
 }
 
 fn content(n: usize, octets: usize) -> String {
@@ -133,7 +155,7 @@ async fn main() {
     config.rates.mails_per_minute_per_mailbox = 0;
     config.rates.mails_per_minute_per_mailbox_and_peer = 0;
     config.limits.transactions_max = 1_000_000;
-    config.limits.connections_per_peer_max = sessions + 10;
+    config.limits.connections_per_peer_max = 10_000;
     let views = Views::open_sqlite(&directory.path().join("views.db")).await.unwrap();
     let receiver = Receiver::new(log.clone(), views.clone(), allot.clone(), config.receive_options(), None);
     let listener = Listener::bind(config, receiver, allot.clone(), None).await.unwrap();
@@ -169,6 +191,9 @@ async fn main() {
             .unwrap();
         let (elapsed, stored) = (begun.elapsed().as_secs_f64(), log.head(&team).await.unwrap().position - before);
         println!("smtp-source ({status}): {stored} mails in {elapsed:.2} s = {:.0}/s durable", stored as f64 / elapsed);
+    }
+    if let Some(count) = std::env::var("POSTLOG_BENCH_IDLE").ok().and_then(|count| count.parse().ok()) {
+        idle(door, count).await;
     }
     stop.cancel();
     serving.join_all().await;

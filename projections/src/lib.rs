@@ -22,9 +22,12 @@ pub mod page;
 mod rebuild;
 mod runner;
 mod table;
+#[cfg(test)]
+mod tests;
 pub mod threads;
 pub mod usage;
 mod views;
+pub mod webhook_attempts;
 pub mod webhooks;
 
 use domain::id::{Position, TeamId};

@@ -46,8 +46,7 @@ pub(super) enum Ending {
 }
 
 impl Ending {
-    const ALL: [Self; 5] =
-        [Self::Revoked, Self::MailboxInactive, Self::Shutdown, Self::Unavailable, Self::Stalled];
+    const ALL: [Self; 5] = [Self::Revoked, Self::MailboxInactive, Self::Shutdown, Self::Unavailable, Self::Stalled];
 
     /// Returns the reason as metrics name it.
     pub fn as_str(self) -> &'static str {
@@ -173,13 +172,8 @@ pub(super) struct Feed {
 impl Feed {
     /// Returns a feed of what comes after a position. Nobody reads yet: see [`Feed::run`].
     pub fn new(team: TeamId, after: Position) -> Self {
-        let state = State {
-            claimed: after,
-            channels: HashMap::new(),
-            members: HashMap::new(),
-            members_ever: 0,
-            dead: false,
-        };
+        let state =
+            State { claimed: after, channels: HashMap::new(), members: HashMap::new(), members_ever: 0, dead: false };
         Self { team, state: Mutex::new(state), stop: CancellationToken::new() }
     }
 

@@ -181,11 +181,7 @@ impl Hub {
     }
 
     /// Takes a place in the team's feed; `None` if the team has no feed and `head` does not say where one would begin.
-    fn sit(
-        self: &Arc<Self>,
-        wish: &Wish,
-        head: Option<Position>,
-    ) -> Result<Option<(Seat, Arc<Channel>)>, Refused> {
+    fn sit(self: &Arc<Self>, wish: &Wish, head: Option<Position>) -> Result<Option<(Seat, Arc<Channel>)>, Refused> {
         let mut places = self.places();
         if let Some(refused) = places.refuse(&self.config, wish) {
             return Err(refused);
@@ -264,8 +260,7 @@ impl Hub {
             None => (log.state::<Versioned<ApiKey>>(&wish.team, &[key]).await?, Status::Active),
             Some(mailbox) => {
                 let streams = [key, StreamId::Mailbox(mailbox.clone())];
-                let (key, mailbox) =
-                    log.state::<(Versioned<ApiKey>, Versioned<Mailbox>)>(&wish.team, &streams).await?;
+                let (key, mailbox) = log.state::<(Versioned<ApiKey>, Versioned<Mailbox>)>(&wish.team, &streams).await?;
                 (key, mailbox.status)
             }
         };

@@ -264,14 +264,39 @@ mod tests {
     fn every_key_of_the_contract_is_there() {
         let shown = shown();
         let keys = [
-            "event_type", "team_public_id", "mailbox_id", "message_id", "message_id_kind", "sender", "recipients",
-            "is_spam", "message", "occurred_at", "id",
+            "event_type",
+            "team_public_id",
+            "mailbox_id",
+            "message_id",
+            "message_id_kind",
+            "sender",
+            "recipients",
+            "is_spam",
+            "message",
+            "occurred_at",
+            "id",
         ];
         assert_eq!(shown.as_object().unwrap().len(), keys.len());
         assert!(keys.iter().all(|k| shown.get(k).is_some()));
         let keys = [
-            "id", "thread_id", "folder_ids", "subject", "preview", "from", "to", "cc", "bcc", "received_at", "sent_at",
-            "size_bytes", "has_attachments", "attachments", "keywords", "flags", "rfc5322_message_id", "body",
+            "id",
+            "thread_id",
+            "folder_ids",
+            "subject",
+            "preview",
+            "from",
+            "to",
+            "cc",
+            "bcc",
+            "received_at",
+            "sent_at",
+            "size_bytes",
+            "has_attachments",
+            "attachments",
+            "keywords",
+            "flags",
+            "rfc5322_message_id",
+            "body",
         ];
         assert_eq!(shown["message"].as_object().unwrap().len(), keys.len());
         assert!(keys.iter().all(|k| shown["message"].get(k).is_some()));

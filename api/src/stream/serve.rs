@@ -76,7 +76,11 @@ impl Config {
             ("head_seconds_max", usize::try_from(self.head_seconds_max).unwrap_or(usize::MAX), 1),
             ("buffer_bytes_max", self.buffer_bytes_max, 8 * 1024),
             ("stall_seconds_max", usize::try_from(self.stall_seconds_max).unwrap_or(usize::MAX), 1),
-            ("stream_send_buffer_bytes", usize::try_from(self.stream_send_buffer_bytes).unwrap_or(usize::MAX), 4 * 1024),
+            (
+                "stream_send_buffer_bytes",
+                usize::try_from(self.stream_send_buffer_bytes).unwrap_or(usize::MAX),
+                4 * 1024,
+            ),
         ];
         let low = at_least.into_iter().filter(|(_, n, min)| n < min);
         low.map(|(key, _, min)| format!("{section}.{key} must be at least {min}")).collect()

@@ -51,7 +51,18 @@ struct Page {
 impl Subscription {
     /// Returns the bytes of the stream. Each item is whole lines, and no event is divided between items.
     pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static {
-        let Self { seat, channel, mut moved, filter, mut cursor, sync_required, retry_milliseconds, ping, close_after, chunk_bytes } = self;
+        let Self {
+            seat,
+            channel,
+            mut moved,
+            filter,
+            mut cursor,
+            sync_required,
+            retry_milliseconds,
+            ping,
+            close_after,
+            chunk_bytes,
+        } = self;
         async_stream::stream! {
             let opened_at = Instant::now();
             let mut next_ping = opened_at + ping;
@@ -127,7 +138,8 @@ async fn replay(seat: &Seat, filter: Filter, cursor: Position, records: usize, c
     let hub = seat.hub();
     let (team, interest) = (seat.team().clone(), seat.interest().clone());
     let (kitchen, turns) = (Arc::clone(&hub.kitchen), Arc::clone(&hub.replays));
-    let read = async move { read_page(&kitchen, &turns, (&team, &interest, &filter), cursor, records, chunk_bytes).await };
+    let read =
+        async move { read_page(&kitchen, &turns, (&team, &interest, &filter), cursor, records, chunk_bytes).await };
     match hub.tasks.spawn(read).await {
         Ok(Ok(page)) => Some(page),
         Ok(Err(error)) => {

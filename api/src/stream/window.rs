@@ -214,7 +214,7 @@ mod tests {
     fn who_stands_before_the_window_is_behind() {
         let mut window = Window::new(0);
         for p in 1..=10 {
-            window.push(p, encoded(p, "a"), Instant::now(), 9);
+            window.push(p, encoded(p, "a"), Instant::now(), 10);
         }
         assert_eq!(window.after(), 7);
         assert_eq!(window.take(&Filter::all(), 6, 100), Taken::Behind);
