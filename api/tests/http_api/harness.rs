@@ -18,6 +18,7 @@ use domain::sending_domain::{AddVerifiedDomain, Mode};
 use domain::team::{CreateTeam, Limits};
 use domain::{Actor, Command};
 use eventlog::{Allot, Appended, BlobStore, EventLog, MasterKey, MemoryBackend, Options, Submission};
+use projections::webhook_attempts::Work;
 use projections::{Runner, Views};
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -49,7 +50,6 @@ pub struct Team {
 #[derive(Clone)]
 pub struct Box_ {
     pub id: MailboxId,
-    pub email: String,
     pub key: String,
 }
 
@@ -145,7 +145,8 @@ impl World {
         let stop = CancellationToken::new();
         let mut followers = JoinSet::new();
         followers.spawn(Runner::new(log.clone(), views.clone()).run(stop.clone()));
-        let app = App::new(log, views, allot, Pepper::new([9; 32]), config);
+        let attempts = Work::memory(&[]).await.unwrap();
+        let app = App::new(log, views, allot, Pepper::new([9; 32]), config).with_attempts(attempts);
         Self { router: api::router(app.clone()), app, clock, stop, followers }
     }
 
@@ -225,17 +226,16 @@ impl World {
     pub async fn mailbox(&self, team: &Team, local: &str) -> Box_ {
         let fresh = mint(&self.app.allot, self.app.auth.pepper(), Kind::Mailbox);
         let id = MailboxId::new(self.now(), self.app.allot.random());
-        let email = format!("{local}@{}", team.domain);
         let open = OpenMailbox {
             mailbox: id.clone(),
-            email: email.parse().unwrap(),
+            email: format!("{local}@{}", team.domain).parse().unwrap(),
             display_name: None,
             quota_bytes: 1 << 30,
             send_scope: SendScope::All,
             credential: Some((fresh.minted, Permissions::parse(MAILBOX_PERMISSIONS).unwrap())),
         };
         self.command(&team.id, open).await;
-        Box_ { id, email, key: fresh.secret.expose_str().to_owned() }
+        Box_ { id, key: fresh.secret.expose_str().to_owned() }
     }
 
     pub async fn mailbox_key(&self, team: &TeamId, mailbox: &MailboxId, permissions: Permissions) -> String {

@@ -1,8 +1,10 @@
 //! Webhooks.
 
-use domain::id::WebhookId;
+use domain::id::{AttemptId, EventId, WebhookId};
+use domain::published::WebhookEventType;
 use domain::webhook_endpoint::{RecordExhausted, WebhookEndpoint};
 use domain::{StreamId, Versioned};
+use projections::webhook_attempts::{self, AttemptResult, Row};
 use serde_json::{Value, json};
 
 use crate::harness::{Team, World};
@@ -211,4 +213,68 @@ async fn a_webhook_may_begin_in_the_past() {
         body["deliver_after"] = json!(place);
         make(&world, &team, &body).await;
     }
+}
+
+async fn note(world: &World, team: &Team, webhook: &str, event: &str, result: AttemptResult) -> AttemptId {
+    world.advance(1_000_000);
+    let row = Row {
+        id: AttemptId::new(world.now(), [1; 9]),
+        webhook: webhook.parse().unwrap(),
+        created_at: world.now(),
+        event: event.parse::<EventId>().unwrap(),
+        event_type: WebhookEventType::Test,
+        delivery_attempt: 1,
+        max_attempts: 8,
+        result,
+        response_status: Some(200),
+        response_ms: 12,
+        response_body: Some("ok".to_owned()),
+        error_message: None,
+        next_retry_at: None,
+        payload_bytes: 100,
+        payload_sha256: "0".repeat(64),
+    };
+    let id = row.id.clone();
+    let mut tx = world.app.attempts.as_ref().unwrap().begin().await.unwrap();
+    webhook_attempts::insert(&mut tx, &[(team.id.clone(), row)]).await.unwrap();
+    tx.commit().await.unwrap();
+    id
+}
+
+#[tokio::test]
+async fn attempts_are_listed_with_what_they_delivered_until_they_expire() {
+    let world = World::new().await;
+    let team = world.team("a.test").await;
+    let id = make(&world, &team, &body()).await["id"].as_str().unwrap().to_owned();
+    let event = world.post(&format!("/webhooks/{id}/test")).key(&team.root).send().await.data();
+    let event = event["event_id"].as_str().unwrap();
+    note(&world, &team, &id, event, AttemptResult::Retrying).await;
+    let last = note(&world, &team, &id, event, AttemptResult::Success).await;
+    let path = format!("/webhooks/{id}/deliveries");
+    let listed = world.get(&path).key(&team.root).send().await.data();
+    assert_eq!(
+        listed[0],
+        json!({
+            "id": last.to_string(), "event_id": event, "event_type": "sendmux.test", "delivery_attempt": 1,
+            "max_attempts": 8, "result": "success", "response_status": 200, "response_ms": 12, "response_body": "ok",
+            "error_message": null, "next_retry_at": null, "request_payload_bytes": 100,
+            "request_payload_sha256": "0".repeat(64), "payload_available": true,
+            "payload_expires_at": "2026-11-28T10:00:02.000Z", "created_at": "2026-11-21T10:00:02.000Z",
+        })
+    );
+    for (query, count) in [("result=retrying", 1), ("event_type=message.received", 0), ("limit=1", 1)] {
+        let found = world.get(&format!("{path}?{query}")).key(&team.root).send().await.data();
+        assert_eq!(found.as_array().unwrap().len(), count, "{query}");
+    }
+    assert_eq!(world.get(&format!("{path}?result=x")).key(&team.root).send().await.param(), "result");
+    let payload = format!("{path}/{last}/payload");
+    let shown = world.get(&payload).key(&team.root).send().await.data();
+    assert_eq!((&shown["payload"]["id"], &shown["payload"]["type"]), (&json!(event), &json!("sendmux.test")));
+    assert_eq!(shown["payload"]["data"]["webhook_id"], json!(id));
+    let other = make(&world, &team, &body()).await["id"].as_str().unwrap().to_owned();
+    let wrong = world.get(&payload.replace(&id, &other)).key(&team.root).send().await;
+    assert_eq!(wrong.refusal(), (404, "not_found".to_owned()), "it is another webhook's");
+    world.advance(7 * 24 * 60 * 60 * 1_000_000);
+    assert_eq!(world.get(&path).key(&team.root).send().await.data(), json!([]));
+    assert_eq!(world.get(&payload).key(&team.root).send().await.status, 404);
 }
