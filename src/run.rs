@@ -145,7 +145,8 @@ async fn start_http(
         store.secrets.pepper.clone(),
         door,
     )
-    .with_streams(streams.clone());
+    .with_streams(streams.clone())
+    .with_attempts(store.work.clone());
     let health = Router::new()
         .route("/health/live", get(|| async { "live" }))
         .route("/health/ready", get(is_ready))

@@ -10,13 +10,16 @@ mod connection;
 mod folders;
 mod inboxes;
 mod keys;
+mod mailbox_availability;
 mod mailbox_filters;
 mod mailbox_keys;
+mod mailbox_view;
 mod mailboxes;
 mod message_content;
 mod message_view;
 mod messages;
 mod threads;
+mod webhook_deliveries;
 mod webhooks;
 
 /// Returns all of them.
@@ -30,11 +33,13 @@ pub(crate) fn all() -> Routes {
         .and(folders::routes())
         .and(inboxes::routes())
         .and(keys::routes())
+        .and(mailbox_availability::routes())
         .and(mailbox_filters::routes())
         .and(mailbox_keys::routes())
         .and(mailboxes::routes())
         .and(message_content::routes())
         .and(messages::routes())
         .and(threads::routes())
+        .and(webhook_deliveries::routes())
         .and(webhooks::routes())
 }

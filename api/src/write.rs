@@ -39,7 +39,8 @@ impl App {
         };
         let reply = Arc::new(reply);
         let (render, request) = (Arc::clone(&reply), call.request.clone());
-        let submission = submission.idempotent(idempotency, move |appended| render(appended).to_answer(request.as_str()));
+        let submission =
+            submission.idempotent(idempotency, move |appended| render(appended).to_answer(request.as_str()));
         match self.log.transact(submission).await? {
             Outcome::Done(appended) => {
                 if let Some(last) = appended.records.last() {

@@ -243,8 +243,10 @@ fn disposition(filename: Option<&str>) -> HeaderValue {
     let Some(name) = filename else { return plain };
     // Slashes would make a path of a label.
     let name: String = name.chars().map(|c| if matches!(c, '/' | '\\') { '_' } else { c }).collect();
-    let fallback: String =
-        name.chars().map(|c| if c.is_ascii_graphic() && !matches!(c, '"' | '%') || c == ' ' { c } else { '_' }).collect();
+    let fallback: String = name
+        .chars()
+        .map(|c| if c.is_ascii_graphic() && !matches!(c, '"' | '%') || c == ' ' { c } else { '_' })
+        .collect();
     let mut encoded = String::with_capacity(name.len());
     for byte in name.bytes() {
         if byte.is_ascii_alphanumeric() || b"!#$&+-.^_`|~".contains(&byte) {
@@ -288,7 +290,10 @@ mod tests {
     fn a_filename_cannot_leave_its_header() {
         let of = |name: &str| disposition(Some(name)).to_str().unwrap().to_owned();
         assert_eq!(of("a.pdf"), "attachment; filename=\"a.pdf\"; filename*=UTF-8''a.pdf");
-        assert_eq!(of("Rechnung für \"Müller\".pdf"), "attachment; filename=\"Rechnung f_r _M_ller_.pdf\"; filename*=UTF-8''Rechnung%20f%C3%BCr%20%22M%C3%BCller%22.pdf");
+        assert_eq!(
+            of("Rechnung für \"Müller\".pdf"),
+            "attachment; filename=\"Rechnung f_r _M_ller_.pdf\"; filename*=UTF-8''Rechnung%20f%C3%BCr%20%22M%C3%BCller%22.pdf"
+        );
         assert_eq!(of("../../x"), "attachment; filename=\".._.._x\"; filename*=UTF-8''.._.._x");
         assert!(!of("a\r\nSet-Cookie: b").contains('\r'));
         assert_eq!(disposition(None), "attachment");

@@ -29,6 +29,7 @@ pub(super) fn routes() -> Routes {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 struct MailboxChanges {
     /// The state asked about; null when none was.
+    #[schema(required)]
     old_state: Option<String>,
     new_state: String,
     /// Whether to ask again with `new_state`.

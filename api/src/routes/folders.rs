@@ -25,9 +25,12 @@ struct MailboxFolder {
     #[schema(example = "inbox")]
     id: String,
     name: String,
+    #[schema(required)]
     parent_id: Option<String>,
     /// What a built-in folder is for.
+    #[schema(required)]
     role: Option<String>,
+    #[schema(required)]
     sort_order: Option<u32>,
     total_messages: u64,
     unread_messages: u64,

@@ -3,7 +3,9 @@
 use axum::extract::State;
 use domain::id::MessageId;
 use domain::published::rfc3339;
-use mail::content::{BODY_CHARS_DEFAULT, BODY_CHARS_MAX, ContentFormat, ContentPart, Options, RawPart, clean, raw_body};
+use mail::content::{
+    BODY_CHARS_DEFAULT, BODY_CHARS_MAX, ContentFormat, ContentPart, Options, RawPart, clean, raw_body,
+};
 use mail::message::{HeaderField, ParseLimits, ParsedMessage, headers, parse};
 use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest, Sha256};
@@ -61,16 +63,20 @@ struct BodyQuery {
 /// The state of a message.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 struct EmailState {
+    #[schema(required)]
     email_state: Option<String>,
 }
 
 /// Bodies as they were sent.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 struct RawBodyParts {
+    #[schema(required)]
     text: Option<String>,
     /// Not sanitised.
+    #[schema(required)]
     html: Option<String>,
     is_truncated: bool,
+    #[schema(required)]
     truncated_at_chars: Option<usize>,
 }
 
@@ -78,6 +84,7 @@ struct RawBodyParts {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 struct MailboxRawBody {
     id: String,
+    #[schema(required)]
     thread_id: Option<String>,
     part: RawPartName,
     body: RawBodyParts,
@@ -232,11 +239,15 @@ enum FormatName {
 /// A cleaned body.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 struct ContentBody {
+    #[schema(required)]
     format: Option<FormatName>,
+    #[schema(required)]
     text: Option<String>,
     /// Sanitised, remote images blocked.
+    #[schema(required)]
     html: Option<String>,
     is_truncated: bool,
+    #[schema(required)]
     truncated_at_chars: Option<usize>,
     signature_stripped: bool,
     quotes_stripped: bool,
@@ -246,6 +257,7 @@ struct ContentBody {
 /// Who a message is from and to.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 struct ContentParticipants {
+    #[schema(required)]
     from: Option<MailboxAddress>,
     to: Vec<MailboxAddress>,
     cc: Vec<MailboxAddress>,
@@ -256,7 +268,9 @@ struct ContentParticipants {
 /// When a message was sent and received.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 struct ContentDates {
+    #[schema(required)]
     received_at: Option<String>,
+    #[schema(required)]
     sent_at: Option<String>,
 }
 
@@ -264,6 +278,7 @@ struct ContentDates {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 struct SelectedHeaders {
     message_id: Vec<String>,
+    #[schema(required)]
     in_reply_to: Option<String>,
     references: Vec<String>,
     reply_to: Vec<MailboxAddress>,
@@ -280,13 +295,16 @@ struct HeaderLine {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 struct MailboxContentHeaders {
     mode: HeadersMode,
+    #[schema(required)]
     selected: Option<SelectedHeaders>,
+    #[schema(required)]
     full: Option<Vec<HeaderLine>>,
 }
 
 /// The state of a message and of the options of its cleaning.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 struct ContentStates {
+    #[schema(required)]
     email_state: Option<String>,
     option_hash: String,
 }
@@ -320,7 +338,9 @@ struct HiddenContent {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 struct MailboxMessageContent {
     id: String,
+    #[schema(required)]
     thread_id: Option<String>,
+    #[schema(required)]
     subject: Option<String>,
     participants: ContentParticipants,
     dates: ContentDates,
@@ -334,6 +354,7 @@ struct MailboxMessageContent {
     hidden: HiddenContent,
     authentication: MailboxMessageAuthentication,
     /// The domain that is shown to have sent it (DMARC).
+    #[schema(required)]
     verified_domain: Option<String>,
 }
 
@@ -429,10 +450,7 @@ async fn get_content(
         body: body_shown(&content),
         headers: headers_shown(headers_mode, &parsed, full),
         attachments: listed,
-        states: ContentStates {
-            email_state: Some(state_token(&app, &call, row.changed_position)),
-            option_hash,
-        },
+        states: ContentStates { email_state: Some(state_token(&app, &call, row.changed_position)), option_hash },
         codes: content.codes.into_iter().map(|c| FoundCode { value: c.value, context: c.context }).collect(),
         action_links: content.action_links.into_iter().map(|l| FoundLink { url: l.url, context: l.context }).collect(),
         hidden: HiddenContent {

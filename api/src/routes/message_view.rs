@@ -22,6 +22,7 @@ const PARSE_INLINE_BYTES_MAX: usize = 64 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct MailboxAddress {
     pub(super) email: String,
+    #[schema(required)]
     pub(super) name: Option<String>,
 }
 
@@ -59,11 +60,15 @@ pub(super) struct MailboxAttachment {
     /// The attachment's id within its message.
     #[schema(example = "att_2")]
     id: String,
+    #[schema(required)]
     filename: Option<String>,
     content_type: String,
+    #[schema(required)]
     size_bytes: Option<u64>,
+    #[schema(required)]
     disposition: Option<String>,
     /// The id by which the HTML refers to it.
+    #[schema(required)]
     content_id: Option<String>,
     /// Works without a key for a short time; read the message again for a new one.
     download_url: String,
@@ -92,17 +97,24 @@ pub(super) fn attachment_id(part: u32) -> String {
 pub(super) struct MailboxMessageSummary {
     #[schema(example = "msg_06bqmn3t0d4gq2v8xk1hz7sw")]
     id: String,
+    #[schema(required)]
     thread_id: Option<String>,
     folder_ids: Vec<String>,
+    #[schema(required)]
     subject: Option<String>,
     /// The first visible words.
+    #[schema(required)]
     preview: Option<String>,
+    #[schema(required)]
     from: Option<MailboxAddress>,
     to: Vec<MailboxAddress>,
     cc: Vec<MailboxAddress>,
     bcc: Vec<MailboxAddress>,
+    #[schema(required)]
     received_at: Option<String>,
+    #[schema(required)]
     sent_at: Option<String>,
+    #[schema(required)]
     size_bytes: Option<i64>,
     has_attachments: bool,
     keywords: BTreeSet<String>,
@@ -110,6 +122,7 @@ pub(super) struct MailboxMessageSummary {
     /// Whether it was classified as spam.
     is_spam: bool,
     /// The domain that is shown to have sent it (DMARC).
+    #[schema(required)]
     verified_domain: Option<String>,
 }
 
@@ -179,8 +192,10 @@ pub(super) struct MailboxMessage {
     #[serde(flatten)]
     summary: MailboxMessageSummary,
     attachments: Vec<MailboxAttachment>,
+    #[schema(required)]
     text_body: Option<String>,
     /// As sent, not sanitised.
+    #[schema(required)]
     html_body: Option<String>,
     /// `Message-ID` without angle brackets.
     message_id: Vec<String>,

@@ -228,10 +228,8 @@ async fn list_messages(
 ) -> Result<Reply<List<MailboxMessageSummary, MailboxSyncMeta>>, Problem> {
     let (team, mailbox) = (&call.caller.team, call.mailbox()?);
     let filter = query.filter()?;
-    let sort = Sort {
-        by: query.sort_by.unwrap_or_default().into(),
-        ascending: query.sort_direction == Some(Direction::Asc),
-    };
+    let sort =
+        Sort { by: query.sort_by.unwrap_or_default().into(), ascending: query.sort_direction == Some(Direction::Asc) };
     // The state is read first: what changes between the two is told again by the changes since then, never left out.
     let state = messages::state(&app.views, team, mailbox).await?;
     let (rows, next_cursor) = match filter {
@@ -305,7 +303,8 @@ impl PatchMailboxMessageBody {
     fn read(self) -> Result<(BTreeSet<String>, BTreeSet<String>), Problem> {
         let mut wanted: BTreeMap<String, bool> = BTreeMap::new();
         let named = [("seen", "$seen", self.seen), ("flagged", "$flagged", self.flagged)];
-        let named = named.into_iter().filter_map(|(field, keyword, on)| Some((field.to_owned(), keyword.to_owned(), on?)));
+        let named =
+            named.into_iter().filter_map(|(field, keyword, on)| Some((field.to_owned(), keyword.to_owned(), on?)));
         let keywords = self.keywords.unwrap_or_default();
         if keywords.len() > KEYWORDS_PER_UPDATE_MAX {
             let message = format!("at most {KEYWORDS_PER_UPDATE_MAX} keywords can be changed at once");

@@ -29,7 +29,9 @@ const MESSAGE_IDS_MAX: usize = 1_000;
 /// The states of a thread and of its messages.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 struct ThreadStates {
+    #[schema(required)]
     thread_state: Option<String>,
+    #[schema(required)]
     email_state: Option<String>,
 }
 
@@ -38,6 +40,7 @@ struct ThreadStates {
 struct MailboxThreadSummary {
     #[schema(example = "thr_06bqmn3t0d4gq2v8xk1hz7sw")]
     id: String,
+    #[schema(required)]
     subject: Option<String>,
     message_count: u64,
     unread_count: u64,
@@ -45,6 +48,7 @@ struct MailboxThreadSummary {
     folder_ids: Vec<String>,
     /// Who wrote or was written to, in order of appearance.
     participants: Vec<MailboxAddress>,
+    #[schema(required)]
     last_message: Option<MailboxMessageSummary>,
     states: ThreadStates,
 }
