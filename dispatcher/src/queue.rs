@@ -134,8 +134,7 @@ impl Queue {
         now: i64,
         expires_at: i64,
     ) -> Result<Vec<Leased>, Error> {
-        let keys: Vec<_> =
-            wanted.iter().map(|(key, begin)| json!([key.team, key.webhook, begin, log_epoch])).collect();
+        let keys: Vec<_> = wanted.iter().map(|(key, begin)| json!([key.team, key.webhook, begin, log_epoch])).collect();
         let keys = serde_json::to_string(&keys)?;
         let mut tx = self.work.begin().await?;
         let insert = tx.pick(sql::INSERT_CURSORS.0, sql::INSERT_CURSORS.1);

@@ -91,7 +91,8 @@ impl Active {
         }
         self.ending = None;
         // Ends are rows only when the log knows of them, so a webhook that is on was switched on again since.
-        let ended = [Phase::Exhausted, Phase::Gone].into_iter().any(|phase| self.window.rows_in(phase).next().is_some());
+        let ended =
+            [Phase::Exhausted, Phase::Gone].into_iter().any(|phase| self.window.rows_in(phase).next().is_some());
         if self.was_off || ended {
             self.window.revive(now);
             self.was_off = false;
@@ -114,11 +115,7 @@ impl Active {
 
     /// Returns whether anything may be read or started.
     pub(crate) fn is_working(&self) -> bool {
-        self.ending.is_none()
-            && self.endpoint.is_on
-            && !self.is_stale
-            && !self.is_releasing
-            && !self.must_skip()
+        self.ending.is_none() && self.endpoint.is_on && !self.is_stale && !self.is_releasing && !self.must_skip()
     }
 
     /// Returns whether an attempt could be started now.

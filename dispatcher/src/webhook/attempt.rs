@@ -74,10 +74,15 @@ pub(crate) async fn attempt(context: &Context, job: &Job) -> Attempted {
         // The last attempt was made, but the log could not be told.
         return Attempted::Settled(exhausted(context, job, item.id, job.work.attempts, "all attempts failed").await);
     }
+    let number = job.work.attempts + 1;
     match endpoint::state(context, &job.key).await {
         Ok(state) if state.version == job.endpoint.version && job.endpoint.is_on => {}
         Ok(_) => return Attempted::Changed,
         Err(error) => return Attempted::Unavailable(error.to_string()),
+    }
+    // The subscription may have changed since the event was read. What was attempted once is seen through.
+    if number == 1 && !item.is_wanted(&job.key.webhook, &job.endpoint.subscription) {
+        return Attempted::Settled(Settlement::Delivered);
     }
     // Nothing may come between this look at our own clock and the request.
     if Instant::now() + context.config.attempt_reserve() > job.lease_until {
@@ -85,10 +90,9 @@ pub(crate) async fn attempt(context: &Context, job: &Job) -> Attempted {
     }
     let started = Instant::now();
     let started_at = context.allot.now();
-    let answer = post(context, job, item, body.clone(), started_at).await;
+    let answer = post(context, job, item, body.clone(), started_at, number).await;
     let elapsed = started.elapsed();
     let first_due_at = job.work.first_due_at.unwrap_or(started_at);
-    let number = job.work.attempts + 1;
     let (settlement, result, next_retry_at) = outcome(context, job, item, &answer, first_due_at, number).await;
     let row = AttemptRow {
         id: attempt_id(context, started_at),
@@ -151,6 +155,7 @@ async fn post(
     item: &Item,
     body: Bytes,
     at_micros: i64,
+    number: u32,
 ) -> Result<Answer, Failure> {
     let target = match &job.endpoint.target {
         Ok(target) => target,
@@ -158,13 +163,8 @@ async fn post(
     };
     let secret = job.endpoint.secret.as_ref().map_err(|error| Failure { message: format!("secret: {error}") })?;
     let event_id = item.id.to_string();
-    let attempt = sign::Attempt {
-        event_id: &event_id,
-        event_type: item.event_type.as_str(),
-        number: job.work.attempts + 1,
-        at_micros,
-        body: &body,
-    };
+    let attempt =
+        sign::Attempt { event_id: &event_id, event_type: item.event_type.as_str(), number, at_micros, body: &body };
     let mut headers = sign::headers(&attempt, secret, &[]).map_err(|e| Failure { message: format!("sign: {e}") })?;
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(context.client.post(target, headers, body, context.config.attempt_deadline()).await?)
@@ -211,8 +211,7 @@ async fn outcome(
 /// Tells the log that every attempt failed. Only when the log knows may the row say so: a row that is exhausted while
 /// the webhook is on means that it was switched on again since.
 async fn exhausted(context: &Context, job: &Job, event: EventId, attempts: u32, error: &str) -> Settlement {
-    let command =
-        RecordExhausted { webhook: job.key.webhook.clone(), event_position: event.position, attempts };
+    let command = RecordExhausted { webhook: job.key.webhook.clone(), event_position: event.position, attempts };
     let told = tell(context, job, event, command).await;
     Settlement::Blocked(row_of_end(context, event.position, Phase::Exhausted, attempts, error, told))
 }
@@ -231,17 +230,9 @@ async fn gone(
     Settlement::Blocked(Row { first_due_at, ..row })
 }
 
-fn row_of_end(
-    context: &Context,
-    position: Position,
-    phase: Phase,
-    attempts: u32,
-    error: &str,
-    told: bool,
-) -> Row {
+fn row_of_end(context: &Context, position: Position, phase: Phase, attempts: u32, error: &str, told: bool) -> Row {
     let now = context.allot.now();
-    let (phase, next_due_at) =
-        if told { (phase, None) } else { (Phase::Retrying, Some(now + OWN_FAULT_PAUSE_MICROS)) };
+    let (phase, next_due_at) = if told { (phase, None) } else { (Phase::Retrying, Some(now + OWN_FAULT_PAUSE_MICROS)) };
     Row { position, phase, attempts, first_due_at: now, next_due_at, last_error: error.to_owned() }
 }
 

@@ -39,8 +39,12 @@ pub struct Config {
     pub queue_per_mailbox_max: usize,
     /// Events read at a time.
     pub page_events: usize,
-    /// Longest time until a result is written down.
+    /// Time until results are written down, if nothing more is on its way or there are enough of them.
     pub flush_milliseconds: u64,
+    /// Results that are enough for that.
+    pub flush_attempts_min: usize,
+    /// Longest time until results are written down however few they are.
+    pub flush_busy_milliseconds: u64,
     /// Results after which it is written down at once.
     pub flush_attempts_max: usize,
     /// How often due work and moved teams are looked for; hints make it faster, never slower.
@@ -74,6 +78,8 @@ impl Default for Config {
             queue_per_mailbox_max: 64,
             page_events: 256,
             flush_milliseconds: 100,
+            flush_attempts_min: 50,
+            flush_busy_milliseconds: 1_000,
             flush_attempts_max: 500,
             poll_milliseconds: 1_000,
             lease_seconds: 60,
@@ -90,7 +96,7 @@ impl Config {
     /// Returns everything that is wrong with this section, each naming its key.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        let rows: [(&str, u64, u64, u64); 18] = [
+        let rows: [(&str, u64, u64, u64); 20] = [
             ("attempt_seconds", self.attempt_seconds, 1, 120),
             ("concurrency_max", wide(self.concurrency_max), 1, 10_000),
             ("concurrency_per_team_max", wide(self.concurrency_per_team_max), 1, 1_000),
@@ -102,6 +108,8 @@ impl Config {
             ("queue_per_mailbox_max", wide(self.queue_per_mailbox_max), 1, 10_000),
             ("page_events", wide(self.page_events), 1, 1_000),
             ("flush_milliseconds", self.flush_milliseconds, 1, 5_000),
+            ("flush_attempts_min", wide(self.flush_attempts_min), 1, 10_000),
+            ("flush_busy_milliseconds", self.flush_busy_milliseconds, self.flush_milliseconds, 10_000),
             ("flush_attempts_max", wide(self.flush_attempts_max), 1, 10_000),
             ("poll_milliseconds", self.poll_milliseconds, 10, 60_000),
             ("lease_seconds", self.lease_seconds, 1, 3_600),
@@ -111,9 +119,8 @@ impl Config {
             ("limits.attempt_seconds", self.limits.attempt_seconds, self.attempt_seconds, 120),
         ];
         let out_of_range = rows.into_iter().filter(|(_, value, min, max)| !(min..=max).contains(&value));
-        let mut problems: Vec<_> = out_of_range
-            .map(|(key, _, min, max)| format!("webhooks.{key} must lie between {min} and {max}"))
-            .collect();
+        let mut problems: Vec<_> =
+            out_of_range.map(|(key, _, min, max)| format!("webhooks.{key} must lie between {min} and {max}")).collect();
         if let Err(invalid) = Schedule::try_from(self.schedule.clone()) {
             problems.push(format!("webhooks.schedule: {invalid}"));
         }
@@ -178,8 +185,7 @@ mod tests {
     #[test]
     fn all_problems_are_named_at_once() {
         let schedule = Settings { attempt_offsets_seconds: vec![], ..Settings::default() };
-        let config =
-            Config { schedule, lease_seconds: 12, page_events: 0, drain_seconds: 999, ..Config::default() };
+        let config = Config { schedule, lease_seconds: 12, page_events: 0, drain_seconds: 999, ..Config::default() };
         let problems = config.problems().join("\n");
         for key in ["schedule", "lease_seconds", "page_events", "drain_seconds", "idle_release_seconds"] {
             assert!(problems.contains(key), "{key} is missing in {problems}");

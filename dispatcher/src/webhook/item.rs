@@ -105,13 +105,13 @@ fn undecodable(stored: &StoredRecord, error: &(dyn std::error::Error + 'static))
         _ => return None,
     };
     let facts: serde_json::Value = serde_json::from_str(&stored.facts).unwrap_or_default();
-    let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    let causes: Vec<_> = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
     Some(Item {
         position: stored.position,
         id: EventId::new(&stored.team, stored.epoch, stored.position),
         event_type,
         mailbox: facts.get("mailbox").and_then(|id| id.as_str()).and_then(|id| id.parse().ok()),
         test_of,
-        body: Err(format!("{error}{cause}")),
+        body: Err(causes.join(": ")),
     })
 }

@@ -120,7 +120,6 @@ struct Known {
     seen: Seen,
     /// The cursor and whether it is parked, as this node last wrote them; `None` if it has not looked yet.
     left: Option<(Position, bool)>,
-    is_acquiring: bool,
     /// Another node holds it: not asked for again before this.
     elsewhere_until: Option<Instant>,
 }
@@ -369,7 +368,7 @@ impl Reactor {
                     Some(known) if known.seen == seen => continue,
                     Some(known) => known.seen = seen,
                     None => {
-                        let known = Known { seen, left: None, is_acquiring: false, elsewhere_until: None };
+                        let known = Known { seen, left: None, elsewhere_until: None };
                         team.webhooks.insert(webhook.clone(), known);
                     }
                 }
@@ -396,8 +395,7 @@ impl Reactor {
         }
         let Some(team) = self.teams.get_mut(&key.team) else { return };
         let Some(known) = team.webhooks.get_mut(&key.webhook) else { return };
-        let elsewhere = known.elsewhere_until.is_some_and(|until| until > Instant::now());
-        if known.is_acquiring || elsewhere || self.is_stopping {
+        if self.is_stopping {
             return;
         }
         let wanted = match known.left {
@@ -405,9 +403,11 @@ impl Reactor {
             Some((_, true)) => known.seen.is_on,
             Some((cursor, false)) => !known.seen.is_on || cursor < team.head,
         };
-        if wanted {
-            known.is_acquiring = true;
-            self.leases.want(key.clone(), known.seen.begin);
+        match known.elsewhere_until {
+            _ if !wanted => {}
+            // Hints that come meanwhile are not lost: it is looked at again then.
+            Some(until) if until > Instant::now() => self.leases.look_again(key.clone(), until),
+            _ => self.leases.want(key.clone(), known.seen.begin),
         }
     }
 

@@ -90,7 +90,7 @@ pub(crate) struct Row {
 /// How an attempt ended, as far as order and cursor are concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Settlement {
-    /// A 2xx: the event is settled.
+    /// A 2xx, or not wanted any more: the event is settled.
     Delivered,
     /// It was not made at all: the webhook changed or the lease ran short.
     NotMade,

@@ -4,17 +4,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use dispatcher::webhook::sign::{verify_native, verify_standard};
+use domain::Actor;
 use domain::published::WebhookEventType;
 use domain::webhook_endpoint::{Backlog, ChangeWebhook, DeleteWebhook, RotateSecret};
-use domain::Actor;
 use eventlog::{SecretText, Submission};
-use projections::webhook_attempts::{self, AttemptResult, Filter};
 use projections::Page;
+use projections::webhook_attempts::{self, AttemptResult, Filter};
 use tokio::sync::Notify;
 
 use super::world::{Manner, SECOND, World, eventually, places};
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_is_sent_signed_once_and_written_down() {
     let world = World::new().await;
     let receiver = world.receiver(|_| Manner::AnswerWith(200, vec![], "tha\0nks".into())).await;
@@ -45,7 +45,7 @@ async fn an_event_is_sent_signed_once_and_written_down() {
     running.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_before_the_webhook_are_not_sent_unless_asked_for() {
     let world = World::new().await;
     let receiver = world.receiver(|_| Manner::Answer(204)).await;
@@ -64,7 +64,7 @@ async fn events_before_the_webhook_are_not_sent_unless_asked_for() {
     running.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_webhook_is_told_of_its_types_and_mailboxes_and_of_its_own_tests() {
     let world = World::new().await;
     let receiver = world.receiver(|_| Manner::Answer(200)).await;
@@ -90,7 +90,7 @@ async fn a_webhook_is_told_of_its_types_and_mailboxes_and_of_its_own_tests() {
     assert_eq!(receiver.count(), 3);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_subscription_and_url_count_from_now_on() {
     let world = World::new().await;
     let receiver = world.receiver(|_| Manner::Answer(200)).await;
@@ -118,7 +118,7 @@ async fn a_changed_subscription_and_url_count_from_now_on() {
     assert_eq!((receiver.count(), moved.count()), (1, 1));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_one_mailbox_nothing_is_sent_before_the_event_ahead_is_settled() {
     let world = World::new().await;
     let gate = Arc::new(Notify::new());
@@ -150,13 +150,17 @@ async fn of_one_mailbox_nothing_is_sent_before_the_event_ahead_is_settled() {
     }
     gate.notify_one();
     world.written(&webhook, 10).await;
-    let order: Vec<_> =
-        receiver.seen().into_iter().filter(|s| s.mailbox.as_deref() == Some(one.as_str())).map(|s| s.position).collect();
+    let order: Vec<_> = receiver
+        .seen()
+        .into_iter()
+        .filter(|s| s.mailbox.as_deref() == Some(one.as_str()))
+        .map(|s| s.position)
+        .collect();
     assert_eq!(order, of_one);
     running.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rotated_secret_signs_the_next_delivery() {
     let world = World::new().await;
     let receiver = world.receiver(|_| Manner::Answer(200)).await;
@@ -182,7 +186,7 @@ async fn a_rotated_secret_signs_the_next_delivery() {
     running.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_webhook_gets_nothing_more_and_leaves_no_rows() {
     let world = World::new().await;
     let receiver = world.receiver(|_| Manner::Answer(500)).await;
@@ -212,7 +216,7 @@ async fn rows(world: &World) -> (i64, i64) {
     (cursors[0].0, exceptions[0].0)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attempts_are_listed_newest_first_by_type_and_result_page_by_page() {
     let world = World::new().await;
     let receiver = world.receiver(|seen| Manner::Answer(if seen.mailbox.is_some() { 200 } else { 500 })).await;
@@ -241,10 +245,10 @@ async fn attempts_are_listed_newest_first_by_type_and_result_page_by_page() {
     assert!(positions.is_sorted_by(|a, b| a > b) && second.next_cursor.is_none());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_successes_take_few_writes() {
     let mut config = super::world::config();
-    (config.flush_milliseconds, config.concurrency_per_webhook_max) = (100, 6);
+    (config.flush_milliseconds, config.flush_busy_milliseconds) = (100, 1_000);
     let world = World::with(config).await;
     let receiver = world.receiver(|_| Manner::Answer(200)).await;
     let webhook = world.webhook(&receiver).await;
@@ -263,4 +267,3 @@ async fn many_successes_take_few_writes() {
     assert!(writes * 50 <= 800, "{writes} writes for 800 deliveries");
     running.stop().await;
 }
-

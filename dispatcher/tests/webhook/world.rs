@@ -140,6 +140,11 @@ impl Receiver {
         self.shared.seen.lock().unwrap().len()
     }
 
+    /// Waits until so many requests have arrived, but not for long.
+    pub async fn wait_a_little(&self, n: usize) {
+        let _ = tokio::time::timeout(Duration::from_millis(100), self.wait(n)).await;
+    }
+
     /// Waits until so many requests have arrived and returns them all.
     pub async fn wait(&self, n: usize) -> Vec<Seen> {
         let waiting = async {
@@ -199,7 +204,13 @@ impl Drop for World {
 }
 
 pub fn config() -> Config {
-    let mut config = Config { flush_milliseconds: 5, poll_milliseconds: 20, page_events: 16, ..Config::default() };
+    let mut config = Config {
+        flush_milliseconds: 5,
+        flush_busy_milliseconds: 10,
+        poll_milliseconds: 20,
+        page_events: 16,
+        ..Config::default()
+    };
     config.targets.dangerous_allow_http_loopback = true;
     config.schedule.jitter_percent = 0;
     config
@@ -395,8 +406,15 @@ impl World {
 
     /// Waits until so many attempts of a webhook are written down, and returns them.
     pub async fn written(&self, webhook: &WebhookId, n: usize) -> Vec<webhook_attempts::Row> {
-        eventually("the attempts are written", || async { self.attempts(webhook).await.len() >= n }).await;
-        self.attempts(webhook).await
+        let waiting = async {
+            while self.attempts(webhook).await.len() < n {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let patience = tokio::time::timeout(PATIENCE, waiting).await;
+        let attempts = self.attempts(webhook).await;
+        assert!(patience.is_ok(), "only {} of {n} attempts are written: {attempts:#?}", attempts.len());
+        attempts
     }
 
     pub fn reactor(&self, node: &str) -> Reactor {

@@ -1,7 +1,7 @@
 //! Which webhooks this node works at: leases are taken when there is something to do, renewed at a third of their time,
 //! and given back when there is nothing. Polling is the truth behind the hints.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,7 +49,10 @@ pub(super) struct Polled {
 /// When leases and polls are due.
 pub(super) struct State {
     wanted: BTreeMap<Key, Position>,
-    is_acquiring: bool,
+    /// Whose leases are being asked for.
+    acquiring: BTreeSet<Key>,
+    /// Webhooks that another node held when there was something to do, and when they are looked at again.
+    again: BTreeSet<(Instant, Key)>,
     acquire_at: Option<Instant>,
     renew_every: Duration,
     renew_at: Instant,
@@ -66,7 +69,8 @@ impl State {
         let now = Instant::now();
         Self {
             wanted: BTreeMap::new(),
-            is_acquiring: false,
+            acquiring: BTreeSet::new(),
+            again: BTreeSet::new(),
             acquire_at: None,
             renew_every: config.lease() / 3,
             renew_at: now + config.lease() / 3,
@@ -81,7 +85,15 @@ impl State {
 
     /// Asks for a webhook's lease; a new webhook begins behind the position.
     pub(super) fn want(&mut self, key: Key, begin: Position) {
-        self.wanted.insert(key, begin);
+        // Asking twice would end the lease that the first answer brings.
+        if !self.acquiring.contains(&key) {
+            self.wanted.entry(key).or_insert(begin);
+        }
+    }
+
+    /// Looks at a webhook again at a moment.
+    pub(super) fn look_again(&mut self, key: Key, at: Instant) {
+        self.again.insert((at, key));
     }
 
     pub(super) fn poll_now(&mut self) {
@@ -89,7 +101,8 @@ impl State {
     }
 
     pub(super) fn next_at(&self) -> Instant {
-        self.poll_at.min(self.renew_at)
+        let again = self.again.first().map_or(self.poll_at, |(at, _)| *at);
+        self.poll_at.min(self.renew_at).min(again)
     }
 }
 
@@ -107,21 +120,30 @@ impl Reactor {
                 self.poll(now);
             }
         }
+        while let Some((_, key)) = self.leases.again.first().filter(|(at, _)| *at <= now).cloned() {
+            self.leases.again.pop_first();
+            self.consider(&key);
+        }
         let pause = self.leases.acquire_at.is_some_and(|at| at > now);
-        if !self.leases.wanted.is_empty() && !self.leases.is_acquiring && !pause && !self.is_stopping {
+        if !self.leases.wanted.is_empty() && self.leases.acquiring.is_empty() && !pause && !self.is_stopping {
             self.acquire();
         }
     }
 
     fn acquire(&mut self) {
         let mut wanted = vec![];
-        while let Some(next) = self.leases.wanted.pop_first() {
-            wanted.push(next);
+        while let Some((key, begin)) = self.leases.wanted.pop_first() {
+            if !self.active.contains_key(&key) {
+                self.leases.acquiring.insert(key.clone());
+                wanted.push((key, begin));
+            }
             if wanted.len() == ACQUIRE_MAX {
                 break;
             }
         }
-        self.leases.is_acquiring = true;
+        if wanted.is_empty() {
+            return;
+        }
         let context = Arc::clone(&self.context);
         self.tasks.spawn(async move {
             let at = Instant::now();
@@ -147,7 +169,7 @@ impl Reactor {
 
     pub(super) fn acquired(&mut self, acquired: Acquired) {
         let Acquired { asked, at, leased, failed } = acquired;
-        self.leases.is_acquiring = false;
+        self.leases.acquiring.clear();
         let failed_all = failed.is_some();
         if let Some(error) = failed {
             tracing::warn!(error, "webhook leases could not be taken; trying again");
@@ -159,18 +181,15 @@ impl Reactor {
             self.take_up(leased, endpoint, at);
         }
         for key in missing {
-            let Some(known) = self.known(&key) else { continue };
-            known.is_acquiring = false;
-            if !failed_all {
-                known.elsewhere_until = Some(Instant::now() + HELD_ELSEWHERE);
-            }
+            let pause = if failed_all { Duration::from_secs(1) } else { HELD_ELSEWHERE };
+            self.leave_alone(&key, pause);
         }
     }
 
     fn take_up(&mut self, leased: Leased, endpoint: Result<Option<Endpoint>, Unready>, at: Instant) {
         let key = leased.key.clone();
         if let Some(known) = self.known(&key) {
-            (known.is_acquiring, known.elsewhere_until) = (false, None);
+            known.elsewhere_until = None;
         }
         if self.active.contains_key(&key) || self.is_stopping {
             return;
@@ -250,7 +269,16 @@ impl Reactor {
         self.let_go(&active);
         if let Some(known) = self.known(key) {
             known.left = None;
-            known.elsewhere_until = Some(Instant::now() + HELD_ELSEWHERE);
+        }
+        self.leave_alone(key, HELD_ELSEWHERE);
+    }
+
+    /// Leaves a webhook to the node that holds it, for a while.
+    fn leave_alone(&mut self, key: &Key, pause: Duration) {
+        let until = Instant::now() + pause;
+        if let Some(known) = self.known(key) {
+            known.elsewhere_until = Some(until);
+            self.leases.look_again(key.clone(), until);
         }
     }
 
@@ -369,11 +397,6 @@ impl Reactor {
         match polled.due {
             Ok(due) => {
                 for key in due.into_iter().filter(|key| !self.active.contains_key(key)).collect::<Vec<_>>() {
-                    match self.known(&key) {
-                        Some(known) if known.is_acquiring => continue,
-                        Some(known) => (known.is_acquiring, known.elsewhere_until) = (true, None),
-                        None => {}
-                    }
                     // The row is there, or was a moment ago: the position is of no use but to one that was just dropped.
                     self.leases.want(key, Position::MAX >> 1);
                 }

@@ -20,7 +20,10 @@ const FAILED_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct State {
     dirty: BTreeSet<Key>,
     results: usize,
+    /// When what waits should be written.
     due_at: Option<Instant>,
+    /// When the oldest of what waits must be written, however little it is.
+    must_at: Option<Instant>,
     is_writing: bool,
     paused_until: Option<Instant>,
 }
@@ -30,25 +33,30 @@ impl State {
         self.is_writing
     }
 
-    /// Returns when the next write is due.
+    /// Returns when the next write is due: the sooner time if it has not passed in vain.
     pub(super) fn due_at(&self) -> Option<Instant> {
         if self.is_writing {
             return None;
         }
-        self.due_at.map(|at| self.paused_until.map_or(at, |until| until.max(at)))
+        let at = self.due_at.filter(|at| *at > Instant::now()).or(self.must_at)?;
+        Some(self.paused_until.map_or(at, |until| until.max(at)))
     }
 
-    fn add(&mut self, key: &Key, within: Duration) {
+    fn add(&mut self, key: &Key, within: Duration, at_most: Duration) {
         self.dirty.insert(key.clone());
-        let at = Instant::now() + within;
-        self.due_at = Some(self.due_at.map_or(at, |due| due.min(at)));
+        let now = Instant::now();
+        let earlier = |known: Option<Instant>, new: Instant| Some(known.map_or(new, |known| known.min(new)));
+        self.due_at = earlier(self.due_at, now + within);
+        self.must_at = earlier(self.must_at, now + at_most);
     }
 }
 
 impl Reactor {
     /// Notes that something of a webhook is to be written soon.
     pub(super) fn mark_dirty(&mut self, key: &Key) {
-        self.writes.add(key, Duration::from_millis(self.context.config.flush_milliseconds));
+        let config = &self.context.config;
+        let at_most = Duration::from_millis(config.flush_busy_milliseconds);
+        self.writes.add(key, Duration::from_millis(config.flush_milliseconds), at_most);
     }
 
     /// Notes that an attempt was settled.
@@ -59,7 +67,7 @@ impl Reactor {
 
     /// Notes that a cursor may have moved over events that were not wanted.
     pub(super) fn mark_moved(&mut self, key: &Key) {
-        self.writes.add(key, MOVED_WITHIN);
+        self.writes.add(key, MOVED_WITHIN, MOVED_WITHIN);
     }
 
     /// Forgets that something of a webhook is to be written.
@@ -71,12 +79,14 @@ impl Reactor {
         let now = Instant::now();
         let many = self.writes.results >= self.context.config.flush_attempts_max;
         let paused = self.writes.paused_until.is_some_and(|until| until > now);
-        let due = self.writes.due_at.is_some_and(|at| at <= now);
+        let enough = self.turns.in_flight() == 0 || self.writes.results >= self.context.config.flush_attempts_min;
+        let passed = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let due = passed(self.writes.must_at) || (enough && passed(self.writes.due_at));
         if self.writes.is_writing || paused || !(many || due) {
             return;
         }
         let keys = std::mem::take(&mut self.writes.dirty);
-        (self.writes.results, self.writes.due_at) = (0, None);
+        (self.writes.results, self.writes.due_at, self.writes.must_at) = (0, None, None);
         let mut writes = vec![];
         let mut gone = vec![];
         for key in keys {
