@@ -299,6 +299,9 @@ impl Feed {
         for record in page {
             self.obey(record);
             for ((interest, channel), untold) in channels.iter().zip(&mut untold) {
+                if !interest.concerns(&record.event) {
+                    continue;
+                }
                 let encode = || kitchen.renderer.encode(interest, &everything, record);
                 if let Some(encoded) = patiently(encode).await? {
                     channel.window().push(record.position, encoded, Instant::now(), kitchen.window_bytes);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
+use domain::Event;
 use domain::id::MailboxId;
 use domain::published::WebhookEventType;
 
@@ -13,6 +14,16 @@ pub(super) enum Interest {
     Mailbox(MailboxId),
     /// Everything published of the team, in the shape of its event feed.
     Team,
+}
+
+impl Interest {
+    /// Returns whether an event may be told of at all: quickly, before anything is encoded.
+    pub fn concerns(&self, event: &Event) -> bool {
+        match self {
+            Self::Mailbox(mailbox) => super::realtime::told_as(event, mailbox).is_some(),
+            Self::Team => true,
+        }
+    }
 }
 
 /// What passes within an interest. Cheap to clone.

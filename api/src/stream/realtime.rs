@@ -71,7 +71,7 @@ pub struct Body {
     pub max_bytes: usize,
 }
 
-/// An attachment, as its sender describes it.
+/// An attachment, as its sender describes it. Its bytes are at the message: URLs that expire are not in events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = MailboxRealtimeAttachment)]
 pub struct Attachment {

@@ -311,6 +311,8 @@ impl<T: Transport> AsyncWrite for Observed<T> {
 
 /// How often a stream whose client does not read is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long the last chunk of a stream that has ended may take.
+const LAST_CHUNK: Duration = Duration::from_secs(5);
 /// How many bytes a client may send while it listens; there is nothing it could want to say.
 const UNWANTED_BYTES_MAX: usize = 16 * 1024;
 
@@ -423,14 +425,16 @@ impl<T: Transport> Pump<T> {
     fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         loop {
-            if self.member.ended().is_some() {
-                return Poll::Ready(Ok(()));
-            }
-            if since.elapsed() >= self.stall {
+            let patience = match self.member.ended() {
+                Some(Ending::Revoked | Ending::MailboxInactive) => Duration::ZERO,
+                Some(Ending::Shutdown | Ending::Unavailable | Ending::Stalled) => self.stall.min(LAST_CHUNK),
+                None => self.stall,
+            };
+            if since.elapsed() >= patience {
                 self.member.end(Ending::Stalled);
                 return Poll::Ready(Ok(()));
             }
-            let look_at = (since + self.stall).min(Instant::now() + LOOK_EVERY);
+            let look_at = (since + patience).min(Instant::now() + LOOK_EVERY);
             let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(look_at)));
             if timer.as_mut().poll(cx).is_pending() {
                 return self.poll_hung_up(cx);

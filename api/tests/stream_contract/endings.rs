@@ -180,7 +180,7 @@ async fn after_a_restore_ids_of_lost_events_are_not_taken_for_new_ones() {
     let lost = world.receive().await.to_string();
     assert_eq!(SqliteBackend::begin_epoch(&copy).await.unwrap(), 2);
     let log = open(Arc::new(SqliteBackend::open(&copy).await.unwrap()), &world.allot).await;
-    let (_, router) = api_over(&log, &world.allot, config());
+    let (_, router) = api_over(&log, &world.allot, config()).await;
     let restored = |id: String| {
         let (router, key) = (router.clone(), &world.mailbox_key);
         async move { super::harness::Reader::new(ask(&router, key, "/mailbox/events", Some(&id)).await) }

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use domain::StreamId;
 use domain::id::{BlobId, Position, SecretId, TeamId};
 use eventlog::{
-    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, DirectoryEntry, DirectoryKey, Head, MemoryBackend,
-    SnapshotRow, StoreError, StoredRecord, StreamHistory,
+    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, DirectoryEntry, DirectoryKey, Head, Hold,
+    MemoryBackend, SnapshotRow, StoreError, StoredRecord, StreamHistory,
 };
 use tokio::sync::Semaphore;
 
@@ -18,7 +18,7 @@ use super::harness::{World, config, ids};
 struct Gated {
     inner: MemoryBackend,
     /// Which read is held back; the count goes down with each.
-    hold: AtomicUsize,
+    skip: AtomicUsize,
     /// Whether it is held back after it was made, so that its answer is old.
     after: std::sync::atomic::AtomicBool,
     held: Semaphore,
@@ -29,7 +29,7 @@ impl Gated {
     fn new() -> Self {
         Self {
             inner: MemoryBackend::default(),
-            hold: AtomicUsize::new(usize::MAX),
+            skip: AtomicUsize::new(usize::MAX),
             after: false.into(),
             held: Semaphore::new(0),
             go: Semaphore::new(0),
@@ -37,14 +37,14 @@ impl Gated {
     }
 
     /// Holds back the read after `skip` others.
-    fn hold(&self, skip: usize, after: bool) {
+    fn hold_back(&self, skip: usize, after: bool) {
         self.after.store(after, Ordering::SeqCst);
-        self.hold.store(skip, Ordering::SeqCst);
+        self.skip.store(skip, Ordering::SeqCst);
     }
 
     async fn gate<T>(&self, read: impl Future<Output = T>) -> T {
         let count = |n: usize| if n == usize::MAX { None } else { Some(n.wrapping_sub(1)) };
-        let held = self.hold.fetch_update(Ordering::SeqCst, Ordering::SeqCst, count) == Ok(0);
+        let held = self.skip.fetch_update(Ordering::SeqCst, Ordering::SeqCst, count) == Ok(0);
         if !held {
             return read.await;
         }
@@ -96,6 +96,9 @@ impl Backend for Gated {
     async fn append(&self, batch: &Batch) -> Result<(), AppendError> {
         self.inner.append(batch).await
     }
+    async fn hold(&self, teams: &[TeamId]) -> Result<Box<dyn Hold>, StoreError> {
+        self.inner.hold(teams).await
+    }
     async fn blob(&self, team: &TeamId, id: &BlobId) -> Result<Option<BlobRow>, StoreError> {
         self.gate(self.inner.blob(team, id)).await
     }
@@ -121,7 +124,7 @@ async fn race(hold: usize, after: bool, resume: bool, others_listen: bool) -> bo
     }
     let other = if others_listen { Some(world.open("", None).await) } else { None };
     let missed = if resume { 0 } else { reference.len() };
-    backend.hold(hold, after);
+    backend.hold_back(hold, after);
     let presented = resume.then_some(before.as_str());
     let mut opening = std::pin::pin!(world.open("", presented));
     let mut reader = None;
@@ -186,7 +189,7 @@ async fn a_revocation_during_the_opening_ends_the_stream_or_refuses_it() {
             let backend = Arc::new(Gated::new());
             let world = World::over(Arc::<Gated>::clone(&backend), config(), None).await;
             let _other = world.open("", None).await;
-            backend.hold(hold, after);
+            backend.hold_back(hold, after);
             let mut opening = std::pin::pin!(world.ask(&world.mailbox_key, "/mailbox/events", None));
             let mut response = None;
             tokio::select! {

@@ -20,6 +20,7 @@ use domain::testing::received_halves;
 use domain::{Actor, Command, StreamId, mailbox, message, sending_domain, team};
 use eventlog::sqlite::SqliteBackend;
 use eventlog::{Allot, Appended, Backend, BlobStore, EventLog, MasterKey, MemoryBackend, Options, Submission};
+use projections::Views;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -105,7 +106,7 @@ impl World {
         let mailbox_key = mint(&allot, &pepper, Kind::Mailbox);
         let other_mailbox_key = mint(&allot, &pepper, Kind::Mailbox);
         let team_key = mint(&allot, &pepper, Kind::Infrastructure);
-        let (streams, router) = api_over(&log, &allot, config);
+        let (streams, router) = api_over(&log, &allot, config).await;
         let world = Self {
             log,
             allot,
@@ -271,12 +272,14 @@ pub async fn open(backend: Arc<dyn Backend>, allot: &Allot) -> EventLog {
     EventLog::open(backend, options).await.unwrap()
 }
 
-pub fn api_over(log: &EventLog, allot: &Allot, config: stream::Config) -> (Streams, axum::Router) {
+pub async fn api_over(log: &EventLog, allot: &Allot, config: stream::Config) -> (Streams, axum::Router) {
     let streams = Streams::new(log.clone(), allot.clone(), config);
     let rate_limits =
         api::RateLimits { mailbox_requests: u32::MAX, infrastructure_requests: u32::MAX, ..api::RateLimits::default() };
     let http = api::Config { rate_limits, ..api::Config::default() };
-    let app = api::App::new(log.clone(), allot.clone(), Pepper::new([9; 32]), http).with_streams(streams.clone());
+    let views = Views::memory().await.unwrap();
+    let app =
+        api::App::new(log.clone(), views, allot.clone(), Pepper::new([9; 32]), http).with_streams(streams.clone());
     let router = api::router(app);
     (streams, router)
 }
