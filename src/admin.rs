@@ -263,10 +263,9 @@ pub async fn rebuild(config: &Config, what: cli::Rebuild) -> anyhow::Result<()> 
     let store = Store::open(config, Purpose::Command).await?;
     let bar = progress(0, what.projection.as_deref().unwrap_or("all read models"));
     let started = std::time::Instant::now();
-    let shown = bar.clone();
-    let done = projections::rebuild(&store.log, &store.views, what.projection.as_deref(), team.as_ref(), move |done, total| {
-        shown.set_length(total);
-        shown.set_position(done);
+    let done = projections::rebuild(&store.views, &store.log, what.projection.as_deref(), team.as_ref(), |progress| {
+        bar.set_length(progress.total);
+        bar.set_position(progress.events);
     })
     .await?;
     bar.finish_and_clear();
@@ -300,7 +299,9 @@ pub async fn replay(config: &Config, what: cli::Replay) -> anyhow::Result<()> {
     if until > head {
         bail!("--until {until}: the log of {team} ends at {head}");
     }
-    projections::replay(&store.log, &team, until, &what.out).await?;
+    let bar = progress(until, team.as_str());
+    projections::replay(&store.log, &team, until, &what.out, |progress| bar.set_position(progress.events)).await?;
+    bar.finish_and_clear();
     print(format_args!("{} holds the read models of {team} as of position {until}", what.out.display()))
 }
 

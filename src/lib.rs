@@ -7,6 +7,7 @@ pub mod admin;
 pub mod bench;
 pub mod cli;
 pub mod config;
+pub mod dns;
 pub mod first_run;
 pub mod poll;
 pub mod run;
@@ -66,7 +67,7 @@ async fn carry_out(command: Command, config: Config) -> anyhow::Result<()> {
         Command::Replay(what) => admin::replay(&config, what).await,
         Command::Backup(what) => admin::backup(&config, what).await,
         Command::Restore(what) => admin::restore(&config, what).await,
-        Command::Bench(what) => bench::run(&what).await,
+        Command::Bench(what) => bench::run(&config, &what).await,
         // Answered before the runtime started.
         Command::Config(_) => Ok(()),
     }

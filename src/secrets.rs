@@ -45,17 +45,25 @@ fn read_or_make(configured: &str, default: &Path, allot: &Allot) -> anyhow::Resu
 
 /// Makes a secret file durably before anything is sealed with it.
 fn make(path: &Path, key: [u8; 32]) -> anyhow::Result<[u8; 32]> {
+    write_private(path, format!("{}\n", hex::encode(key)).as_bytes())?;
+    tracing::info!(file = %path.display(), "made a secret file; keep a copy apart from the database");
+    Ok(key)
+}
+
+/// Writes a new file that only its owner can read, and flushes it with its directory.
+///
+/// # Errors
+/// The file exists or cannot be written.
+pub fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let Some(directory) = path.parent() else { bail!("{} has no directory", path.display()) };
     let failed = || format!("cannot make {}", path.display());
     std::fs::create_dir_all(directory).with_context(failed)?;
     let mut file =
         std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).with_context(failed)?;
-    writeln!(file, "{}", hex::encode(key)).with_context(failed)?;
+    file.write_all(content).with_context(failed)?;
     file.sync_all().with_context(failed)?;
-    std::fs::File::open(directory).and_then(|d| d.sync_all()).with_context(failed)?;
-    tracing::info!(file = %path.display(), "made a secret file; keep a copy apart from the database");
-    Ok(key)
+    std::fs::File::open(directory).and_then(|d| d.sync_all()).with_context(failed)
 }
 
 #[cfg(test)]

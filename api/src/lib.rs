@@ -1,4 +1,115 @@
-//! placeholder
+//! The doors: HTTP, streams, SMTP.
+//!
+//! A door turns a wish into a command, and rows into an answer; it holds no rule. [`router`] is the table of contents
+//! of the native API; [`auth`] says who is calling, [`problem`] what is answered when a wish is refused.
+//!
+//! Invariants:
+//! - The team of a call comes from its credential and from nowhere else.
+//! - A route cannot be registered without saying what it needs of its caller ([`openapi`]).
+//! - Another team's thing is answered exactly like a thing that does not exist.
+//! - Nothing fails a request after its command was appended: the fact stands.
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests may fail loudly"))]
 
+use std::sync::Arc;
+
+use axum::http::HeaderValue;
+use eventlog::{Allot, EventLog};
+use projections::Views;
+
+pub mod auth;
+mod body;
+mod config;
+mod conventions;
+pub mod envelope;
+pub mod etag;
+mod field;
+pub mod idempotency;
+pub mod limit;
+pub mod openapi;
+pub mod path;
+pub mod problem;
+pub mod query;
 pub mod receive;
+#[expect(unused_qualifications, reason = "the macros of the API document qualify the types they describe")]
+mod routes;
 pub mod smtp;
+pub mod stream;
+mod write;
+
+pub use body::Json;
+pub use config::{Config, MailServer, RateLimits};
+
+use auth::Authenticator;
+use auth::secret::Pepper;
+use limit::Limiter;
+use openapi::{Rendered, Routes};
+use stream::Streams;
+
+/// What every handler has. Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    /// The truth.
+    pub log: EventLog,
+    /// What can be read.
+    pub views: Views,
+    /// Time and randomness.
+    pub allot: Allot,
+    /// The section `http`.
+    pub config: Arc<Config>,
+    /// Who is calling.
+    pub auth: Authenticator,
+    /// How often.
+    pub limiter: Limiter,
+    /// Open event streams.
+    pub streams: Streams,
+    challenge: HeaderValue,
+}
+
+impl App {
+    /// Returns the state of the API's handlers.
+    #[must_use]
+    pub fn new(log: EventLog, views: Views, allot: Allot, pepper: Pepper, config: Config) -> Self {
+        let resource = format!("{}/.well-known/oauth-protected-resource/api/v1", config.public_url);
+        let challenge = HeaderValue::try_from(format!("Bearer resource_metadata=\"{resource}\""))
+            .unwrap_or_else(|_| HeaderValue::from_static("Bearer"));
+        Self {
+            auth: Authenticator::new(log.clone(), allot.clone(), pepper),
+            limiter: Limiter::new(config.rate_limits),
+            streams: Streams::new(log.clone(), allot.clone(), stream::Config::default()),
+            config: Arc::new(config),
+            log,
+            views,
+            allot,
+            challenge,
+        }
+    }
+
+    /// Returns this state with streams that are configured and run elsewhere.
+    #[must_use]
+    pub fn with_streams(mut self, streams: Streams) -> Self {
+        self.streams = streams;
+        self
+    }
+}
+
+fn routes() -> Routes {
+    Routes::new().with(door!(openapi::get_document)).and(routes::all()).and(stream::routes())
+}
+
+/// Returns the API document.
+#[must_use]
+pub fn document() -> utoipa::openapi::OpenApi {
+    routes().finish().1
+}
+
+/// Returns the router of the native API, mounted at `/api/v1`.
+pub fn router(app: App) -> axum::Router {
+    let (router, document) = routes().finish();
+    axum::Router::new()
+        .nest("/api/v1", router)
+        .fallback(conventions::no_such_path)
+        .method_not_allowed_fallback(conventions::no_such_method)
+        .layer(axum::middleware::from_fn_with_state(app.clone(), conventions::conventions))
+        .layer(axum::Extension(Rendered::new(&document)))
+        .with_state(app)
+}

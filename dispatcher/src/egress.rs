@@ -15,10 +15,8 @@
 //! It is built on hyper's connection rather than on a ready-made client because the rules above are about
 //! connections: which address, judged when, how many bytes, closed when.
 
-pub mod address;
 mod connection;
 mod error;
-pub mod policy;
 mod pool;
 mod resolve;
 mod wire;
@@ -37,6 +35,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Duration, Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
+pub use domain::egress as policy;
+pub use domain::egress::address;
 pub use error::{AttemptError, ConnectFault, DnsFault, Phase, ResponseFault, TlsFault};
 pub use policy::{Policy, Refused, Target};
 pub use resolve::{HostTable, Resolve, ResolveError, SystemResolver};
@@ -293,7 +293,7 @@ impl Client {
             if judge(connection.peer().ip(), policy).is_err() || !connection.is_reusable().await {
                 continue;
             }
-            let request = request(target, headers.clone(), body.clone());
+            let request = request(target, headers.clone(), body.clone())?;
             match connection.exchange(request, limits, started, until).await {
                 Err(fault) if fault.silent => break,
                 Err(fault) => return Err(fault.error),
@@ -305,7 +305,7 @@ impl Client {
         }
 
         let mut connection = self.connect(target, until).await?;
-        let request = request(target, headers, body);
+        let request = request(target, headers, body)?;
         let answer = connection
             .exchange(request, limits, started, until)
             .await
@@ -407,7 +407,8 @@ fn complete(mut headers: HeaderMap, target: &Target) -> HeaderMap {
     ] {
         headers.remove(name);
     }
-    headers.insert(header::HOST, target.host_header().clone());
+    let host = HeaderValue::from_str(target.authority()).expect("a target's authority is visible ASCII");
+    headers.insert(header::HOST, host);
     headers
         .entry(header::USER_AGENT)
         .or_insert(HeaderValue::from_static(USER_AGENT));
@@ -417,12 +418,12 @@ fn complete(mut headers: HeaderMap, target: &Target) -> HeaderMap {
     headers
 }
 
-fn request(target: &Target, headers: HeaderMap, body: Bytes) -> Request<Full<Bytes>> {
+fn request(target: &Target, headers: HeaderMap, body: Bytes) -> Result<Request<Full<Bytes>>, AttemptError> {
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = Uri::from(target.path_and_query().clone());
+    *request.uri_mut() = Uri::try_from(&**target.path_and_query()).map_err(|_| Refused::Malformed)?;
     *request.headers_mut() = headers;
-    request
+    Ok(request)
 }
 
 fn server_name(host: &Host) -> Result<ServerName<'static>, AttemptError> {

@@ -15,6 +15,7 @@
 
 pub mod api_key;
 pub mod billing;
+pub mod egress;
 pub mod entity;
 pub mod event;
 pub mod id;

@@ -110,6 +110,12 @@ impl Verifier {
         Self { team, position: 0, hash: GENESIS }
     }
 
+    /// Returns a verifier that goes on behind a record that was verified before, as [`Verifier::verified`] said.
+    #[must_use]
+    pub fn resume(team: TeamId, position: Position, hash: [u8; 32]) -> Self {
+        Self { team, position, hash }
+    }
+
     /// Returns how far the walk has come: the last verified position and its hash.
     #[must_use]
     pub fn verified(&self) -> (Position, [u8; 32]) {

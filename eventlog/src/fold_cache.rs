@@ -127,7 +127,8 @@ impl FoldCache {
     /// Adds a fold read from the store, unless the team moved on since the read began.
     pub(crate) fn add(&self, team: &TeamId, stream: StreamId, fold: Folded, as_of: Known) {
         let mut inner = self.lock();
-        let unmoved = |known: &Known| known.generation == as_of.generation && known.head.position == as_of.head.position;
+        let unmoved =
+            |known: &Known| known.generation == as_of.generation && known.head.position == as_of.head.position;
         if inner.heads.peek(team).is_some_and(unmoved) {
             inner.folds.put((team.clone(), stream), (fold, as_of.generation));
         }

@@ -268,7 +268,9 @@ impl EventLog {
             streams.iter().zip(&folds).filter(|(_, f)| f.is_none()).map(|(s, _)| (team.clone(), s.clone())).collect();
         let loaded = self.shared.load_folds(missing).await?;
         Ok(S::from_entities(&mut streams.iter().zip(&mut folds).map(|(stream, fold)| {
-            fold.take().or_else(|| loaded.get(&(team.clone(), stream.clone())).cloned()).unwrap_or_else(|| empty(stream))
+            fold.take()
+                .or_else(|| loaded.get(&(team.clone(), stream.clone())).cloned())
+                .unwrap_or_else(|| empty(stream))
         })))
     }
 

@@ -89,9 +89,8 @@ impl Store {
         let has_secret = |(team, row): &(TeamId, crate::SecretRow)| {
             self.teams.get(team).is_some_and(|team| team.secrets.contains_key(&row.id))
         };
-        let has_blob = |(team, row): &(TeamId, BlobRow)| {
-            self.teams.get(team).is_some_and(|team| team.blobs.contains_key(&row.id))
-        };
+        let has_blob =
+            |(team, row): &(TeamId, BlobRow)| self.teams.get(team).is_some_and(|team| team.blobs.contains_key(&row.id));
         misplaced
             || answered
             || claimed

@@ -15,8 +15,8 @@ use domain::StreamId;
 use domain::id::{BlobId, Position, SecretId, TeamId};
 use serde_json::json;
 use sqlx::migrate::Migrator;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection, Row, SqliteConnection, SqlitePool};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,8 +27,9 @@ use crate::backend::{
 use crate::directory::{DirectoryEntry, DirectoryKey};
 use crate::failpoint::Failpoints;
 use crate::record::StoredRecord;
+use crate::rows::{all, limited, signed};
 
-use read::{HISTORIES, READ, bytes, decode, parse, record, signed, snapshot_row, unavailable, unsigned};
+use read::{HISTORIES, READ, unavailable};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -95,7 +96,11 @@ impl SqliteBackend {
             .pragma("wal_autocheckpoint", "0")
             .disable_statement_logging();
         let mut writer = SqliteConnection::connect_with(&options).await.map_err(open)?;
-        MIGRATIONS.run(&mut writer).await.map_err(|source| OpenError::Migrate { path: path.to_owned(), source })?;
+        // `run` would make this future one that cannot be spawned.
+        MIGRATIONS
+            .run_direct(None, &mut writer, false)
+            .await
+            .map_err(|source| OpenError::Migrate { path: path.to_owned(), source })?;
         let epoch: i64 =
             sqlx::query_scalar("SELECT epoch FROM installation").fetch_one(&mut writer).await.map_err(open)?;
         let readers = SqlitePoolOptions::new()
@@ -197,11 +202,7 @@ impl Backend for SqliteBackend {
         .fetch_all(&self.readers)
         .await
         .map_err(|e| unavailable(&e))?;
-        let head = |row: &SqliteRow| -> Result<_, sqlx::Error> {
-            let epoch = u16::try_from(row.try_get::<i64, _>(1)?).map_err(|e| decode(1, e))?;
-            Ok((parse(row, 0)?, Head { epoch, position: unsigned(row, 2)?, hash: bytes(row, 3)? }))
-        };
-        rows.iter().map(head).collect::<Result<_, _>>().map_err(|e| unavailable(&e))
+        all(&rows, read::head)
     }
 
     async fn moved_since(&self, at: i64, limit: usize) -> Result<Vec<(TeamId, Position, i64)>, StoreError> {
@@ -209,34 +210,32 @@ impl Backend for SqliteBackend {
             "SELECT team_id, position, moved_at FROM heads WHERE moved_at >= $1 ORDER BY moved_at LIMIT $2",
         )
         .bind(at)
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .bind(limited(limit))
         .fetch_all(&self.readers)
         .await
         .map_err(|e| unavailable(&e))?;
-        let moved =
-            |row: &SqliteRow| -> Result<_, sqlx::Error> { Ok((parse(row, 0)?, unsigned(row, 1)?, row.try_get(2)?)) };
-        rows.iter().map(moved).collect::<Result<_, _>>().map_err(|e| unavailable(&e))
+        all(&rows, read::moved)
     }
 
     async fn teams(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<TeamId>, StoreError> {
         let rows = sqlx::query("SELECT team_id FROM heads WHERE team_id > $1 ORDER BY team_id LIMIT $2")
             .bind(after.map_or("", TeamId::as_str))
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .bind(limited(limit))
             .fetch_all(&self.readers)
             .await
             .map_err(|e| unavailable(&e))?;
-        rows.iter().map(|row| parse(row, 0)).collect::<Result<_, _>>().map_err(|e| unavailable(&e))
+        all(&rows, read::team)
     }
 
     async fn read(&self, team: &TeamId, after: Position, limit: usize) -> Result<Vec<StoredRecord>, StoreError> {
         let rows = sqlx::query(READ)
             .bind(team.as_str())
             .bind(signed(after))
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .bind(limited(limit))
             .fetch_all(&self.readers)
             .await
             .map_err(|e| unavailable(&e))?;
-        rows.iter().map(record).collect::<Result<_, _>>().map_err(|e| unavailable(&e))
+        all(&rows, read::record)
     }
 
     async fn histories(&self, streams: &[(TeamId, StreamId)]) -> Result<Vec<StreamHistory>, StoreError> {
@@ -255,8 +254,7 @@ impl Backend for SqliteBackend {
         .await
         .map_err(|e| unavailable(&e))?;
         let mut histories = vec![StreamHistory::default(); streams.len()];
-        for row in &snapshots {
-            let (i, erasures, snapshot) = snapshot_row(row).map_err(|e| unavailable(&e))?;
+        for (i, erasures, snapshot) in all(&snapshots, read::snapshot)? {
             if let Some(history) = histories.get_mut(i) {
                 (history.erasures, history.snapshot) = (erasures, snapshot);
             }
@@ -272,10 +270,9 @@ impl Backend for SqliteBackend {
             .fetch_all(&mut *transaction)
             .await
             .map_err(|e| unavailable(&e))?;
-        for row in &rows {
-            let i = unsigned(row, 16).map_err(|e| unavailable(&e))?;
-            if let Some(history) = usize::try_from(i).ok().and_then(|i| histories.get_mut(i)) {
-                history.records.push(record(row).map_err(|e| unavailable(&e))?);
+        for (i, record) in all(&rows, |row| Ok((read::index(row, 16)?, read::record(row)?)))? {
+            if let Some(history) = histories.get_mut(i) {
+                history.records.push(record);
             }
         }
         Ok(histories)
@@ -314,16 +311,7 @@ impl Backend for SqliteBackend {
         .fetch_all(&self.readers)
         .await
         .map_err(|e| unavailable(&e))?;
-        let answer = |row: &SqliteRow| -> Result<_, sqlx::Error> {
-            Ok(AnswerRow {
-                key: AnswerKey { team: parse(row, 0)?, scope: row.try_get(1)?, key: row.try_get(2)? },
-                fingerprint: bytes(row, 3)?,
-                status: row.try_get(4)?,
-                sealed: row.try_get(5)?,
-                created_at: row.try_get(6)?,
-            })
-        };
-        rows.iter().map(answer).collect::<Result<_, _>>().map_err(|e| unavailable(&e))
+        all(&rows, read::answer)
     }
 
     async fn drop_answers(&self, before: i64, limit: usize) -> Result<u64, StoreError> {
@@ -331,7 +319,7 @@ impl Backend for SqliteBackend {
             "DELETE FROM answers WHERE rowid IN (SELECT rowid FROM answers WHERE created_at < $1 LIMIT $2)",
         )
         .bind(before)
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .bind(limited(limit))
         .execute(&mut *self.writer.lock().await)
         .await
         .map_err(|e| unavailable(&e))?;
@@ -347,12 +335,7 @@ impl Backend for SqliteBackend {
         .fetch_all(&self.readers)
         .await
         .map_err(|e| unavailable(&e))?;
-        let entry = |row: &SqliteRow| -> Result<_, sqlx::Error> {
-            let target = serde_json::from_str(row.try_get(2)?).map_err(|e| decode(2, e))?;
-            let key = DirectoryKey::from_text(row.try_get(0)?).ok_or_else(|| decode(0, std::fmt::Error))?;
-            Ok((key, DirectoryEntry { team: parse(row, 1)?, target }))
-        };
-        rows.iter().map(entry).collect::<Result<_, _>>().map_err(|e| unavailable(&e))
+        all(&rows, read::entry)
     }
 
     async fn append(&self, batch: &Batch) -> Result<(), AppendError> {
@@ -372,11 +355,7 @@ impl Backend for SqliteBackend {
             .fetch_optional(&self.readers)
             .await
             .map_err(|e| unavailable(&e))?;
-        let blob = |row: SqliteRow| -> Result<_, sqlx::Error> {
-            let inline: Option<Vec<u8>> = row.try_get(1)?;
-            Ok(BlobRow { id: id.clone(), inline: inline.map(Into::into), size_bytes: row.try_get(0)? })
-        };
-        row.map(blob).transpose().map_err(|e| unavailable(&e))
+        row.map(|row| read::blob(id, &row)).transpose().map_err(|e| unavailable(&e))
     }
 
     async fn secret(&self, team: &TeamId, id: &SecretId) -> Result<Option<Vec<u8>>, StoreError> {
@@ -399,10 +378,9 @@ impl Backend for SqliteBackend {
                 .await
                 .map_err(|e| unavailable(&e))?;
         // Snapshots may repeat what was erased, and so may those that are being made.
-        for sql in [
-            "DELETE FROM snapshots WHERE team_id = $1",
-            "UPDATE heads SET erasures = erasures + 1 WHERE team_id = $1",
-        ] {
+        for sql in
+            ["DELETE FROM snapshots WHERE team_id = $1", "UPDATE heads SET erasures = erasures + 1 WHERE team_id = $1"]
+        {
             sqlx::query(sql).bind(team.as_str()).execute(&mut *transaction).await.map_err(|e| unavailable(&e))?;
         }
         transaction.commit().await.map_err(|e| unavailable(&e))?;
@@ -411,6 +389,8 @@ impl Backend for SqliteBackend {
 
     async fn close(&self) {
         self.readers.close().await;
+        // Whoever died in the middle of a transaction must not keep the write-ahead file from being copied back.
+        let _ = sqlx::query("ROLLBACK").execute(&mut *self.writer.lock().await).await;
         self.stop.cancel();
         self.tasks.wait().await;
     }

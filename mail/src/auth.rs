@@ -132,6 +132,11 @@ async fn spf(
         .trim_end_matches('.');
     // Records live under A-labels, whatever the envelope says.
     let domain = idna::domain_to_ascii(domain).unwrap_or_else(|_| domain.to_ascii_lowercase());
+    let domain: String = domain
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(255)
+        .collect();
     let mut outcome = check_host(
         &SpfRequest {
             peer: request.peer,

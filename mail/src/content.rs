@@ -149,7 +149,6 @@ pub fn clean(parsed: &ParsedMessage, options: &Options) -> Content {
         strip_quotes,
         options.strip_signature,
     );
-    let counts = suspicious(written_text, rendered.as_ref());
     let found = rendered
         .as_ref()
         .filter(|_| use_html)
@@ -184,7 +183,7 @@ pub fn clean(parsed: &ParsedMessage, options: &Options) -> Content {
                     .as_ref()
                     .is_some_and(|rendered| rendered.quotes_stripped),
         signature_stripped: cleaned.signature_stripped,
-        suspicious: counts,
+        suspicious: suspicious(written_text, rendered.as_ref()),
         text: body.map(|_| text),
         html: html.map(|(html, _)| html),
     }

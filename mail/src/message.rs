@@ -3,8 +3,8 @@
 //! Parsing never fails: the raw bytes are the truth and this is a view of them that can be made again. It is a
 //! function of the bytes and the limits alone; [`PARSER_VERSION`] changes whenever its result may.
 //!
-//! Limits are applied before any library sees the bytes: [`tree`](self) splits the message into a bounded number of
-//! parts in one pass, and only single fields and single decoded bodies go further. The contents of attached messages
+//! Limits are applied before any library sees the bytes: our own splitter divides the message into a bounded number
+//! of parts in one pass, and only single fields and single decoded bodies go further. The contents of attached messages
 //! are opaque: parse the bytes of the attachment to look inside.
 
 mod attachment;
@@ -180,21 +180,7 @@ pub fn parse(raw: &[u8], limits: &ParseLimits) -> ParsedMessage {
     let block = Block::scan(raw, limits.header());
     let bodies = bodies::select(raw, &tree, limits);
     let (attachments, attachments_cut) = attachment::list(raw, &tree, &bodies, limits);
-    let mut people = People {
-        block: &block,
-        limits,
-        truncated: false,
-    };
-    let from_all = people.list("From");
-    let from = from_all.first().cloned();
-    let (to, cc, bcc, reply_to) = (
-        people.list("To"),
-        people.list("Cc"),
-        people.list("Bcc"),
-        people.list("Reply-To"),
-    );
-    let sender = people.list("Sender").into_iter().next();
-    let people_truncated = people.truncated;
+    let people = People::read(&block, limits);
     let (references, references_cut) = references(&block, limits);
     let text_of = |name: &str| {
         block
@@ -209,7 +195,7 @@ pub fn parse(raw: &[u8], limits: &ParseLimits) -> ParsedMessage {
     let truncated = tree.truncated
         || block.truncated
         || attachments_cut
-        || people_truncated
+        || people.truncated
         || references_cut
         || bodies.truncated;
     ParsedMessage {
@@ -224,15 +210,15 @@ pub fn parse(raw: &[u8], limits: &ParseLimits) -> ParsedMessage {
         encrypted: bodies.encrypted,
         size_bytes: raw.len(),
         subject: text_of("Subject"),
-        automatic: AutomaticFacts::read(&block, from.as_ref(), content_type),
-        facts: facts(&block, to.is_empty() && cc.is_empty()),
-        sender: sender.filter(|sender| from.as_ref().is_none_or(|from| from.email != sender.email)),
-        from,
-        from_all,
-        to,
-        cc,
-        bcc,
-        reply_to,
+        automatic: AutomaticFacts::read(&block, people.from.first(), content_type),
+        facts: facts(&block, people.to.is_empty() && people.cc.is_empty()),
+        sender: people.distinct_sender(),
+        from: people.from.first().cloned(),
+        from_all: people.from,
+        to: people.to,
+        cc: people.cc,
+        bcc: people.bcc,
+        reply_to: people.reply_to,
         sent_at: block
             .first("Date")
             .and_then(|field| date_micros(field.value)),
@@ -275,22 +261,47 @@ fn with_line_feeds(raw: &[u8]) -> std::borrow::Cow<'_, [u8]> {
         .into()
 }
 
-struct People<'a> {
-    block: &'a Block<'a>,
-    limits: &'a ParseLimits,
+/// Everyone named in the header.
+struct People {
+    from: Vec<EmailAddress>,
+    sender: Vec<EmailAddress>,
+    to: Vec<EmailAddress>,
+    cc: Vec<EmailAddress>,
+    bcc: Vec<EmailAddress>,
+    reply_to: Vec<EmailAddress>,
     truncated: bool,
 }
 
-impl People<'_> {
-    fn list(&mut self, name: &str) -> Vec<EmailAddress> {
-        let mut all = Vec::new();
-        for field in self.block.all(name) {
-            let room = self.limits.addresses_max - all.len();
-            let (found, truncated) = addresses(&field.unfolded(), room);
-            self.truncated |= truncated;
-            all.extend(found);
+impl People {
+    fn read(block: &Block<'_>, limits: &ParseLimits) -> Self {
+        let mut truncated = false;
+        let mut list = |name: &str| {
+            let mut all = Vec::new();
+            for field in block.all(name) {
+                let room = limits.addresses_max - all.len();
+                let (found, cut) = addresses(&field.unfolded(), room);
+                truncated |= cut;
+                all.extend(found);
+            }
+            all
+        };
+        People {
+            from: list("From"),
+            sender: list("Sender"),
+            to: list("To"),
+            cc: list("Cc"),
+            bcc: list("Bcc"),
+            reply_to: list("Reply-To"),
+            truncated,
         }
-        all
+    }
+
+    fn distinct_sender(&self) -> Option<EmailAddress> {
+        let from = self.from.first().map(|from| from.email.as_str());
+        self.sender
+            .first()
+            .filter(|sender| Some(sender.email.as_str()) != from)
+            .cloned()
     }
 }
 

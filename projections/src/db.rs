@@ -6,7 +6,7 @@
 //! Table definitions are written once, as SQLite reads them: for PostgreSQL `TEXT` compares by bytes
 //! (`COLLATE "C"`) as it does in SQLite, and `WITHOUT ROWID` is left out.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -44,6 +44,8 @@ pub enum Db {
         readers: SqlitePool,
         /// How the same database is attached by another connection.
         location: String,
+        /// The file; `None` in memory.
+        path: Option<PathBuf>,
     },
     /// All connections see one schema.
     Postgres {
@@ -51,6 +53,8 @@ pub enum Db {
         pool: PgPool,
         /// The schema.
         schema: String,
+        /// How another schema is opened.
+        options: Box<PgConnectOptions>,
     },
 }
 
@@ -268,7 +272,7 @@ impl Db {
                 .locking_mode(SqliteLockingMode::Normal)
                 .pragma("cache_size", "-65536"),
         };
-        Self::sqlite(options, format!("file:{}?mode=ro", escaped(path))).await
+        Self::sqlite(options, format!("file:{}?mode=ro", escaped(path)), Some(path.to_owned())).await
     }
 
     /// Opens a new SQLite database in memory, which is gone when its last connection is.
@@ -281,10 +285,10 @@ impl Db {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Memory)
             .synchronous(SqliteSynchronous::Off);
-        Self::sqlite(options, format!("file:{name}?vfs=memdb")).await
+        Self::sqlite(options, format!("file:{name}?vfs=memdb"), None).await
     }
 
-    async fn sqlite(options: SqliteConnectOptions, location: String) -> Result<Self, Error> {
+    async fn sqlite(options: SqliteConnectOptions, location: String, path: Option<PathBuf>) -> Result<Self, Error> {
         let options = options.foreign_keys(false).busy_timeout(Duration::from_secs(30)).disable_statement_logging();
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
@@ -299,21 +303,34 @@ impl Db {
             .max_connections(READERS)
             .test_before_acquire(false)
             .connect_lazy_with(options.create_if_missing(false).pragma("query_only", "1"));
-        Ok(Self::Sqlite { writer, readers, location })
+        Ok(Self::Sqlite { writer, readers, location, path })
     }
 
     /// Opens a PostgreSQL schema, which is created if it is missing.
     pub(crate) async fn open_postgres(url: &str, schema: &str) -> Result<Self, Error> {
         let options = PgConnectOptions::from_str(url)?.disable_statement_logging();
+        Self::postgres(options, schema, POSTGRES_CONNECTIONS).await
+    }
+
+    /// Opens a new, empty PostgreSQL schema in the same database; what was in it is dropped.
+    pub(crate) async fn scratch_schema(&self, name: &str) -> Result<Self, Error> {
+        let Self::Postgres { pool, options, .. } = self else {
+            return Err(sqlx::Error::Configuration("only PostgreSQL has schemas".into()).into());
+        };
+        sqlx::query(AssertSqlSafe(format!("DROP SCHEMA IF EXISTS {name} CASCADE"))).execute(pool).await?;
+        Self::postgres(options.as_ref().clone(), name, 1).await
+    }
+
+    async fn postgres(options: PgConnectOptions, schema: &str, connections: u32) -> Result<Self, Error> {
         // A commit of views that is lost is applied again, so none waits for a flush.
-        let options = options.options([("search_path", schema), ("synchronous_commit", "off")]);
-        let pool = PgPoolOptions::new().max_connections(POSTGRES_CONNECTIONS).connect_with(options).await?;
+        let here = options.clone().options([("search_path", schema), ("synchronous_commit", "off")]);
+        let pool = PgPoolOptions::new().max_connections(connections).connect_with(here).await?;
         // Two nodes may start at once, and CREATE SCHEMA IF NOT EXISTS can then fail on its catalogue's unique index.
         let create = format!("CREATE SCHEMA IF NOT EXISTS {schema}");
         if sqlx::query(AssertSqlSafe(create.clone())).execute(&pool).await.is_err() {
             sqlx::query(AssertSqlSafe(create)).execute(&pool).await?;
         }
-        Ok(Self::Postgres { pool, schema: schema.to_owned() })
+        Ok(Self::Postgres { pool, schema: schema.to_owned(), options: Box::new(options) })
     }
 
     /// Begins a transaction that may write. On SQLite there is one at a time.

@@ -22,9 +22,12 @@ pub mod page;
 mod rebuild;
 mod runner;
 mod table;
+#[cfg(test)]
+mod tests;
 pub mod threads;
 pub mod usage;
 mod views;
+pub mod webhook_attempts;
 pub mod webhooks;
 
 use domain::id::{Position, TeamId};
@@ -33,6 +36,7 @@ use eventlog::{LogError, Recorded};
 pub use db::{Db, Tx};
 pub use page::{Page, Paged};
 
+pub use rebuild::{Progress, rebuild, replay};
 pub use runner::Runner;
 pub use table::Table;
 pub use views::{Parked, Views};
@@ -125,6 +129,9 @@ pub enum Error {
         /// The team.
         team: TeamId,
     },
+    /// Another rebuild is running.
+    #[error("another rebuild is running")]
+    RebuildRunning,
     /// The log ends before the wanted position.
     #[error("the log ends at {head}, before {wanted}")]
     BeyondHead {
@@ -160,6 +167,7 @@ impl Error {
             | Self::UnknownProjection(_)
             | Self::File { .. }
             | Self::Superseded { .. }
+            | Self::RebuildRunning
             | Self::BeyondHead { .. } => false,
         }
     }

@@ -73,7 +73,8 @@ impl Attempt {
 
     /// Returns the teams of which something was decided that no append will prove right.
     pub(super) fn unproven(&self) -> Vec<TeamId> {
-        let still = |team: &&TeamId| self.heads.get(*team).is_none_or(|(from, head)| from.head.position == head.position);
+        let still =
+            |team: &&TeamId| self.heads.get(*team).is_none_or(|(from, head)| from.head.position == head.position);
         self.silent.iter().filter(still).cloned().collect()
     }
 
@@ -140,12 +141,7 @@ impl Attempt {
     }
 
     /// Applies what a command's events do to the directory, in their order; nothing of it if a key is taken.
-    fn change_directory(
-        &mut self,
-        team: &TeamId,
-        events: &[Event],
-        directory: &Directory,
-    ) -> Result<(), DirectoryKey> {
+    fn change_directory(&mut self, team: &TeamId, events: &[Event], directory: &Directory) -> Result<(), DirectoryKey> {
         let changes: Vec<_> = events.iter().filter_map(change).collect();
         for (i, change) in changes.iter().enumerate() {
             let Change::Claim(key, _) = change else { continue };
@@ -155,9 +151,9 @@ impl Attempt {
                 )
             };
             let stored = || match directory.get(key) {
-                Some(found) => found.as_ref().filter(|entry| {
-                    !self.released.contains(&(entry.team.clone(), entry.target.id().to_owned()))
-                }),
+                Some(found) => found
+                    .as_ref()
+                    .filter(|entry| !self.released.contains(&(entry.team.clone(), entry.target.id().to_owned()))),
                 None => None,
             };
             let own = changes[..i].iter().any(|c| matches!(c, Change::Claim(k, _) if k == key));

@@ -6,12 +6,15 @@
 
 use sqlx::SqliteConnection;
 
-use super::read::{primary_code, signed};
+use super::read::primary_code;
 use crate::backend::{AppendError, Batch};
 use crate::failpoint::{Failpoints, Point};
+use crate::rows::signed;
 
 macro_rules! sql {
-    (begin) => { "BEGIN IMMEDIATE;\n" };
+    (begin) => {
+        "BEGIN IMMEDIATE;\n"
+    };
     (events) => {
         "INSERT INTO events (team_id, position, epoch, stream, stream_version, name, version, facts, personal_digest,
                              actor, causation, correlation, at, hash)
@@ -61,21 +64,16 @@ macro_rules! sql {
         "INSERT INTO blobs (team_id, blob_id, size_bytes, bytes)
          SELECT value->>0, value->>1, value->>2, substr($1, value->>3, value->>4) FROM json_each($11);\n"
     };
-    (commit) => { "COMMIT;\n" };
+    (commit) => {
+        "COMMIT;\n"
+    };
 }
 
 /// Events alone.
 const APPEND: &str = concat!(sql!(begin), sql!(events), sql!(personal), sql!(heads), sql!(commit));
 /// Events and answers: requests with idempotency keys.
-const APPEND_ANSWERED: &str = concat!(
-    sql!(begin),
-    sql!(events),
-    sql!(personal),
-    sql!(heads),
-    sql!(expired),
-    sql!(answers),
-    sql!(commit)
-);
+const APPEND_ANSWERED: &str =
+    concat!(sql!(begin), sql!(events), sql!(personal), sql!(heads), sql!(expired), sql!(answers), sql!(commit));
 /// Everything a batch can hold.
 const STATEMENTS: [&str; 12] = [
     sql!(begin),
@@ -336,4 +334,3 @@ fn append_error(error: &sqlx::Error) -> AppendError {
         _ => AppendError::Unavailable(error.to_string()),
     }
 }
-

@@ -116,13 +116,41 @@ pub async fn check_dmarc(input: &DmarcInput<'_>, resolver: &dyn Resolver) -> Dma
         return unavailable(verdict);
     };
     verdict.policy = Some(policy);
-    let record = &applying.record;
+    let temporary = align(
+        &mut verdict,
+        input,
+        &author,
+        &organization,
+        &applying.record,
+        resolver,
+    )
+    .await;
+    verdict.result = match (verdict.aligned_spf || verdict.aligned_dkim, temporary) {
+        (true, _) => AuthResult::Pass,
+        (false, true) => AuthResult::Temperror,
+        (false, false) => AuthResult::Fail,
+    };
+    if verdict.result == AuthResult::Fail {
+        verdict.reason = Some("no aligned identity".to_owned());
+    }
+    verdict
+}
+
+/// Looks for an aligned identity; returns whether an answer that mattered is missing.
+async fn align(
+    verdict: &mut DmarcVerdict,
+    input: &DmarcInput<'_>,
+    author: &str,
+    organization: &str,
+    record: &Record,
+    resolver: &dyn Resolver,
+) -> bool {
     let mut temporary = false;
     if input.spf.result == AuthResult::Pass {
         match aligned(
             &input.spf.domain,
-            &author,
-            &organization,
+            author,
+            organization,
             record.strict_spf,
             resolver,
         )
@@ -134,15 +162,15 @@ pub async fn check_dmarc(input: &DmarcInput<'_>, resolver: &dyn Resolver) -> Dma
     }
     // An answer that is missing matters only where it could have led to alignment: else anyone could turn a `fail`
     // into a `temperror` by adding a signature of a domain without working name servers.
-    let could_align = |domain: &str| is_same_or_below(domain, &organization);
+    let could_align = |domain: &str| is_same_or_below(domain, organization);
     temporary |= input.spf.result == AuthResult::Temperror && could_align(&input.spf.domain);
     for signature in input.dkim {
         match signature.result {
             AuthResult::Pass if !verdict.aligned_dkim => {
                 match aligned(
                     &signature.domain,
-                    &author,
-                    &organization,
+                    author,
+                    organization,
                     record.strict_dkim,
                     resolver,
                 )
@@ -156,15 +184,7 @@ pub async fn check_dmarc(input: &DmarcInput<'_>, resolver: &dyn Resolver) -> Dma
             _ => {}
         }
     }
-    verdict.result = match (verdict.aligned_spf || verdict.aligned_dkim, temporary) {
-        (true, _) => AuthResult::Pass,
-        (false, true) => AuthResult::Temperror,
-        (false, false) => AuthResult::Fail,
-    };
-    if verdict.result == AuthResult::Fail {
-        verdict.reason = Some("no aligned identity".to_owned());
-    }
-    verdict
+    temporary
 }
 
 /// The one domain of all authors, as A-labels.

@@ -117,6 +117,26 @@ pub struct DmarcVerdict {
     pub reason: Option<String>,
 }
 
+impl DmarcVerdict {
+    fn to_method(&self) -> String {
+        let policy = match self.policy {
+            Some(DmarcPolicy::None) => " (p=none)",
+            Some(DmarcPolicy::Quarantine) => " (p=quarantine)",
+            Some(DmarcPolicy::Reject) => " (p=reject)",
+            None => "",
+        };
+        let domain = self
+            .domain
+            .as_deref()
+            .map(|domain| format!(" header.from={}", value(domain)));
+        format!(
+            "dmarc={}{policy}{}",
+            self.result.as_str(),
+            domain.unwrap_or_default()
+        )
+    }
+}
+
 /// The result of the ARC chain (RFC 8617).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ArcVerdict {
@@ -205,23 +225,7 @@ impl AuthResults {
             }
             methods.push(text);
         }
-        if let Some(dmarc) = &self.dmarc {
-            let policy = match dmarc.policy {
-                Some(DmarcPolicy::None) => " (p=none)",
-                Some(DmarcPolicy::Quarantine) => " (p=quarantine)",
-                Some(DmarcPolicy::Reject) => " (p=reject)",
-                None => "",
-            };
-            let domain = dmarc
-                .domain
-                .as_deref()
-                .map(|domain| format!(" header.from={}", value(domain)));
-            methods.push(format!(
-                "dmarc={}{policy}{}",
-                dmarc.result.as_str(),
-                domain.unwrap_or_default()
-            ));
-        }
+        methods.extend(self.dmarc.as_ref().map(DmarcVerdict::to_method));
         if let Some(arc) = &self.arc {
             methods.push(format!(
                 "arc={}{}",

@@ -3,8 +3,6 @@
 
 use std::sync::OnceLock;
 
-use mail_auth::common::headers::Writable as _;
-use mail_auth::dkim::Canonicalization;
 use sha2::{Digest, Sha256};
 
 use crate::header::{line_end, trim_line_break};
@@ -67,17 +65,11 @@ impl<'a> SignedMessage<'a> {
     }
 
     fn canonical_body(&self, form: Form) -> &[u8] {
-        let (cell, canonicalization) = match form {
-            Form::Relaxed => (&self.relaxed, Canonicalization::Relaxed),
-            Form::Simple => (&self.simple, Canonicalization::Simple),
+        let cell = match form {
+            Form::Relaxed => &self.relaxed,
+            Form::Simple => &self.simple,
         };
-        cell.get_or_init(|| {
-            let mut out = Vec::with_capacity(self.body.len() + 2);
-            canonicalization
-                .canonical_body(self.body, 0)
-                .write(&mut out);
-            out
-        })
+        cell.get_or_init(|| canonical_body(self.body, form))
     }
 
     /// Returns the hash of the canonical body, or of its first `length` bytes; `None` if the body is shorter.
@@ -150,6 +142,60 @@ impl Form {
             "simple" => Some(Form::Simple),
             _ => None,
         }
+    }
+}
+
+/// Returns a body in canonical form (RFC 6376 sections 3.4.3 and 3.4.4). Lines without content at the end disappear;
+/// in the relaxed form a line of white space has no content.
+fn canonical_body(body: &[u8], form: Form) -> Vec<u8> {
+    let mut out = Vec::with_capacity(body.len() + 2);
+    let mut empty_lines = 0_usize;
+    let mut at = 0;
+    while at < body.len() {
+        let next = line_end(body, at);
+        let line = trim_line_break(&body[at..next]);
+        at = next;
+        let content = match form {
+            Form::Simple => line,
+            Form::Relaxed => {
+                &line[..line
+                    .iter()
+                    .rposition(|byte| !is_wsp(*byte))
+                    .map_or(0, |last| last + 1)]
+            }
+        };
+        if content.is_empty() {
+            empty_lines += 1;
+            continue;
+        }
+        for _ in 0..std::mem::take(&mut empty_lines) {
+            out.extend_from_slice(b"\r\n");
+        }
+        match form {
+            Form::Simple => out.extend_from_slice(content),
+            Form::Relaxed => collapse(&mut out, content),
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+    if out.is_empty() && form == Form::Simple {
+        out.extend_from_slice(b"\r\n");
+    }
+    out
+}
+
+fn is_wsp(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+/// Appends a line with every run of white space as one space.
+fn collapse(out: &mut Vec<u8>, line: &[u8]) {
+    let mut after_space = false;
+    for byte in line {
+        let space = is_wsp(*byte);
+        if !(space && after_space) {
+            out.push(if space { b' ' } else { *byte });
+        }
+        after_space = space;
     }
 }
 
@@ -252,6 +298,9 @@ mod tests {
                 Form::Simple,
                 b" C \r\nD \t E\r\n",
             ),
+            (b" \r\n \r\n", Form::Relaxed, b""),
+            (b" \r\n", Form::Simple, b" \r\n"),
+            (b"a \r\n\r\n b\r\n\t\r\n", Form::Relaxed, b"a\r\n\r\n b\r\n"),
             (b"no end", Form::Simple, b"no end\r\n"),
             (b"no end \t", Form::Relaxed, b"no end\r\n"),
             (b"a\r\n\r\nb\r\n", Form::Relaxed, b"a\r\n\r\nb\r\n"),

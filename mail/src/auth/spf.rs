@@ -394,7 +394,7 @@ fn is_possible_name(name: &str) -> bool {
         && name
             .split('.')
             .all(|label| !label.is_empty() && label.len() <= 63)
-        && !name.bytes().any(|byte| byte <= b' ' || byte == 0x7f)
+        && !name.bytes().any(|byte| byte < b' ' || byte == 0x7f)
 }
 
 /// A name that macros made too long loses labels from the left (section 7.3).

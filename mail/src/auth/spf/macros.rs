@@ -211,7 +211,7 @@ impl Values<'_> {
                         .into_iter()
                         .flat_map(|octet| [octet >> 4, octet & 15]);
                     nibbles
-                        .map(|nibble| format!("{nibble:x}"))
+                        .map(|nibble| format!("{nibble:X}"))
                         .collect::<Vec<_>>()
                         .join(".")
                 }

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::policy::Policy;
+use super::Policy;
 
 /// A range of addresses that share their first bits, written `10.0.0.0/8` or `2001:db8::/32` (RFC 4632, RFC 4291 2.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -36,18 +36,12 @@ pub enum InvalidNetwork {
 
 impl Network {
     const fn v4(a: u8, b: u8, c: u8, d: u8, prefix_bits: u8) -> Self {
-        Self {
-            base: IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
-            prefix_bits,
-        }
+        Self { base: IpAddr::V4(Ipv4Addr::new(a, b, c, d)), prefix_bits }
     }
 
     const fn v6(first: [u16; 4], prefix_bits: u8) -> Self {
         let base = Ipv6Addr::new(first[0], first[1], first[2], first[3], 0, 0, 0, 0);
-        Self {
-            base: IpAddr::V6(base),
-            prefix_bits,
-        }
+        Self { base: IpAddr::V6(base), prefix_bits }
     }
 
     /// Returns whether the address lies in this range. An IPv4 address never lies in an IPv6 range.
@@ -79,15 +73,8 @@ impl FromStr for Network {
         let host_bits = match base {
             IpAddr::V4(_) if prefix_bits > 32 => return Err(InvalidNetwork::PrefixBits),
             IpAddr::V6(_) if prefix_bits > 128 => return Err(InvalidNetwork::PrefixBits),
-            IpAddr::V4(ip) => u128::from(
-                ip.to_bits()
-                    .checked_shl(u32::from(prefix_bits))
-                    .unwrap_or(0),
-            ),
-            IpAddr::V6(ip) => ip
-                .to_bits()
-                .checked_shl(u32::from(prefix_bits))
-                .unwrap_or(0),
+            IpAddr::V4(ip) => u128::from(ip.to_bits().checked_shl(u32::from(prefix_bits)).unwrap_or(0)),
+            IpAddr::V6(ip) => ip.to_bits().checked_shl(u32::from(prefix_bits)).unwrap_or(0),
         };
         if host_bits != 0 {
             return Err(InvalidNetwork::HostBits);
@@ -159,14 +146,8 @@ const SPECIAL_V6: &[(Network, &str)] = &[
     (Network::v6([0x2001, 4, 0x112, 0], 48), "AS112"),
     (Network::v6([0x2001, 0x10, 0, 0], 28), "ORCHID"),
     (Network::v6([0x2001, 0x20, 0, 0], 28), "ORCHIDv2"),
-    (
-        Network::v6([0x2001, 0x30, 0, 0], 28),
-        "drone remote identification",
-    ),
-    (
-        Network::v6([0x2001, 0, 0, 0], 23),
-        "IETF protocol assignments",
-    ),
+    (Network::v6([0x2001, 0x30, 0, 0], 28), "drone remote identification"),
+    (Network::v6([0x2001, 0, 0, 0], 23), "IETF protocol assignments"),
     (Network::v6([0x2001, 0xdb8, 0, 0], 32), "documentation"),
     (Network::v6([0x2002, 0, 0, 0], 16), "6to4"),
     (Network::v6([0x2620, 0x4f, 0x8000, 0], 48), "AS112"),
@@ -178,10 +159,7 @@ const NAT64: Network = Network::v6([0x64, 0xff9b, 0, 0], 96);
 
 /// Names of blocks outside `2000::/3`; the rest is "not global unicast".
 const OUTSIDE_V6: &[(Network, &str)] = &[
-    (
-        Network::v6([0, 0, 0, 0], 96),
-        "unspecified, loopback or IPv4-compatible",
-    ),
+    (Network::v6([0, 0, 0, 0], 96), "unspecified, loopback or IPv4-compatible"),
     (Network::v6([0x64, 0xff9b, 1, 0], 48), "local-use NAT64"),
     (Network::v6([0x100, 0, 0, 0], 64), "discard only"),
     (Network::v6([0x100, 0, 0, 1], 64), "dummy prefix"),
@@ -204,20 +182,10 @@ pub fn is_allowed(ip: IpAddr, policy: &Policy) -> bool {
 /// [`Forbidden`] names the block that made the address unacceptable.
 pub fn judge(ip: IpAddr, policy: &Policy) -> Result<(), Forbidden> {
     let ip = ip.to_canonical();
-    if policy
-        .refused_networks
-        .iter()
-        .any(|network| network.contains(ip))
-    {
-        return Err(Forbidden {
-            block: "refused by the operator",
-        });
+    if policy.refused_networks.iter().any(|network| network.contains(ip)) {
+        return Err(Forbidden { block: "refused by the operator" });
     }
-    if policy
-        .dangerous_allow_networks
-        .iter()
-        .any(|network| network.contains(ip))
-    {
+    if policy.dangerous_allow_networks.iter().any(|network| network.contains(ip)) {
         return Ok(());
     }
     if policy.dangerous_allow_http_loopback && ip.is_loopback() {
@@ -229,21 +197,13 @@ pub fn judge(ip: IpAddr, policy: &Policy) -> Result<(), Forbidden> {
         // loopback and networks do not extend to it; the operator's refusals do.
         IpAddr::V6(v6) if NAT64.contains(ip) => {
             let embedded = IpAddr::V4(low_32_bits(v6));
-            if policy
-                .refused_networks
-                .iter()
-                .any(|network| network.contains(embedded))
-            {
-                return Err(Forbidden {
-                    block: "refused by the operator",
-                });
+            if policy.refused_networks.iter().any(|network| network.contains(embedded)) {
+                return Err(Forbidden { block: "refused by the operator" });
             }
             outside_of(SPECIAL_V4, embedded)
         }
         IpAddr::V6(_) if GLOBAL_V6.contains(ip) => outside_of(SPECIAL_V6, ip),
-        IpAddr::V6(_) => outside_of(OUTSIDE_V6, ip).and(Err(Forbidden {
-            block: "not global unicast",
-        })),
+        IpAddr::V6(_) => outside_of(OUTSIDE_V6, ip).and(Err(Forbidden { block: "not global unicast" })),
     }
 }
 

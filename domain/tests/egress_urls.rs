@@ -1,6 +1,6 @@
 //! The URL policy: what is refused without a look-up, and what remains of a URL that is not.
 
-use dispatcher::egress::policy::{Host, Policy, Refused, Scheme, Target, URL_BYTES_MAX};
+use domain::egress::{Host, Policy, Refused, Scheme, Target, URL_BYTES_MAX};
 use proptest::prelude::*;
 
 const PRIVATE: &str = "url_address";
@@ -177,10 +177,7 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("https://[::]/", PRIVATE),
     ("https://[::1]/", PRIVATE),
     ("https://[0:0:0:0:0:0:0:1]/", PRIVATE),
-    (
-        "https://[0000:0000:0000:0000:0000:0000:0000:0001]/",
-        PRIVATE,
-    ),
+    ("https://[0000:0000:0000:0000:0000:0000:0000:0001]/", PRIVATE),
     ("https://[::ffff:127.0.0.1]/", PRIVATE),
     ("https://[::ffff:7f00:1]/", PRIVATE),
     ("https://[::FFFF:A9FE:A9FE]/", PRIVATE),
@@ -217,15 +214,7 @@ fn forbidden_spellings_never_become_a_target() {
     let policy = Policy::default();
     let wrong: Vec<_> = FORBIDDEN
         .iter()
-        .map(|&(url, reason)| {
-            (
-                url,
-                reason,
-                Target::parse(url, &policy)
-                    .map(|t| t.url())
-                    .map_err(|r| r.code()),
-            )
-        })
+        .map(|&(url, reason)| (url, reason, Target::parse(url, &policy).map(|t| t.url()).map_err(|r| r.code())))
         .filter(|(_, reason, answer)| answer.as_ref().err() != Some(reason))
         .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -235,72 +224,38 @@ fn forbidden_spellings_never_become_a_target() {
 fn an_allowed_url_has_one_canonical_form() {
     let rows = [
         ("https://hooks.shop.com", "https://hooks.shop.com/"),
-        (
-            "HTTPS://Hooks.SHOP.com:443/A?b=C",
-            "https://hooks.shop.com/A?b=C",
-        ),
+        ("HTTPS://Hooks.SHOP.com:443/A?b=C", "https://hooks.shop.com/A?b=C"),
         ("https://hooks.shop.com./x", "https://hooks.shop.com/x"),
-        (
-            "https://hooks.shop.com:8443/",
-            "https://hooks.shop.com:8443/",
-        ),
+        ("https://hooks.shop.com:8443/", "https://hooks.shop.com:8443/"),
         ("https://hooks.shop.com:00443/", "https://hooks.shop.com/"),
         ("https://hooks.shop.com:/", "https://hooks.shop.com/"),
         ("https://hooks.shop.com?x", "https://hooks.shop.com/?x"),
-        (
-            "https://hooks.shop.com/a/../b/./c",
-            "https://hooks.shop.com/b/c",
-        ),
-        (
-            "https://hooks.shop.com/%2e%2e/@x:y",
-            "https://hooks.shop.com/@x:y",
-        ),
-        (
-            "https://hooks.shop.com/é?ü",
-            "https://hooks.shop.com/%C3%A9?%C3%BC",
-        ),
-        (
-            "https://bücher.example.com/",
-            "https://xn--bcher-kva.example.com/",
-        ),
-        (
-            "https://xn--bcher-kva.example.com/",
-            "https://xn--bcher-kva.example.com/",
-        ),
-        (
-            "https://under_score.shop.com/",
-            "https://under_score.shop.com/",
-        ),
+        ("https://hooks.shop.com/a/../b/./c", "https://hooks.shop.com/b/c"),
+        ("https://hooks.shop.com/%2e%2e/@x:y", "https://hooks.shop.com/@x:y"),
+        ("https://hooks.shop.com/é?ü", "https://hooks.shop.com/%C3%A9?%C3%BC"),
+        ("https://bücher.example.com/", "https://xn--bcher-kva.example.com/"),
+        ("https://xn--bcher-kva.example.com/", "https://xn--bcher-kva.example.com/"),
+        ("https://under_score.shop.com/", "https://under_score.shop.com/"),
         ("https://8.8.8.8/", "https://8.8.8.8/"),
         ("https://134744072/", "https://8.8.8.8/"),
         ("https://0x08080808/", "https://8.8.8.8/"),
         ("https://010.010.010.010/", "https://8.8.8.8/"),
         ("https://[::ffff:8.8.8.8]/", "https://8.8.8.8/"),
         ("https://[64:FF9B::8.8.8.8]/", "https://[64:ff9b::808:808]/"),
-        (
-            "https://[2606:4700:0:0::1111]:8443/",
-            "https://[2606:4700::1111]:8443/",
-        ),
+        ("https://[2606:4700:0:0::1111]:8443/", "https://[2606:4700::1111]:8443/"),
     ];
     let policy = Policy::default();
     for (given, canonical) in rows {
         let target = Target::parse(given, &policy).expect(given);
         assert_eq!(target.url(), canonical, "{given}");
         assert_eq!(target.scheme(), Scheme::Https);
-        assert_eq!(
-            Target::parse(canonical, &policy).expect(canonical),
-            target,
-            "canonical is a fixed point"
-        );
+        assert_eq!(Target::parse(canonical, &policy).expect(canonical), target, "canonical is a fixed point");
     }
 }
 
 #[test]
 fn a_sandbox_opens_loopback_over_http_on_any_port_and_nothing_more() {
-    let policy = Policy {
-        dangerous_allow_http_loopback: true,
-        ..Policy::default()
-    };
+    let policy = Policy { dangerous_allow_http_loopback: true, ..Policy::default() };
     let open = [
         "http://127.0.0.1:9000/hook",
         "http://127.9.9.9/",
@@ -329,45 +284,25 @@ fn a_sandbox_opens_loopback_over_http_on_any_port_and_nothing_more() {
         ("http://u@127.0.0.1/", "url_user_info"),
     ];
     for (url, reason) in closed {
-        assert_eq!(
-            Target::parse(url, &policy).map_err(|r| r.code()).err(),
-            Some(reason),
-            "{url}"
-        );
+        assert_eq!(Target::parse(url, &policy).map_err(|r| r.code()).err(), Some(reason), "{url}");
     }
 }
 
 #[test]
 fn inside_networks_make_inside_names_and_addresses_callable() {
     let inside = vec!["10.0.0.0/8".parse().expect("a network")];
-    let policy = Policy {
-        dangerous_allow_networks: inside,
-        ..Policy::default()
-    };
-    for url in [
-        "https://receiver/",
-        "https://receiver.internal/",
-        "https://10.1.2.3/",
-    ] {
+    let policy = Policy { dangerous_allow_networks: inside, ..Policy::default() };
+    for url in ["https://receiver/", "https://receiver.internal/", "https://10.1.2.3/"] {
         assert!(Target::parse(url, &policy).is_ok(), "{url}");
     }
-    assert_eq!(
-        Target::parse("http://10.1.2.3/", &policy),
-        Err(Refused::Scheme)
-    );
-    assert_eq!(
-        Target::parse("https://10.1.2.3:9000/", &policy),
-        Err(Refused::Port { port: 9000 })
-    );
+    assert_eq!(Target::parse("http://10.1.2.3/", &policy), Err(Refused::Scheme));
+    assert_eq!(Target::parse("https://10.1.2.3:9000/", &policy), Err(Refused::Port { port: 9000 }));
     assert!(Target::parse("https://192.168.0.1/", &policy).is_err());
 }
 
 #[test]
 fn a_target_is_judged_again_under_a_changed_policy() {
-    let sandbox = Policy {
-        dangerous_allow_http_loopback: true,
-        ..Policy::default()
-    };
+    let sandbox = Policy { dangerous_allow_http_loopback: true, ..Policy::default() };
     let target = Target::parse("http://127.0.0.1:9000/", &sandbox).expect("sandboxed");
     assert_eq!(target.check(&sandbox), Ok(()));
     assert_eq!(target.check(&Policy::default()), Err(Refused::Scheme));
@@ -378,26 +313,13 @@ fn length_is_bounded_before_and_after_encoding() {
     let policy = Policy::default();
     let of_length = |bytes: usize| format!("https://hooks.shop.com/{}", "a".repeat(bytes - 23));
     assert!(Target::parse(&of_length(URL_BYTES_MAX), &policy).is_ok());
-    assert_eq!(
-        Target::parse(&of_length(URL_BYTES_MAX + 1), &policy),
-        Err(Refused::TooLong)
-    );
+    assert_eq!(Target::parse(&of_length(URL_BYTES_MAX + 1), &policy), Err(Refused::TooLong));
     let grows = format!("https://hooks.shop.com/{}", "é".repeat(900));
-    assert_eq!(
-        Target::parse(&grows, &policy),
-        Err(Refused::TooLong),
-        "one é is six bytes on the wire"
-    );
+    assert_eq!(Target::parse(&grows, &policy), Err(Refused::TooLong), "one é is six bytes on the wire");
     let label = "a".repeat(64);
-    assert_eq!(
-        Target::parse(&format!("https://{label}.com/"), &policy),
-        Err(Refused::Host)
-    );
+    assert_eq!(Target::parse(&format!("https://{label}.com/"), &policy), Err(Refused::Host));
     let name = "a.".repeat(127) + "com";
-    assert_eq!(
-        Target::parse(&format!("https://{name}/"), &policy),
-        Err(Refused::Host)
-    );
+    assert_eq!(Target::parse(&format!("https://{name}/"), &policy), Err(Refused::Host));
 }
 
 #[test]
@@ -421,7 +343,7 @@ proptest! {
             let again = Target::parse(&canonical, &policy);
             prop_assert_eq!(again.as_ref(), Ok(&target));
             if let Host::Address(ip) = target.host() {
-                prop_assert!(dispatcher::egress::policy::is_allowed(*ip, &policy));
+                prop_assert!(domain::egress::is_allowed(*ip, &policy));
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use dispatcher::egress::policy::{InvalidNetwork, Network, Policy, is_allowed};
+use domain::egress::{InvalidNetwork, Network, Policy, is_allowed};
 use proptest::prelude::*;
 
 /// Block, and whether the address before its first and the one behind its last is allowed (`None`: there is none).
@@ -90,14 +90,8 @@ fn first_and_last(block: &str) -> (IpAddr, IpAddr) {
 
 fn neighbour(ip: IpAddr, step: i8) -> Option<IpAddr> {
     match ip {
-        IpAddr::V4(ip) => ip
-            .to_bits()
-            .checked_add_signed(step.into())
-            .map(|bits| Ipv4Addr::from_bits(bits).into()),
-        IpAddr::V6(ip) => ip
-            .to_bits()
-            .checked_add_signed(step.into())
-            .map(|bits| Ipv6Addr::from_bits(bits).into()),
+        IpAddr::V4(ip) => ip.to_bits().checked_add_signed(step.into()).map(|bits| Ipv4Addr::from_bits(bits).into()),
+        IpAddr::V6(ip) => ip.to_bits().checked_add_signed(step.into()).map(|bits| Ipv6Addr::from_bits(bits).into()),
     }
 }
 
@@ -112,16 +106,8 @@ fn every_registered_block_is_refused_from_its_first_to_its_last_address_and_no_f
         let (first, last) = first_and_last(block);
         assert!(!is_allowed(first, &policy), "first of {block}");
         assert!(!is_allowed(last, &policy), "last of {block}");
-        assert_eq!(
-            neighbour(first, -1).map(|ip| is_allowed(ip, &policy)),
-            before,
-            "before {block}"
-        );
-        assert_eq!(
-            neighbour(last, 1).map(|ip| is_allowed(ip, &policy)),
-            behind,
-            "behind {block}"
-        );
+        assert_eq!(neighbour(first, -1).map(|ip| is_allowed(ip, &policy)), before, "before {block}");
+        assert_eq!(neighbour(last, 1).map(|ip| is_allowed(ip, &policy)), behind, "behind {block}");
     }
 }
 
@@ -140,72 +126,38 @@ fn ipv6_is_global_unicast_or_nothing() {
 #[test]
 fn an_ipv4_address_inside_of_ipv6_is_extracted_and_judged() {
     let policy = Policy::default();
-    let embed = |prefix: u128, ip: Ipv4Addr| {
-        IpAddr::V6(Ipv6Addr::from_bits(prefix | u128::from(ip.to_bits())))
-    };
+    let embed = |prefix: u128, ip: Ipv4Addr| IpAddr::V6(Ipv6Addr::from_bits(prefix | u128::from(ip.to_bits())));
     let mapped = 0xffff_u128 << 32;
     let nat64 = 0x0064_ff9b_u128 << 96;
     let local_nat64 = 0x0064_ff9b_0001_u128 << 80;
-    let six_to_four = |ip: Ipv4Addr| {
-        IpAddr::V6(Ipv6Addr::from_bits(
-            (0x2002_u128 << 112) | (u128::from(ip.to_bits()) << 80) | 1,
-        ))
-    };
+    let six_to_four =
+        |ip: Ipv4Addr| IpAddr::V6(Ipv6Addr::from_bits((0x2002_u128 << 112) | (u128::from(ip.to_bits()) << 80) | 1));
     let inside = IPV4.iter().flat_map(|(block, _, _)| {
         let (first, last) = first_and_last(block);
         [first, last]
     });
     for ip in inside {
-        let IpAddr::V4(ip) = ip else {
-            unreachable!("the table is of IPv4")
-        };
-        for form in [
-            embed(mapped, ip),
-            embed(nat64, ip),
-            embed(local_nat64, ip),
-            embed(0, ip),
-            six_to_four(ip),
-        ] {
+        let IpAddr::V4(ip) = ip else { unreachable!("the table is of IPv4") };
+        for form in [embed(mapped, ip), embed(nat64, ip), embed(local_nat64, ip), embed(0, ip), six_to_four(ip)] {
             assert!(!is_allowed(form, &policy), "{form} carries {ip}");
         }
     }
     let public = Ipv4Addr::new(8, 8, 8, 8);
     assert!(is_allowed(embed(mapped, public), &policy));
     assert!(is_allowed(embed(nat64, public), &policy));
-    for form in [
-        embed(local_nat64, public),
-        embed(0, public),
-        six_to_four(public),
-    ] {
+    for form in [embed(local_nat64, public), embed(0, public), six_to_four(public)] {
         assert!(!is_allowed(form, &policy), "{form}");
     }
 }
 
 #[test]
 fn a_sandbox_reaches_loopback_and_nothing_else_that_is_not_public() {
-    let policy = Policy {
-        dangerous_allow_http_loopback: true,
-        ..Policy::default()
-    };
+    let policy = Policy { dangerous_allow_http_loopback: true, ..Policy::default() };
     let allowed = |text: &str| is_allowed(text.parse().expect("an address"), &policy);
-    for ip in [
-        "127.0.0.1",
-        "127.255.255.255",
-        "::1",
-        "::ffff:127.0.0.1",
-        "8.8.8.8",
-    ] {
+    for ip in ["127.0.0.1", "127.255.255.255", "::1", "::ffff:127.0.0.1", "8.8.8.8"] {
         assert!(allowed(ip), "{ip}");
     }
-    for ip in [
-        "10.0.0.1",
-        "169.254.169.254",
-        "0.0.0.0",
-        "::",
-        "64:ff9b::127.0.0.1",
-        "::127.0.0.1",
-        "2002:7f00:1::",
-    ] {
+    for ip in ["10.0.0.1", "169.254.169.254", "0.0.0.0", "::", "64:ff9b::127.0.0.1", "::127.0.0.1", "2002:7f00:1::"] {
         assert!(!allowed(ip), "{ip}");
     }
 }
@@ -215,25 +167,14 @@ fn the_operators_networks_open_and_close_ranges() {
     let network = |text: &str| text.parse::<Network>().expect("a network");
     let policy = Policy {
         dangerous_allow_networks: vec![network("10.1.0.0/16"), network("fd00:1::/32")],
-        refused_networks: vec![
-            network("10.1.9.0/24"),
-            network("8.8.8.0/24"),
-            network("2606:4700::/32"),
-        ],
+        refused_networks: vec![network("10.1.9.0/24"), network("8.8.8.0/24"), network("2606:4700::/32")],
         ..Policy::default()
     };
     let allowed = |text: &str| is_allowed(text.parse().expect("an address"), &policy);
     for ip in ["10.1.0.1", "::ffff:10.1.0.1", "fd00:1::1", "9.9.9.9"] {
         assert!(allowed(ip), "{ip}");
     }
-    let refused = [
-        "10.2.0.1",
-        "10.1.9.1",
-        "::ffff:10.1.9.1",
-        "8.8.8.8",
-        "64:ff9b::8.8.8.8",
-        "64:ff9b::10.1.0.1",
-    ];
+    let refused = ["10.2.0.1", "10.1.9.1", "::ffff:10.1.9.1", "8.8.8.8", "64:ff9b::8.8.8.8", "64:ff9b::10.1.0.1"];
     for ip in refused.into_iter().chain(["fd00:2::1", "2606:4700::1111"]) {
         assert!(!allowed(ip), "{ip}");
     }
@@ -241,28 +182,11 @@ fn the_operators_networks_open_and_close_ranges() {
 
 #[test]
 fn a_network_is_written_exactly() {
-    for text in [
-        "0.0.0.0/0",
-        "10.0.0.0/8",
-        "127.0.0.1/32",
-        "::/0",
-        "2001:db8::/32",
-        "::1/128",
-    ] {
+    for text in ["0.0.0.0/0", "10.0.0.0/8", "127.0.0.1/32", "::/0", "2001:db8::/32", "::1/128"] {
         assert_eq!(text.parse::<Network>().expect(text).to_string(), text);
     }
     let refused = |text: &str| text.parse::<Network>().expect_err(text);
-    for text in [
-        "",
-        "10.0.0.0",
-        "10.0.0.0/",
-        "10.0.0.0/+8",
-        "10.0.0.0/0008",
-        "x/8",
-        "10.0.0/8",
-        "host/8",
-        " ::/0",
-    ] {
+    for text in ["", "10.0.0.0", "10.0.0.0/", "10.0.0.0/+8", "10.0.0.0/0008", "x/8", "10.0.0/8", "host/8", " ::/0"] {
         assert_eq!(refused(text), InvalidNetwork::Malformed, "{text}");
     }
     for text in ["10.0.0.0/33", "::/129", "::/999"] {
@@ -275,8 +199,7 @@ fn a_network_is_written_exactly() {
 
 #[test]
 fn the_policy_is_read_from_configuration() {
-    let policy: Policy =
-        serde_json::from_str(r#"{"refused_networks":["198.41.0.0/24"]}"#).expect("a policy");
+    let policy: Policy = serde_json::from_str(r#"{"refused_networks":["198.41.0.0/24"]}"#).expect("a policy");
     assert_eq!(policy.ports, [443, 8443]);
     assert_eq!(policy.refused_networks[0].to_string(), "198.41.0.0/24");
     assert!(!policy.dangerous_allow_http_loopback);

@@ -1,17 +1,19 @@
 //! Which URLs we are willing to call. Pure: text in, [`Target`] or [`Refused`] out.
 //!
+//! The doors use it to refuse a URL when it is given, the egress client whenever it is about to be called.
+//!
 //! A URL is taken apart and put together again exactly once, here. What is connected to later is the [`Target`], so
 //! there is no second reading of the text that could disagree with the first (the usual way around such a guard).
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hyper::header::HeaderValue;
-use hyper::http::uri::PathAndQuery;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-pub use super::address::{Forbidden, InvalidNetwork, Network, is_allowed, judge};
+pub mod address;
+
+pub use address::{Forbidden, InvalidNetwork, Network, is_allowed, judge};
 
 /// Longest URL, in bytes, both as given and in its canonical form.
 pub const URL_BYTES_MAX: usize = 2048;
@@ -131,8 +133,8 @@ pub struct Target {
     host: Host,
     port: u16,
     origin: Arc<str>,
-    host_header: HeaderValue,
-    path_and_query: PathAndQuery,
+    authority: Arc<str>,
+    path_and_query: Arc<str>,
 }
 
 impl Target {
@@ -169,12 +171,7 @@ impl Target {
         Ok(target)
     }
 
-    fn from_parts(
-        scheme: Scheme,
-        host: Host,
-        port: u16,
-        request_target: &str,
-    ) -> Result<Self, Refused> {
+    fn from_parts(scheme: Scheme, host: Host, port: u16, request_target: &str) -> Result<Self, Refused> {
         let (name, default_port) = match scheme {
             Scheme::Https => ("https", 443),
             Scheme::Http => ("http", 80),
@@ -184,15 +181,18 @@ impl Target {
             Host::Address(IpAddr::V4(ip)) => ip.to_string(),
             Host::Address(IpAddr::V6(ip)) => format!("[{ip}]"),
         };
-        let authority = if port == default_port {
-            bare
-        } else {
-            format!("{bare}:{port}")
-        };
+        let authority = if port == default_port { bare } else { format!("{bare}:{port}") };
+        // Both go into the head of a request: nothing in them may end a line.
+        if !authority.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(Refused::Host);
+        }
+        if !request_target.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(Refused::Malformed);
+        }
         Ok(Self {
             origin: format!("{name}://{authority}").into(),
-            host_header: HeaderValue::from_str(&authority).map_err(|_| Refused::Host)?,
-            path_and_query: request_target.parse().map_err(|_| Refused::Malformed)?,
+            authority: authority.into(),
+            path_and_query: request_target.into(),
             scheme,
             host,
             port,
@@ -209,9 +209,7 @@ impl Target {
             return Err(Refused::Scheme);
         }
         match &self.host {
-            Host::Name(name)
-                if !sandboxed && is_local(name) && policy.dangerous_allow_networks.is_empty() =>
-            {
+            Host::Name(name) if !sandboxed && is_local(name) && policy.dangerous_allow_networks.is_empty() => {
                 return Err(Refused::LocalName);
             }
             Host::Name(_) => {}
@@ -257,16 +255,18 @@ impl Target {
         }
     }
 
-    pub(super) const fn host_header(&self) -> &HeaderValue {
-        &self.host_header
+    /// Returns what a `Host` field says: host and, unless it is the scheme's own, port. Visible ASCII.
+    pub const fn authority(&self) -> &Arc<str> {
+        &self.authority
     }
 
-    pub(super) const fn path_and_query(&self) -> &PathAndQuery {
+    /// Returns the target of the request (RFC 9112 3.2.1). Visible ASCII.
+    pub const fn path_and_query(&self) -> &Arc<str> {
         &self.path_and_query
     }
 
     fn url_bytes(&self) -> usize {
-        self.origin.len() + self.path_and_query.as_str().len()
+        self.origin.len() + self.path_and_query.len()
     }
 }
 
@@ -301,9 +301,7 @@ fn canonical_name(name: &str) -> Result<Arc<str>, Refused> {
     let name = name.strip_suffix('.').unwrap_or(name);
     let valid = |label: &str| {
         (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
+            && label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
             && !label.starts_with('-')
             && !label.ends_with('-')
     };

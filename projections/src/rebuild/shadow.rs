@@ -1,0 +1,280 @@
+//! Where views are computed anew: scratch databases with the tables of some projections.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use domain::id::TeamId;
+use eventlog::Recorded;
+use sqlx::AssertSqlSafe;
+use tokio::sync::{OwnedMutexGuard, mpsc};
+use tokio::task::JoinSet;
+
+use crate::db::{Connection, Db, Durability, Engine, Tx};
+use crate::views::create_bookkeeping;
+use crate::{Error, Projection, Views, exec, fetch_all};
+
+/// How many pages wait for a shadow that is behind the others.
+const PAGES_AHEAD: usize = 2;
+
+/// Some projections and the scratch database they are computed in.
+pub(super) struct Shadow {
+    pub db: Db,
+    pub projections: Vec<&'static dyn Projection>,
+    /// The name under which the live connection sees it.
+    pub name: String,
+    files: Vec<PathBuf>,
+}
+
+/// All projections that are computed anew, spread over databases that work side by side.
+pub(super) struct Shadows {
+    pub list: Vec<Shadow>,
+}
+
+/// How much of the work a projection is, roughly; what is not named is a little.
+fn weight(projection: &str) -> u32 {
+    match projection {
+        crate::messages::NAME => 5,
+        crate::audit::NAME | crate::inbox_logs::NAME => 2,
+        _ => 1,
+    }
+}
+
+/// Spreads projections over two groups of about equal work.
+fn groups(projections: &[&'static dyn Projection]) -> Vec<Vec<&'static dyn Projection>> {
+    let mut sorted = projections.to_vec();
+    sorted.sort_by_key(|p| std::cmp::Reverse(weight(p.name())));
+    let mut groups: [(u32, Vec<&'static dyn Projection>); 2] = Default::default();
+    for projection in sorted {
+        let lighter = usize::from(groups[1].0 < groups[0].0);
+        groups[lighter].0 += weight(projection.name());
+        groups[lighter].1.push(projection);
+    }
+    groups.into_iter().map(|(_, group)| group).filter(|group| !group.is_empty()).collect()
+}
+
+/// Returns the statements of a definition that make tables and what a fold needs.
+fn tables(schema: &str) -> String {
+    schema.split(';').filter(|s| !is_index(s)).collect::<Vec<_>>().join(";")
+}
+
+/// Returns the statements of a definition that only readers need.
+pub(super) fn indexes(schema: &str) -> String {
+    schema.split_inclusive(';').filter(|s| is_index(s)).collect()
+}
+
+fn is_index(statement: &str) -> bool {
+    statement.trim_start().starts_with("CREATE INDEX")
+}
+
+impl Shadows {
+    /// Makes new shadows; what a rebuild that was cut off has left behind is dropped.
+    pub(super) async fn open(views: &Views, projections: &[&'static dyn Projection]) -> Result<Self, Error> {
+        let mut list = vec![];
+        for (i, group) in groups(projections).into_iter().enumerate() {
+            let name = format!("views_rebuild_{i}");
+            let mut files = vec![];
+            let db = match views.db() {
+                Db::Sqlite { path: Some(path), .. } => {
+                    let mut file = path.clone().into_os_string();
+                    file.push(format!(".rebuild-{i}"));
+                    files.push(PathBuf::from(file));
+                    remove(&files)?;
+                    Db::open_sqlite(&files[0], Durability::Scratch).await?
+                }
+                Db::Sqlite { path: None, .. } => Db::open_memory().await?,
+                Db::Postgres { .. } => views.db().scratch_schema(&name).await?,
+            };
+            let shadow = Shadow { db, projections: group, name, files };
+            shadow.create().await?;
+            list.push(shadow);
+        }
+        Ok(Self { list })
+    }
+
+    /// Returns one shadow over a database that will stay, bookkeeping included.
+    pub(super) async fn over(db: Db, projections: &[&'static dyn Projection]) -> Result<Self, Error> {
+        let shadow = Shadow { db, projections: projections.to_vec(), name: String::new(), files: vec![] };
+        let mut tx = shadow.db.begin().await?;
+        create_bookkeeping(&mut tx).await?;
+        tx.commit().await?;
+        shadow.create().await?;
+        Ok(Self { list: vec![shadow] })
+    }
+
+    /// Drops the shadows.
+    pub(super) async fn discard(self) -> Result<(), Error> {
+        for shadow in self.list {
+            if let Db::Postgres { schema, .. } = &shadow.db {
+                let mut tx = shadow.db.begin().await?;
+                exec!(tx, AssertSqlSafe(format!("DROP SCHEMA {schema} CASCADE")))?;
+                tx.commit().await?;
+            }
+            shadow.db.close().await;
+            remove(&shadow.files)?;
+        }
+        Ok(())
+    }
+
+    /// Starts folding events of one team, each shadow at its own pace.
+    pub(super) fn folding(&self, team: &TeamId) -> Folding {
+        let mut tasks = JoinSet::new();
+        let mut queues = vec![];
+        for shadow in &self.list {
+            let (queue, mut pages) = mpsc::channel::<Arc<Vec<Recorded>>>(PAGES_AHEAD);
+            let (db, projections, team) = (shadow.db.clone(), shadow.projections.clone(), team.clone());
+            tasks.spawn(async move {
+                while let Some(events) = pages.recv().await {
+                    let mut tx = db.begin().await?;
+                    for projection in &projections {
+                        projection.apply(&mut tx, &team, &events).await?;
+                    }
+                    tx.commit().await?;
+                }
+                Ok(())
+            });
+            queues.push(queue);
+        }
+        Folding { tasks, queues }
+    }
+}
+
+impl Shadow {
+    async fn create(&self) -> Result<(), Error> {
+        let mut tx = self.db.begin().await?;
+        for projection in &self.projections {
+            let sql = tx.engine().schema(&tables(projection.schema()));
+            Db::script(&mut tx, sql).await?;
+        }
+        tx.commit().await
+    }
+}
+
+/// Shadows at work on one team.
+pub(super) struct Folding {
+    tasks: JoinSet<Result<(), Error>>,
+    queues: Vec<mpsc::Sender<Arc<Vec<Recorded>>>>,
+}
+
+impl Folding {
+    /// Hands a page to all shadows; says whether they all go on.
+    pub(super) async fn send(&mut self, events: Arc<Vec<Recorded>>) -> bool {
+        for queue in &self.queues {
+            if queue.send(Arc::clone(&events)).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Waits until all pages are folded.
+    pub(super) async fn finish(self) -> Result<(), Error> {
+        let Self { mut tasks, queues } = self;
+        drop(queues);
+        while let Some(done) = tasks.join_next().await {
+            match done {
+                Ok(result) => result?,
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn remove(files: &[PathBuf]) -> Result<(), Error> {
+    for path in files {
+        match std::fs::remove_file(path) {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(source) => return Err(Error::File { path: path.clone(), source }),
+        }
+    }
+    Ok(())
+}
+
+/// Keeps a second rebuild out: of this process, and of every other one.
+pub(super) struct Guard {
+    _here: OwnedMutexGuard<()>,
+    /// Locked until it is closed.
+    _file: Option<File>,
+    /// Holds a row lock until it ends.
+    tx: Option<Tx<'static>>,
+}
+
+impl Guard {
+    pub(super) async fn take(views: &Views) -> Result<Self, Error> {
+        let here = views.rebuild_lock().try_lock_owned().map_err(|_| Error::RebuildRunning)?;
+        let (mut file, mut tx) = (None, None);
+        match views.db() {
+            Db::Sqlite { path: Some(path), .. } => {
+                let mut lock = path.clone().into_os_string();
+                lock.push(".rebuild.lock");
+                let path = PathBuf::from(lock);
+                let opened = File::options().create(true).truncate(false).write(true).open(&path);
+                let opened = opened.map_err(|source| Error::File { path: path.clone(), source })?;
+                match opened.try_lock() {
+                    Ok(()) => file = Some(opened),
+                    Err(std::fs::TryLockError::WouldBlock) => return Err(Error::RebuildRunning),
+                    Err(std::fs::TryLockError::Error(source)) => return Err(Error::File { path, source }),
+                }
+            }
+            Db::Sqlite { path: None, .. } => {}
+            Db::Postgres { .. } => {
+                let mut holding = views.db().begin().await?;
+                let sql =
+                    "SELECT projection, version FROM projection_versions WHERE projection = '' FOR UPDATE SKIP LOCKED";
+                if fetch_all!(holding, (String, i64), sql)?.is_empty() {
+                    return Err(Error::RebuildRunning);
+                }
+                tx = Some(holding);
+            }
+        }
+        Ok(Self { _here: here, _file: file, tx })
+    }
+
+    pub(super) async fn release(self) -> Result<(), Error> {
+        match self.tx {
+            Some(tx) => tx.rollback().await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Attaches shadows to a SQLite connection, each under its name.
+pub(super) async fn attach(connection: Connection<'_>, shadows: &Shadows) -> Result<(), Error> {
+    let Connection::Sqlite(connection) = connection else { return Ok(()) };
+    // A rebuild whose future was dropped may have left some.
+    let sql = "SELECT name FROM pragma_database_list WHERE name LIKE 'views!_rebuild!_%' ESCAPE '!'";
+    for (name,) in sqlx::query_as::<_, (String,)>(sql).fetch_all(&mut *connection).await? {
+        sqlx::query(AssertSqlSafe(format!("DETACH DATABASE {name}")))
+            .persistent(false)
+            .execute(&mut *connection)
+            .await?;
+    }
+    for shadow in &shadows.list {
+        let Db::Sqlite { location, .. } = &shadow.db else { continue };
+        let sql = format!("ATTACH DATABASE $1 AS {}", shadow.name);
+        sqlx::query(AssertSqlSafe(sql)).persistent(false).bind(location.as_str()).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Detaches what [`attach`] attached.
+pub(super) async fn detach(connection: Connection<'_>, shadows: &Shadows) -> Result<(), Error> {
+    let Connection::Sqlite(connection) = connection else { return Ok(()) };
+    for shadow in &shadows.list {
+        let sql = format!("DETACH DATABASE {}", shadow.name);
+        sqlx::query(AssertSqlSafe(sql)).persistent(false).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Returns how a shadow's and the live table of that name are spelled in the swap.
+pub(super) fn spelled(live: &Db, shadow: &Shadow, table: &str) -> (String, String) {
+    let shadow_table = format!("{}.{table}", shadow.name);
+    match (live.engine(), live) {
+        (Engine::Postgres, Db::Postgres { schema, .. }) => (format!("{schema}.{table}"), shadow_table),
+        _ => (format!("main.{table}"), shadow_table),
+    }
+}

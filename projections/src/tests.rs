@@ -1,0 +1,10 @@
+//! What holds for every projection, whatever happened: checked on generated histories.
+
+mod cluster;
+mod history;
+mod lists;
+mod postgres;
+mod properties;
+mod rebuilding;
+mod running;
+mod world;
