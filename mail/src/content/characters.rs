@@ -56,6 +56,10 @@ pub fn is_invisible(character: char) -> bool {
 /// Returns text without invisible and control characters (line breaks and tabs stay), and what was removed.
 pub fn strip_invisible(text: &str) -> (String, Counts) {
     let mut counts = Counts::default();
+    // Most mail is plain ASCII and needs no look at each character.
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n' | b'\t')) {
+        return (text.to_owned(), counts);
+    }
     let kept =
         text.chars()
             .filter_map(|character| match kind(character) {

@@ -235,20 +235,25 @@ fn meta_charset(bytes: &[u8]) -> Option<String> {
 
 fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let mut characters = text.chars().peekable();
-    while let Some(character) = characters.next() {
+    let mut rest = text;
+    loop {
+        // Runs of plain ASCII are copied whole: most mail is little else.
+        let run = rest
+            .bytes()
+            .position(|byte| !matches!(byte, b' '..=b'~' | b'\n' | b'\t'))
+            .unwrap_or(rest.len());
+        out.push_str(&rest[..run]);
+        let mut characters = rest[run..].chars();
+        let Some(character) = characters.next() else {
+            return out;
+        };
+        rest = characters.as_str();
         match character {
-            '\r' => {
-                if characters.peek() != Some(&'\n') {
-                    out.push('\n');
-                }
-            }
-            '\u{c}' => out.push('\n'),
+            '\r' if rest.starts_with('\n') => {}
+            '\r' | '\u{c}' => out.push('\n'),
             '\u{feff}' if out.is_empty() => {}
-            '\n' | '\t' => out.push(character),
             _ if character.is_control() => {}
             _ => out.push(character),
         }
     }
-    out
 }
