@@ -97,7 +97,8 @@ pub async fn teams(config: &Config, command: cli::Teams) -> anyhow::Result<()> {
     match command {
         cli::Teams::Create { name, domain } => {
             // The first team of a production installation is made before anything ever served.
-            let purpose = if config.server.data_dir.join("log.db").exists() { Purpose::Command } else { Purpose::Serve };
+            let purpose =
+                if config.server.data_dir.join("log.db").exists() { Purpose::Command } else { Purpose::Serve };
             let store = Store::open(config, purpose).await?;
             let team = create_team(&store, config.limits, &name, domain.as_deref()).await?;
             let permissions = permission::Preset::Full.permissions();

@@ -223,7 +223,10 @@ impl Config {
             "database.url must be empty (SQLite) or begin with postgres://",
         );
         let listen = &self.metrics.listen;
-        check(listen.is_empty() || listen.parse::<SocketAddr>().is_ok(), "metrics.listen must be ADDRESS:PORT or empty");
+        check(
+            listen.is_empty() || listen.parse::<SocketAddr>().is_ok(),
+            "metrics.listen must be ADDRESS:PORT or empty",
+        );
         let prices = &self.prices;
         let prices = [
             prices.inbound_message_nanos,

@@ -37,7 +37,8 @@ pub fn main(cli: Cli) -> anyhow::Result<()> {
     // Every TLS connection needs one provider; ring is the only one in the tree.
     let _ = rustls::crypto::ring::default_provider().install_default();
     telemetry::start_logging(&config.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(carry_out(cli.command.unwrap_or(Command::Serve), config))
 }
 

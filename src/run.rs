@@ -88,7 +88,10 @@ fn warnings(config: &Config) -> Vec<String> {
     let networks = !config.webhooks.targets.dangerous_allow_networks.is_empty();
     dangerous(networks, "webhooks.targets.dangerous_allow_networks");
     if config.server.sandbox {
-        warnings.push("sandbox: webhooks may go to this machine over plain http; set server.sandbox = false for production".into());
+        warnings.push(
+            "sandbox: webhooks may go to this machine over plain http; set server.sandbox = false for production"
+                .into(),
+        );
     }
     warnings
 }
@@ -138,15 +141,10 @@ async fn start_http(
     door.prices = config.prices;
     door.webhook_urls = webhooks(config).targets;
     let streams = api::stream::Streams::new(store.log.clone(), store.allot.clone(), config.streams.clone());
-    let app = api::App::new(
-        store.log.clone(),
-        store.views.clone(),
-        store.allot.clone(),
-        store.secrets.pepper.clone(),
-        door,
-    )
-    .with_streams(streams.clone())
-    .with_attempts(store.work.clone());
+    let app =
+        api::App::new(store.log.clone(), store.views.clone(), store.allot.clone(), store.secrets.pepper.clone(), door)
+            .with_streams(streams.clone())
+            .with_attempts(store.work.clone());
     let health = Router::new()
         .route("/health/live", get(|| async { "live" }))
         .route("/health/ready", get(is_ready))
@@ -259,12 +257,7 @@ fn webhooks(config: &Config) -> dispatcher::webhook::Config {
     settings
 }
 
-fn start_dispatch(
-    doors: &mut Tasks,
-    config: &Config,
-    store: &Store,
-    stop: &CancellationToken,
-) -> anyhow::Result<()> {
+fn start_dispatch(doors: &mut Tasks, config: &Config, store: &Store, stop: &CancellationToken) -> anyhow::Result<()> {
     if !config.server.roles.contains(&Role::Dispatch) {
         return Ok(());
     }

@@ -50,7 +50,10 @@ impl Store {
     pub async fn open(config: &Config, purpose: Purpose) -> anyhow::Result<Self> {
         let data = &config.server.data_dir;
         if purpose == Purpose::Command && config.database.url.is_empty() && !data.join("log.db").exists() {
-            bail!("{} holds no installation yet; start `postlog` once, or name its place with --data-dir", data.display());
+            bail!(
+                "{} holds no installation yet; start `postlog` once, or name its place with --data-dir",
+                data.display()
+            );
         }
         std::fs::create_dir_all(data).with_context(|| format!("cannot make {}", data.display()))?;
         let allot = Allot::system();

@@ -144,7 +144,10 @@ fn main() {
         let mut config = Config::default();
         config.targets.dangerous_allow_http_loopback = true;
         for connections in [6, 8, 16] {
-            println!("client alone, {connections:>2} connections: {:>7.0} requests/s", ceiling(&config, connections).await);
+            println!(
+                "client alone, {connections:>2} connections: {:>7.0} requests/s",
+                ceiling(&config, connections).await
+            );
         }
         reactor(1, 1, events).await;
         reactor(8, 1, events).await;

@@ -153,8 +153,8 @@ def changes(**since):
 
 state = changes().new_state
 mail("agent@postlog.test", "One more")
-created = wait(lambda: changes(since_state=state).created, "the change feed")
-check("the change feed tells of a new message", len(created) == 1)
+arrived = wait(lambda: changes(since_state=state).created, "the change feed")
+check("the change feed tells of a new message", len(arrived) == 1)
 
 headers, body = Receiver.received.get(timeout=PATIENCE)
 payload = Webhook(hook.secret).verify(body.decode(), {k.lower(): v for k, v in headers.items()})
