@@ -2,6 +2,7 @@
 //! per delivery. Files as in production; receiver and reactor share the machine.
 //!
 //! `cargo bench -p dispatcher --bench webhooks [-- events]`
+#![expect(clippy::disallowed_methods, reason = "receivers end with the runtime of the benchmark")]
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement prints, and may fail loudly")]
 
 #[path = "../tests/webhook/world.rs"]

@@ -1,4 +1,5 @@
 //! What a request looks like, and how connections are opened, kept, replaced and bounded.
+#![expect(clippy::disallowed_methods, reason = "receivers end with the runtime of their test")]
 
 #[path = "egress/receiver.rs"]
 mod receiver;

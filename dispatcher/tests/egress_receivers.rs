@@ -1,4 +1,5 @@
 //! The client against receivers of every bad manner, over real loopback sockets.
+#![expect(clippy::disallowed_methods, reason = "receivers end with the runtime of their test")]
 
 #[path = "egress/receiver.rs"]
 mod receiver;

@@ -1,5 +1,6 @@
 //! The webhook reactor against receivers on loopback.
 #![expect(clippy::unwrap_used, reason = "tests may fail loudly")]
+#![expect(clippy::disallowed_methods, reason = "receivers end with the runtime of their test")]
 
 #[path = "webhook/crashes.rs"]
 mod crashes;

@@ -1,4 +1,5 @@
 //! Parsing real and hostile messages (RFC 5322, RFC 2045 to 2049, RFC 3676).
+#![expect(clippy::disallowed_methods, reason = "hostile input must not take long, which only a clock can tell")]
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::time::{Duration, Instant};

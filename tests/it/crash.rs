@@ -27,7 +27,7 @@ async fn send(smtp: &str, n: u64) -> Result<String, String> {
         "From: <ann@example.com>\r\nTo: <agent@postlog.test>\r\nSubject: mail {n}\r\n\
          Date: Fri, 20 Nov 2026 12:00:00 +0000\r\nMessage-ID: <{n}@example.com>\r\n\r\n{}\r\n",
         // Every fourth mail is too large to be stored beside its event.
-        if n % 4 == 0 { "large body ".repeat(8_000) } else { "small".to_owned() }
+        if n.is_multiple_of(4) { "large body ".repeat(8_000) } else { "small".to_owned() }
     );
     crate::smtp_client::send_raw(smtp, "ann@example.com", &["agent@postlog.test"], &content).await
 }

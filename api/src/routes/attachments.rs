@@ -264,7 +264,8 @@ mod tests {
 
     #[test]
     fn a_range_is_read_as_the_standard_says() {
-        let rows: [(&str, Option<Option<(usize, usize)>>); 14] = [
+        type Expected = Option<Option<(usize, usize)>>;
+        let rows: [(&str, Expected); 14] = [
             ("bytes=0-3", Some(Some((0, 3)))),
             ("bytes=5-", Some(Some((5, 9)))),
             ("bytes=5-99", Some(Some((5, 9)))),

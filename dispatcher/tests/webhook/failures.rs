@@ -10,8 +10,8 @@ use domain::id::{BlobId, MailboxId, Position, SecretId, TeamId};
 use domain::webhook_endpoint::{Backlog, DisableReason, Event as WebhookEvent, Status};
 use domain::{Event, StreamId};
 use eventlog::{
-    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, DirectoryEntry, DirectoryKey, Head, MemoryBackend,
-    SnapshotRow, StoreError, StoredRecord, StreamHistory,
+    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, DirectoryEntry, DirectoryKey, Head, Hold,
+    MemoryBackend, SnapshotRow, StoreError, StoredRecord, StreamHistory,
 };
 use projections::webhook_attempts::{AttemptResult, Work};
 
@@ -328,6 +328,9 @@ impl Backend for Damaged {
     }
     async fn append(&self, batch: &Batch) -> Result<(), AppendError> {
         self.inner.append(batch).await
+    }
+    async fn hold(&self, teams: &[TeamId]) -> Result<Box<dyn Hold>, StoreError> {
+        self.inner.hold(teams).await
     }
     async fn blob(&self, team: &TeamId, id: &BlobId) -> Result<Option<BlobRow>, StoreError> {
         self.inner.blob(team, id).await

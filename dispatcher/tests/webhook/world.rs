@@ -42,8 +42,6 @@ pub struct Seen {
     pub mailbox: Option<String>,
     pub headers: HeaderMap,
     pub body: Bytes,
-    /// What the test's clock said.
-    pub at: i64,
 }
 
 /// What a receiver does with a request.
@@ -87,7 +85,6 @@ async fn handle(State(shared): State<Shared>, uri: axum::http::Uri, headers: Hea
         attempt: text("x-sendmux-delivery-attempt").parse().unwrap(),
         position: json["sequence"].as_u64().unwrap(),
         mailbox: json["data"]["mailbox_id"].as_str().map(str::to_owned),
-        at: shared.clock.load(Ordering::SeqCst),
         headers,
         body,
     };

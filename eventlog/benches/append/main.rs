@@ -2,6 +2,7 @@
 //!
 //! `cargo bench -p eventlog --bench append` prints events a second and the ratio; each pair is measured in turns, and the
 //! median of the rounds counts. `-- sqlite` or `-- postgres` runs one half.
+#![expect(clippy::disallowed_methods, reason = "two signals to stop need no bound")]
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark may fail loudly and prints its results")]
 
 #[path = "../../tests/support/cluster.rs"]

@@ -175,7 +175,7 @@ impl Reactor {
             tracing::warn!(error, "webhook leases could not be taken; trying again");
             self.leases.acquire_at = Some(Instant::now() + Duration::from_secs(1));
         }
-        let mut missing: std::collections::BTreeSet<_> = asked.into_iter().collect();
+        let mut missing: BTreeSet<_> = asked.into_iter().collect();
         for (leased, endpoint) in leased {
             missing.remove(&leased.key);
             self.take_up(leased, endpoint, at);
