@@ -60,7 +60,6 @@ struct Shared {
     seen: Arc<Mutex<Vec<Seen>>>,
     arrived: Arc<Notify>,
     behaviour: Arc<Mutex<Behaviour>>,
-    clock: Arc<AtomicI64>,
 }
 
 /// A receiver on loopback.
@@ -111,12 +110,11 @@ async fn handle(State(shared): State<Shared>, uri: axum::http::Uri, headers: Hea
 }
 
 impl Receiver {
-    pub async fn start(clock: &Arc<AtomicI64>, behaviour: impl Fn(&Seen) -> Manner + Send + Sync + 'static) -> Self {
+    pub async fn start(behaviour: impl Fn(&Seen) -> Manner + Send + Sync + 'static) -> Self {
         let shared = Shared {
             seen: Arc::default(),
             arrived: Arc::default(),
             behaviour: Arc::new(Mutex::new(Arc::new(behaviour))),
-            clock: Arc::clone(clock),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -326,7 +324,7 @@ impl World {
     }
 
     pub async fn receiver(&self, behaviour: impl Fn(&Seen) -> Manner + Send + Sync + 'static) -> Receiver {
-        Receiver::start(&self.clock, behaviour).await
+        Receiver::start(behaviour).await
     }
 
     pub async fn webhook(&self, receiver: &Receiver) -> WebhookId {
