@@ -22,7 +22,7 @@ mod scope;
 pub mod secret;
 
 pub(crate) use scope::enter;
-pub use scope::{Call, Door, Guard, Guarded, Needs, Public, Scoped, Surface, guards};
+pub use scope::{Call, Door, FromLog, Guard, Guarded, Needs, Public, Scoped, Surface, guards};
 use secret::{Pepper, Presented};
 
 /// How long an answer of the directory is relied on without asking again, microseconds.

@@ -189,7 +189,37 @@ impl<G> std::ops::Deref for Scoped<G> {
 impl<G: Guard> FromRequestParts<App> for Scoped<G> {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        Ok(Self { call: enter(parts, app, G::NEEDS).await?, guard: PhantomData })
+        let call = enter(parts, app, G::NEEDS).await?;
+        if parts.method == Method::GET {
+            catch_up(app, &call.caller.team).await;
+        }
+        Ok(Self { call, guard: PhantomData })
+    }
+}
+
+/// A caller that meets the guard of a route that is answered from the log itself and does not wait for the read models.
+#[derive(Debug, Clone)]
+pub struct FromLog<G>(Scoped<G>);
+
+impl<G> FromLog<G> {
+    /// Returns the call alone.
+    #[must_use]
+    pub fn into_call(self) -> Call {
+        self.0.call
+    }
+}
+
+impl<G> std::ops::Deref for FromLog<G> {
+    type Target = Call;
+    fn deref(&self) -> &Call {
+        &self.0.call
+    }
+}
+
+impl<G: Guard> FromRequestParts<App> for FromLog<G> {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        Ok(Self(Scoped { call: enter(parts, app, G::NEEDS).await?, guard: PhantomData }))
     }
 }
 
@@ -214,9 +244,6 @@ pub(crate) async fn enter(parts: &Parts, app: &App, needs: Needs) -> Result<Call
     }
     if needs.surface == Surface::Mailbox {
         own_mailbox(&caller, parts.uri.query().unwrap_or_default())?;
-    }
-    if parts.method == Method::GET {
-        catch_up(app, &caller.team).await;
     }
     Ok(Call { caller, request: context.request.clone(), client_ip: context.client_ip, at: context.at })
 }
@@ -271,6 +298,10 @@ pub trait Door: FromRequestParts<App> {
 }
 
 impl<G: Guard> Door for Scoped<G> {
+    const NEEDS: Needs = G::NEEDS;
+}
+
+impl<G: Guard> Door for FromLog<G> {
     const NEEDS: Needs = G::NEEDS;
 }
 

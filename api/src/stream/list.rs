@@ -10,7 +10,7 @@ use super::filter::Filter;
 use super::parameters::{Page, Place};
 use super::render::PublishedEvent;
 use crate::App;
-use crate::auth::{Scoped, guards};
+use crate::auth::{FromLog, guards};
 use crate::envelope::{List, Reply};
 use crate::problem::Problem;
 use crate::query::Query;
@@ -53,7 +53,7 @@ pub struct EventsMeta {
     ),
 )]
 pub(crate) async fn list_events(
-    call: Scoped<guards::EventRead>,
+    call: FromLog<guards::EventRead>,
     State(app): State<App>,
     Query(page): Query<Page>,
 ) -> Result<Reply<List<PublishedEvent, EventsMeta>>, Problem> {

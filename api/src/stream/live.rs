@@ -17,7 +17,7 @@ use super::realtime::RealtimeEvent;
 use super::render::PublishedEvent;
 use super::subscription::Subscription;
 use crate::App;
-use crate::auth::{Scoped, guards};
+use crate::auth::{FromLog, guards};
 use crate::problem::{Code, Problem};
 use crate::query::Query;
 
@@ -55,7 +55,7 @@ pub(super) struct Live(pub Arc<Member>);
     ),
 )]
 pub(crate) async fn stream_mailbox_events(
-    call: Scoped<guards::MailboxRead>,
+    call: FromLog<guards::MailboxRead>,
     State(app): State<App>,
     headers: HeaderMap,
     Query(wanted): Query<MailboxStream>,
@@ -97,7 +97,7 @@ pub(crate) async fn stream_mailbox_events(
     ),
 )]
 pub(crate) async fn stream_events(
-    call: Scoped<guards::EventRead>,
+    call: FromLog<guards::EventRead>,
     State(app): State<App>,
     headers: HeaderMap,
     Query(wanted): Query<TeamStream>,
