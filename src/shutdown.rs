@@ -36,11 +36,13 @@ impl Tasks {
         tokio::select! {
             () = self.stop.cancelled() => {}
             Some(ended) = self.set.join_next() => {
-                outcome = Err(match ended {
-                    Ok((name, Ok(()))) => anyhow::anyhow!("{name} ended early"),
-                    Ok((name, Err(e))) => e.context(format!("{name} failed")),
-                    Err(e) => anyhow::anyhow!("a task panicked: {e}"),
-                });
+                outcome = match ended {
+                    // Being told to stop and having stopped may be seen at the same time.
+                    Ok((_, Ok(()))) if self.stop.is_cancelled() => Ok(()),
+                    Ok((name, Ok(()))) => Err(anyhow::anyhow!("{name} ended early")),
+                    Ok((name, Err(e))) => Err(e.context(format!("{name} failed"))),
+                    Err(e) => Err(anyhow::anyhow!("a task panicked: {e}")),
+                };
                 self.stop.cancel();
             }
         }
