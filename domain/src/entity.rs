@@ -111,7 +111,7 @@ macro_rules! entities {
 entities! { Team: Team, ApiKey: ApiKey, Mailbox: Mailbox, Webhook: WebhookEndpoint, Message: Message }
 
 /// The version of the shape of all folds together: snapshots of another version are ignored.
-pub const SNAPSHOT_VERSION: i64 = 1;
+pub const SNAPSHOT_VERSION: i64 = 2;
 
 impl Entity {
     /// Returns the fold of an empty stream.

@@ -190,6 +190,9 @@ pub struct WebhookEndpoint {
     pub status: Status,
     /// Whether deliveries wait because the endpoint does not answer.
     pub failing: bool,
+    /// How often it was switched on again: who looks now and then sees that it was off in between.
+    #[serde(default)]
+    pub times_enabled: u32,
     /// Where deliveries go; `None` after erasure.
     pub url: Option<String>,
     /// What its owner calls it.
@@ -216,7 +219,10 @@ impl Fold for WebhookEndpoint {
                 self.name = e.personal.known().and_then(|p| p.name.clone());
             }
             Event::SubscriptionChanged(e) => self.subscription = Some(e.subscription.clone()),
-            Event::Enabled(_) => (self.status, self.failing) = (Status::Enabled, false),
+            Event::Enabled(_) => {
+                (self.status, self.failing) = (Status::Enabled, false);
+                self.times_enabled += 1;
+            }
             Event::Disabled(_) => self.status = Status::Disabled,
             Event::SecretRotated(e) => self.secret = Some(e.secret.clone()),
             Event::Failing(_) => self.failing = true,

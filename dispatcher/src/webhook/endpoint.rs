@@ -27,6 +27,8 @@ pub(crate) struct Endpoint {
     pub(crate) version: u64,
     /// Whether deliveries are made: enabled and not failing.
     pub(crate) is_on: bool,
+    /// How often it was switched on again.
+    pub(crate) times_enabled: u32,
     /// Which events it is told of.
     pub(crate) subscription: Subscription,
     /// Where deliveries go, or why the URL is not called.
@@ -75,6 +77,7 @@ pub(crate) async fn load(context: &Context, key: &Key) -> Result<Option<Endpoint
     Ok(Some(Endpoint {
         version: state.version,
         is_on: is_on(&state),
+        times_enabled: state.times_enabled,
         subscription: state
             .subscription
             .clone()

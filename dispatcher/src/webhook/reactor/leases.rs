@@ -320,6 +320,8 @@ impl Reactor {
         match endpoint {
             Ok(Some(endpoint)) => {
                 let before = active.endpoint.origin();
+                // Off and on again may both have happened since the last look; what failed meanwhile is due all the same.
+                active.was_off |= endpoint.times_enabled > active.endpoint.times_enabled;
                 active.endpoint = Arc::new(endpoint);
                 active.is_stale = false;
                 active.follow_endpoint(now);
