@@ -348,8 +348,10 @@ mod properties {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let verdicts = runtime.block_on(verify_dkim(&SignedMessage::split(&changed), NOW, &good_zone()));
             let letters = |bytes: &[u8]| String::from_utf8_lossy(bytes).to_ascii_lowercase().split_ascii_whitespace().collect::<String>();
+            // The last letter of `b=` holds two bits that no byte of the signature uses (RFC 4648 section 3.5).
+            let is_unused_bits = raw[at + 1..].starts_with(b"==\r\n");
             // Names are compared without case and white space is collapsed: such a change is none.
-            if letters(&changed) != letters(&raw) {
+            if letters(&changed) != letters(&raw) && !is_unused_bits {
                 prop_assert!(verdicts.iter().all(|verdict| verdict.result != AuthResult::Pass), "{}", String::from_utf8_lossy(&changed));
             }
         }
