@@ -97,7 +97,8 @@ pub async fn teams(config: &Config, command: cli::Teams) -> anyhow::Result<()> {
     match command {
         cli::Teams::Create { name, domain } => {
             // The first team of a production installation is made before anything ever served.
-            let purpose = if config.server.data_dir.join("log.db").exists() { Purpose::Command } else { Purpose::Serve };
+            let purpose =
+                if config.server.data_dir.join("log.db").exists() { Purpose::Command } else { Purpose::Serve };
             let store = Store::open(config, purpose).await?;
             let team = create_team(&store, config.limits, &name, domain.as_deref()).await?;
             let permissions = permission::Preset::Full.permissions();
@@ -263,10 +264,9 @@ pub async fn rebuild(config: &Config, what: cli::Rebuild) -> anyhow::Result<()> 
     let store = Store::open(config, Purpose::Command).await?;
     let bar = progress(0, what.projection.as_deref().unwrap_or("all read models"));
     let started = std::time::Instant::now();
-    let shown = bar.clone();
-    let done = projections::rebuild(&store.log, &store.views, what.projection.as_deref(), team.as_ref(), move |done, total| {
-        shown.set_length(total);
-        shown.set_position(done);
+    let done = projections::rebuild(&store.views, &store.log, what.projection.as_deref(), team.as_ref(), |progress| {
+        bar.set_length(progress.total);
+        bar.set_position(progress.events);
     })
     .await?;
     bar.finish_and_clear();
@@ -300,7 +300,9 @@ pub async fn replay(config: &Config, what: cli::Replay) -> anyhow::Result<()> {
     if until > head {
         bail!("--until {until}: the log of {team} ends at {head}");
     }
-    projections::replay(&store.log, &team, until, &what.out).await?;
+    let bar = progress(until, team.as_str());
+    projections::replay(&store.log, &team, until, &what.out, |progress| bar.set_position(progress.events)).await?;
+    bar.finish_and_clear();
     print(format_args!("{} holds the read models of {team} as of position {until}", what.out.display()))
 }
 

@@ -30,6 +30,8 @@ pub struct Config {
     pub http: Http,
     /// The SMTP door.
     pub smtp: api::smtp::Config,
+    /// HTTP connections.
+    pub connections: api::stream::serve::Config,
     /// Streams.
     pub streams: api::stream::Config,
     /// Webhook deliveries.
@@ -192,10 +194,11 @@ impl Config {
     }
 
     /// Returns what is wrong with the sections of the doors and the dispatcher.
-    fn sections(&self) -> [(&'static str, Vec<String>); 4] {
+    fn sections(&self) -> [(&'static str, Vec<String>); 5] {
         [
             ("http", self.http.door.problems()),
             ("smtp", self.smtp.problems()),
+            ("connections", self.connections.problems("connections")),
             ("streams", self.streams.problems()),
             ("webhooks", self.webhooks.problems()),
         ]
@@ -220,7 +223,10 @@ impl Config {
             "database.url must be empty (SQLite) or begin with postgres://",
         );
         let listen = &self.metrics.listen;
-        check(listen.is_empty() || listen.parse::<SocketAddr>().is_ok(), "metrics.listen must be ADDRESS:PORT or empty");
+        check(
+            listen.is_empty() || listen.parse::<SocketAddr>().is_ok(),
+            "metrics.listen must be ADDRESS:PORT or empty",
+        );
         let prices = &self.prices;
         let prices = [
             prices.inbound_message_nanos,
@@ -317,6 +323,12 @@ mod tests {
         assert!(config.server.sandbox);
         assert_eq!(config.limits, domain::team::Limits::default());
         assert_eq!(config.prices, domain::billing::PriceBook::default());
+        // What the file says is what each part takes when it is told nothing.
+        assert_eq!(config.http.door, api::Config::default());
+        assert_eq!(config.connections, api::stream::serve::Config::default());
+        assert_eq!(config.streams, api::stream::Config::default());
+        assert_eq!(config.smtp, api::smtp::Config::default());
+        assert_eq!(config.webhooks, dispatcher::webhook::Config::default());
     }
 
     #[test]
@@ -340,9 +352,17 @@ mod tests {
 
     #[test]
     fn impossible_values_are_refused_with_the_name_of_the_key() {
-        let file = "[server]\nroles = []\ngrace_seconds = 0\n[database]\nurl = \"mysql://x\"\nlanes = 0\n";
+        let file = "[server]\nroles = []\ngrace_seconds = 0\n[database]\nurl = \"mysql://x\"\nlanes = 0\n\
+                    [webhooks]\nlease_seconds = 1\n[smtp]\nhostname = \"not a name\"\n";
         let problems = load(file, &[]).unwrap_err().0;
-        for key in ["server.roles", "server.grace_seconds", "database.url", "database.lanes"] {
+        for key in [
+            "server.roles",
+            "server.grace_seconds",
+            "database.url",
+            "database.lanes",
+            "webhooks.lease_seconds",
+            "smtp.hostname",
+        ] {
             assert!(problems.iter().any(|p| p.contains(key)), "{key} is missing in {problems:?}");
         }
     }

@@ -85,6 +85,9 @@ impl Resolver for SystemDns {
 
     async fn ptr(&self, address: IpAddr) -> Result<Vec<String>, DnsError> {
         let answers = self.ask(Name::from(address), RecordType::PTR).await?;
-        Ok(answers.into_iter().filter_map(|d| if let RData::PTR(ptr) = d { Some(text(&ptr.0)) } else { None }).collect())
+        Ok(answers
+            .into_iter()
+            .filter_map(|d| if let RData::PTR(ptr) = d { Some(text(&ptr.0)) } else { None })
+            .collect())
     }
 }

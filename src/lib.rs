@@ -7,6 +7,7 @@ pub mod admin;
 pub mod bench;
 pub mod cli;
 pub mod config;
+pub mod dns;
 pub mod first_run;
 pub mod poll;
 pub mod run;
@@ -36,7 +37,8 @@ pub fn main(cli: Cli) -> anyhow::Result<()> {
     // Every TLS connection needs one provider; ring is the only one in the tree.
     let _ = rustls::crypto::ring::default_provider().install_default();
     telemetry::start_logging(&config.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(carry_out(cli.command.unwrap_or(Command::Serve), config))
 }
 
@@ -66,7 +68,7 @@ async fn carry_out(command: Command, config: Config) -> anyhow::Result<()> {
         Command::Replay(what) => admin::replay(&config, what).await,
         Command::Backup(what) => admin::backup(&config, what).await,
         Command::Restore(what) => admin::restore(&config, what).await,
-        Command::Bench(what) => bench::run(&what).await,
+        Command::Bench(what) => bench::run(&config, &what).await,
         // Answered before the runtime started.
         Command::Config(_) => Ok(()),
     }

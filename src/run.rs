@@ -10,6 +10,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
+use dispatcher::queue::Queue;
 use eventlog::EventLog;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
@@ -48,7 +49,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         smtp: start_smtp(&mut doors, &config, &store, &stop).await?,
         metrics: start_metrics(&mut doors, &config, recorder, &stop).await?,
     };
-    start_dispatch(&mut doors, &config, &store, &stop).await?;
+    start_dispatch(&mut doors, &config, &store, &stop)?;
     let log = store.log.clone();
     doors.start("log", {
         let stop = stop.clone();
@@ -83,9 +84,14 @@ fn warnings(config: &Config) -> Vec<String> {
         }
     };
     dangerous(config.database.dangerous_unsafe_postgres, "database.dangerous_unsafe_postgres");
-    dangerous(config.webhooks.dangerous_allow_http_loopback, "webhooks.dangerous_allow_http_loopback");
+    dangerous(config.webhooks.targets.dangerous_allow_http_loopback, "webhooks.targets.dangerous_allow_http_loopback");
+    let networks = !config.webhooks.targets.dangerous_allow_networks.is_empty();
+    dangerous(networks, "webhooks.targets.dangerous_allow_networks");
     if config.server.sandbox {
-        warnings.push("sandbox: webhooks may go to this machine over plain http; set server.sandbox = false for production".into());
+        warnings.push(
+            "sandbox: webhooks may go to this machine over plain http; set server.sandbox = false for production"
+                .into(),
+        );
     }
     warnings
 }
@@ -133,16 +139,12 @@ async fn start_http(
         door.public_url = format!("http://{address}");
     }
     door.prices = config.prices;
-    door.webhook_urls = webhooks(config).egress_policy();
+    door.webhook_urls = webhooks(config).targets;
     let streams = api::stream::Streams::new(store.log.clone(), store.allot.clone(), config.streams.clone());
-    let app = api::App::new(
-        store.log.clone(),
-        store.views.clone(),
-        store.allot.clone(),
-        store.secrets.pepper.clone(),
-        door,
-    )
-    .with_streams(streams.clone());
+    let app =
+        api::App::new(store.log.clone(), store.views.clone(), store.allot.clone(), store.secrets.pepper.clone(), door)
+            .with_streams(streams.clone())
+            .with_attempts(store.work.clone());
     let health = Router::new()
         .route("/health/live", get(|| async { "live" }))
         .route("/health/ready", get(is_ready))
@@ -251,27 +253,27 @@ async fn start_metrics(
 /// Returns the settings of webhooks: a sandbox may call this machine over plain http.
 fn webhooks(config: &Config) -> dispatcher::webhook::Config {
     let mut settings = config.webhooks.clone();
-    settings.dangerous_allow_http_loopback |= config.server.sandbox;
+    settings.targets.dangerous_allow_http_loopback |= config.server.sandbox;
     settings
 }
 
-async fn start_dispatch(
-    doors: &mut Tasks,
-    config: &Config,
-    store: &Store,
-    stop: &CancellationToken,
-) -> anyhow::Result<()> {
+fn start_dispatch(doors: &mut Tasks, config: &Config, store: &Store, stop: &CancellationToken) -> anyhow::Result<()> {
     if !config.server.roles.contains(&Role::Dispatch) {
         return Ok(());
     }
     let settings = webhooks(config);
-    let queue = store.queue(config).await?;
+    let resolve = Arc::new(dispatcher::egress::SystemResolver::default());
+    let client = settings.client(resolve).map_err(|invalid| {
+        anyhow::anyhow!("webhooks.limits: {}", invalid.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+    })?;
     let reactor = dispatcher::webhook::Reactor::new(
         store.log.clone(),
         store.views.clone(),
-        queue,
+        Queue::new(store.work.clone()),
+        client,
         store.allot.clone(),
         settings,
+        store.node.clone(),
     )?;
     let stop = stop.clone();
     doors.start("webhooks", async move { Ok(reactor.run(stop).await?) });

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use dispatcher::queue::Queue;
 use eventlog::{Allot, Backend, BlobStore, EventLog, Options};
 use projections::Views;
+use projections::webhook_attempts::Work;
 
 use crate::config::Config;
 use crate::secrets::{self, InstallationSecrets};
@@ -17,10 +19,14 @@ pub struct Store {
     pub log: EventLog,
     /// The read models.
     pub views: Views,
+    /// The dispatcher's bookkeeping.
+    pub work: Work,
     /// Clock and randomness.
     pub allot: Allot,
     /// Master key and pepper.
     pub secrets: InstallationSecrets,
+    /// This node's name, kept in its data directory: after a restart it takes up its own leases at once.
+    pub node: String,
     /// The SQLite backend, where the log is kept in it.
     pub sqlite: Option<Arc<eventlog::sqlite::SqliteBackend>>,
     /// Held as long as this process serves from the data directory.
@@ -44,7 +50,10 @@ impl Store {
     pub async fn open(config: &Config, purpose: Purpose) -> anyhow::Result<Self> {
         let data = &config.server.data_dir;
         if purpose == Purpose::Command && config.database.url.is_empty() && !data.join("log.db").exists() {
-            bail!("{} holds no installation yet; start `postlog` once, or name its place with --data-dir", data.display());
+            bail!(
+                "{} holds no installation yet; start `postlog` once, or name its place with --data-dir",
+                data.display()
+            );
         }
         std::fs::create_dir_all(data).with_context(|| format!("cannot make {}", data.display()))?;
         let allot = Allot::system();
@@ -55,21 +64,25 @@ impl Store {
         let secrets = secrets::load(config, &allot)?;
         let mut options = Options::new(secrets.master_key.clone(), blobs(config)?, allot.entropy());
         options.queue_max = NonZeroUsize::new(config.database.queue_max).unwrap_or(NonZeroUsize::MIN);
-        let (backend, views, sqlite): (Arc<dyn Backend>, Views, _) = if config.database.url.is_empty() {
+        let tables = &[Queue::TABLES];
+        let (backend, views, work, sqlite): (Arc<dyn Backend>, Views, Work, _) = if config.database.url.is_empty() {
             let sqlite = Arc::new(eventlog::sqlite::SqliteBackend::open(&data.join("log.db")).await?);
             let views = Views::open_sqlite(&data.join("views.db")).await?;
-            (Arc::<eventlog::sqlite::SqliteBackend>::clone(&sqlite), views, Some(sqlite))
+            let work = Work::open_sqlite(&data.join("work.db"), tables).await?;
+            (Arc::<eventlog::sqlite::SqliteBackend>::clone(&sqlite), views, work, Some(sqlite))
         } else {
             options.lanes = NonZeroUsize::new(config.database.lanes).unwrap_or(NonZeroUsize::MIN);
-            let settings = eventlog::postgres::Settings {
+            let url = &config.database.url;
+            let settings = eventlog::postgres::Config {
                 dangerous_unsafe_postgres: config.database.dangerous_unsafe_postgres,
-                ..eventlog::postgres::Settings::default()
+                ..eventlog::postgres::Config::new(url)
             };
-            let backend = eventlog::postgres::PostgresBackend::open(&config.database.url, settings).await?;
-            (Arc::new(backend), Views::open_postgres(&config.database.url).await?, None)
+            let backend = eventlog::postgres::PostgresBackend::open(&settings).await?;
+            (Arc::new(backend), Views::open_postgres(url).await?, Work::open_postgres(url, tables).await?, None)
         };
+        let node = node(data, &allot)?;
         let log = EventLog::open(backend, options).await?;
-        Ok(Self { log, views, allot, secrets, sqlite, _lock: lock })
+        Ok(Self { log, views, work, allot, secrets, node, sqlite, _lock: lock })
     }
 }
 
@@ -87,6 +100,19 @@ fn lock(data: &Path) -> anyhow::Result<std::fs::File> {
             bail!("another postlog serves from {}; stop it first, or name another --data-dir", data.display())
         }
         Err(std::fs::TryLockError::Error(e)) => Err(e).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// Returns the name of this node, made on its first start.
+fn node(data: &Path, allot: &Allot) -> anyhow::Result<String> {
+    let path = data.join("node.name");
+    match std::fs::read_to_string(&path) {
+        Ok(name) if !name.trim().is_empty() => Ok(name.trim().to_owned()),
+        _ => {
+            let name = format!("node-{}", hex::encode(allot.random::<8>()));
+            std::fs::write(&path, &name).with_context(|| format!("cannot write {}", path.display()))?;
+            Ok(name)
+        }
     }
 }
 

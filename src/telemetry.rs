@@ -12,7 +12,8 @@ use crate::config::{Log, LogFormat};
 /// # Errors
 /// The level is not a filter.
 pub fn start_logging(log: &Log) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&log.level).with_context(|| format!("log.level: {:?} is not a filter", log.level))?;
+    let filter =
+        EnvFilter::try_new(&log.level).with_context(|| format!("log.level: {:?} is not a filter", log.level))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match log.format {
         LogFormat::Text => builder.with_target(false).init(),
@@ -38,7 +39,11 @@ pub fn start_metrics() -> anyhow::Result<PrometheusHandle> {
     describe_histogram!("http_request_duration_seconds", Unit::Seconds, "From the request's head to the answer's head");
     describe_counter!("http_requests_total", Unit::Count, "Requests by route, method and status");
     describe_gauge!("follower_lag_events", Unit::Count, "Events a follower is behind, over the teams it just visited");
-    describe_gauge!("follower_parked", Unit::Count, "Teams for which a follower waits because an event cannot be processed");
+    describe_gauge!(
+        "follower_parked",
+        Unit::Count,
+        "Teams for which a follower waits because an event cannot be processed"
+    );
     describe_counter!("delivery_attempts_total", Unit::Count, "Webhook attempts by outcome");
     describe_gauge!("queue_due", Unit::Count, "Deliveries whose next attempt is due");
     describe_gauge!("queue_oldest_seconds", Unit::Seconds, "How long the oldest due delivery waits");

@@ -3,7 +3,8 @@
 //! `cargo bench -p api --bench smtp -- [mails] [sessions] [octets]`. Each session hands over one mail after another,
 //! pipelined: the envelope in one write, the content in the next. A latency is the time from the first octet of MAIL to
 //! the last octet of the final 250. `POSTLOG_BENCH_DIR` chooses the disk. With `SMTP_SOURCE=/path/to/smtp-source` that
-//! program sends a second round, and `POSTLOG_BENCH_IDLE=2000` measures sessions that do nothing. With `POSTLOG_BENCH_PROJECT=1` the projections follow meanwhile.
+//! program sends a second round, and `POSTLOG_BENCH_IDLE=2000` measures sessions that do nothing. With
+//! `POSTLOG_BENCH_PROJECT=1` the projections follow meanwhile.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark talks to whoever runs it")]
 
 use std::net::SocketAddr;

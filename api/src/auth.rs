@@ -21,6 +21,7 @@ use subtle::ConstantTimeEq;
 mod scope;
 pub mod secret;
 
+pub(crate) use scope::enter;
 pub use scope::{Call, Door, Guard, Guarded, Needs, Public, Scoped, Surface, guards};
 use secret::{Pepper, Presented};
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use axum::http::HeaderValue;
 use eventlog::{Allot, EventLog};
 use projections::Views;
+use projections::webhook_attempts::Work;
 
 pub mod auth;
 mod body;
@@ -62,6 +63,8 @@ pub struct App {
     pub limiter: Limiter,
     /// Open event streams.
     pub streams: Streams,
+    /// What the dispatcher wrote down of its attempts.
+    pub attempts: Option<Work>,
     challenge: HeaderValue,
 }
 
@@ -77,11 +80,19 @@ impl App {
             limiter: Limiter::new(config.rate_limits),
             streams: Streams::new(log.clone(), allot.clone(), stream::Config::default()),
             config: Arc::new(config),
+            attempts: None,
             log,
             views,
             allot,
             challenge,
         }
+    }
+
+    /// Returns this state with the database of webhook attempts.
+    #[must_use]
+    pub fn with_attempts(mut self, attempts: Work) -> Self {
+        self.attempts = Some(attempts);
+        self
     }
 
     /// Returns this state with streams that are configured and run elsewhere.

@@ -2,26 +2,44 @@
 
 use crate::openapi::Routes;
 
+mod attachments;
 mod audit;
 mod billing;
+mod changes;
 mod connection;
+mod folders;
 mod inboxes;
 mod keys;
+mod mailbox_availability;
 mod mailbox_filters;
 mod mailbox_keys;
+mod mailbox_view;
 mod mailboxes;
+mod message_content;
+mod message_view;
+mod messages;
+mod threads;
+mod webhook_deliveries;
 mod webhooks;
 
 /// Returns all of them.
 pub(crate) fn all() -> Routes {
     Routes::new()
+        .and(attachments::routes())
         .and(audit::routes())
         .and(billing::routes())
+        .and(changes::routes())
         .and(connection::routes())
+        .and(folders::routes())
         .and(inboxes::routes())
         .and(keys::routes())
+        .and(mailbox_availability::routes())
         .and(mailbox_filters::routes())
         .and(mailbox_keys::routes())
         .and(mailboxes::routes())
+        .and(message_content::routes())
+        .and(messages::routes())
+        .and(threads::routes())
+        .and(webhook_deliveries::routes())
         .and(webhooks::routes())
 }

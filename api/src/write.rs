@@ -34,14 +34,13 @@ impl App {
         B: Serialize,
         Problem: From<C::Rejected>,
     {
-        let reply = Arc::new(reply);
-        let submission = match idempotency {
-            None => submission,
-            Some(idempotency) => {
-                let (render, request) = (Arc::clone(&reply), call.request.clone());
-                submission.idempotent(idempotency, move |appended| render(appended).to_answer(request.as_str()))
-            }
+        let Some(idempotency) = idempotency else {
+            return Ok(reply(&self.append(call, submission).await?));
         };
+        let reply = Arc::new(reply);
+        let (render, request) = (Arc::clone(&reply), call.request.clone());
+        let submission =
+            submission.idempotent(idempotency, move |appended| render(appended).to_answer(request.as_str()));
         match self.log.transact(submission).await? {
             Outcome::Done(appended) => {
                 if let Some(last) = appended.records.last() {
@@ -57,6 +56,23 @@ impl App {
                 Ok(Reply::kept(answer))
             }
         }
+    }
+
+    /// Carries out a command without an idempotency key and waits, bounded, for the read models.
+    ///
+    /// # Errors
+    /// The command is refused or the log is not available.
+    pub(crate) async fn append<C>(&self, call: &Call, submission: Submission<C>) -> Result<Appended<C::State>, Problem>
+    where
+        C: Command,
+        Problem: From<C::Rejected>,
+    {
+        // A submission without a key is never a repetition.
+        let appended = self.log.transact(submission).await?.done().ok_or_else(Problem::internal)?;
+        if let Some(last) = appended.records.last() {
+            self.caught_up(&call.caller.team, last.position).await;
+        }
+        Ok(appended)
     }
 
     /// Waits, bounded, until the read models have reached a position; returns whether they have.

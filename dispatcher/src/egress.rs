@@ -119,36 +119,11 @@ impl Limits {
             ("attempt_seconds", self.attempt_seconds, 1, 120),
             ("connect_seconds", self.connect_seconds, 1, 120),
             ("addresses_max", self.addresses_max as u64, 1, 1024),
-            (
-                "addresses_tried_max",
-                self.addresses_tried_max as u64,
-                1,
-                16,
-            ),
-            (
-                "answer_head_bytes",
-                self.answer_head_bytes as u64,
-                8192,
-                MIB,
-            ),
-            (
-                "answer_headers_max",
-                self.answer_headers_max as u64,
-                1,
-                1000,
-            ),
-            (
-                "answer_wire_bytes",
-                self.answer_wire_bytes,
-                16 * 1024,
-                64 * MIB,
-            ),
-            (
-                "body_preview_bytes",
-                self.body_preview_bytes as u64,
-                0,
-                16 * MIB,
-            ),
+            ("addresses_tried_max", self.addresses_tried_max as u64, 1, 16),
+            ("answer_head_bytes", self.answer_head_bytes as u64, 8192, MIB),
+            ("answer_headers_max", self.answer_headers_max as u64, 1, 1000),
+            ("answer_wire_bytes", self.answer_wire_bytes, 16 * 1024, 64 * MIB),
+            ("body_preview_bytes", self.body_preview_bytes as u64, 0, 16 * MIB),
             ("pool_idle_max", self.pool_idle_max as u64, 0, 100_000),
             ("pool_idle_seconds", self.pool_idle_seconds, 0, 3600),
             ("pool_age_seconds", self.pool_age_seconds, 0, 3600),
@@ -216,14 +191,8 @@ impl Client {
     ///
     /// # Errors
     /// All limits out of range.
-    pub fn new(
-        policy: Policy,
-        limits: Limits,
-        resolve: Arc<dyn Resolve>,
-    ) -> Result<Self, Vec<InvalidLimit>> {
-        let roots = RootCertStore {
-            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-        };
+    pub fn new(policy: Policy, limits: Limits, resolve: Arc<dyn Resolve>) -> Result<Self, Vec<InvalidLimit>> {
+        let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         Self::with_roots(policy, limits, resolve, roots)
     }
 
@@ -238,24 +207,15 @@ impl Client {
         roots: RootCertStore,
     ) -> Result<Self, Vec<InvalidLimit>> {
         limits.validate()?;
-        let mut config =
-            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_safe_default_protocol_versions()
-                .expect("the provider's cipher suites cover TLS 1.2 and 1.3")
-                .with_root_certificates(roots)
-                .with_no_client_auth();
+        let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("the provider's cipher suites cover TLS 1.2 and 1.3")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let pool = Pool::new(&limits);
         let tls = TlsConnector::from(Arc::new(config));
-        Ok(Self {
-            shared: Arc::new(Shared {
-                policy,
-                limits,
-                resolve,
-                tls,
-                pool,
-            }),
-        })
+        Ok(Self { shared: Arc::new(Shared { policy, limits, resolve, tls, pool }) })
     }
 
     /// Returns the policy this client judges by.
@@ -278,12 +238,7 @@ impl Client {
         body: Bytes,
         deadline: Duration,
     ) -> Result<Answer, AttemptError> {
-        let Shared {
-            policy,
-            limits,
-            pool,
-            ..
-        } = &*self.shared;
+        let Shared { policy, limits, pool, .. } = &*self.shared;
         let started = Instant::now();
         let until = started + deadline.min(Duration::from_secs(limits.attempt_seconds));
         target.check(policy)?;
@@ -306,10 +261,7 @@ impl Client {
 
         let mut connection = self.connect(target, until).await?;
         let request = request(target, headers, body)?;
-        let answer = connection
-            .exchange(request, limits, started, until)
-            .await
-            .map_err(|fault| fault.error)?;
+        let answer = connection.exchange(request, limits, started, until).await.map_err(|fault| fault.error)?;
         self.keep(target, connection, &answer).await;
         Ok(answer)
     }
@@ -334,25 +286,13 @@ impl Client {
 
     /// Looks up the host and judges every address: one that is not public condemns the name, since the next look-up
     /// might be answered with that one alone.
-    async fn addresses(
-        &self,
-        target: &Target,
-        until: Instant,
-    ) -> Result<Vec<SocketAddr>, AttemptError> {
-        let Shared {
-            policy,
-            limits,
-            resolve,
-            ..
-        } = &*self.shared;
+    async fn addresses(&self, target: &Target, until: Instant) -> Result<Vec<SocketAddr>, AttemptError> {
+        let Shared { policy, limits, resolve, .. } = &*self.shared;
         let found = match target.host() {
             Host::Address(ip) => vec![*ip],
             // RFC 6761 6.3: these names mean this machine, whatever a name server says.
             Host::Name(_) if policy.dangerous_allow_http_loopback && target.is_loopback() => {
-                vec![
-                    IpAddr::V4(Ipv4Addr::LOCALHOST),
-                    IpAddr::V6(Ipv6Addr::LOCALHOST),
-                ]
+                vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]
             }
             Host::Name(name) => match timeout_at(until, resolve.resolve(name)).await {
                 Ok(Ok(found)) => found,
@@ -374,10 +314,7 @@ impl Client {
         for ip in &found {
             judge(*ip, policy)?;
         }
-        Ok(found
-            .into_iter()
-            .map(|ip| SocketAddr::new(ip.to_canonical(), target.port()))
-            .collect())
+        Ok(found.into_iter().map(|ip| SocketAddr::new(ip.to_canonical(), target.port())).collect())
     }
 
     async fn keep(&self, target: &Target, mut connection: Connection, answer: &Answer) {
@@ -389,32 +326,20 @@ impl Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client")
-            .field("policy", &self.shared.policy)
-            .field("limits", &self.shared.limits)
-            .finish()
+        f.debug_struct("Client").field("policy", &self.shared.policy).field("limits", &self.shared.limits).finish()
     }
 }
 
 fn complete(mut headers: HeaderMap, target: &Target) -> HeaderMap {
     // Framing is ours alone: a stray field here could split the request in two.
-    for name in [
-        header::CONTENT_LENGTH,
-        header::TRANSFER_ENCODING,
-        header::CONNECTION,
-        header::UPGRADE,
-        header::EXPECT,
-    ] {
+    for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION, header::UPGRADE, header::EXPECT]
+    {
         headers.remove(name);
     }
     let host = HeaderValue::from_str(target.authority()).expect("a target's authority is visible ASCII");
     headers.insert(header::HOST, host);
-    headers
-        .entry(header::USER_AGENT)
-        .or_insert(HeaderValue::from_static(USER_AGENT));
-    headers
-        .entry(header::ACCEPT)
-        .or_insert(HeaderValue::from_static("*/*"));
+    headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static(USER_AGENT));
+    headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("*/*"));
     headers
 }
 
@@ -429,9 +354,7 @@ fn request(target: &Target, headers: HeaderMap, body: Bytes) -> Result<Request<F
 fn server_name(host: &Host) -> Result<ServerName<'static>, AttemptError> {
     match host {
         Host::Address(ip) => Ok(ServerName::from(*ip)),
-        Host::Name(name) => {
-            ServerName::try_from(name.to_string()).map_err(|_| AttemptError::Refused(Refused::Host))
-        }
+        Host::Name(name) => ServerName::try_from(name.to_string()).map_err(|_| AttemptError::Refused(Refused::Host)),
     }
 }
 
@@ -441,9 +364,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         // More digits than fit are still a wish to wait very long.
-        return Some(Duration::from_secs(
-            text.parse().unwrap_or(u64::from(u32::MAX)),
-        ));
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::from(u32::MAX))));
     }
     let at = http_date(text)?;
     let date = http_date(headers.get(header::DATE)?.to_str().ok()?.trim())?;

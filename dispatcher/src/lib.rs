@@ -5,11 +5,15 @@
 //! The ground that reactors stand on:
 //! - [`egress`] is the only client for URLs that strangers gave us. It reaches public addresses and nothing else.
 //! - [`retry`] says when the next attempt is due. It is a function of stored numbers, so a restart changes nothing.
-//! - [`webhook`] signs deliveries so that a receiver can tell ours from forged ones.
+//! - [`queue`] keeps leases, cursors and failures: durable, fenced, and never the truth.
+//!
+//! The reactors: [`webhook`] tells endpoints of events.
 //!
 //! Invariants: no effect without a bound on its time and its bytes; no clock and no randomness inside, both are
 //! handed in (only elapsed time is measured here).
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests may fail loudly"))]
 
 pub mod egress;
+pub mod queue;
 pub mod retry;
 pub mod webhook;

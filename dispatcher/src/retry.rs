@@ -45,16 +45,7 @@ impl Default for Settings {
         const MINUTE: u64 = 60;
         const HOUR: u64 = 60 * MINUTE;
         Self {
-            attempt_offsets_seconds: vec![
-                0,
-                30,
-                2 * MINUTE,
-                10 * MINUTE,
-                HOUR,
-                4 * HOUR,
-                12 * HOUR,
-                24 * HOUR,
-            ],
+            attempt_offsets_seconds: vec![0, 30, 2 * MINUTE, 10 * MINUTE, HOUR, 4 * HOUR, 12 * HOUR, 24 * HOUR],
             jitter_percent: 10,
             retry_after_max_seconds: HOUR,
             overdue_gap_seconds: 10,
@@ -69,9 +60,7 @@ pub enum InvalidSchedule {
     #[error("attempt_offsets_seconds must have 1 to {ATTEMPTS_MAX} entries")]
     Attempts,
     /// An offset does not lie clearly behind the one before.
-    #[error(
-        "attempt_offsets_seconds must grow by more than the jitter allows: entry {index} is too early"
-    )]
+    #[error("attempt_offsets_seconds must grow by more than the jitter allows: entry {index} is too early")]
     NotGrowing {
         /// Index of the entry, from 0.
         index: usize,
@@ -101,12 +90,7 @@ impl TryFrom<Settings> for Schedule {
     type Error = InvalidSchedule;
 
     fn try_from(settings: Settings) -> Result<Self, InvalidSchedule> {
-        let offsets: Vec<_> = settings
-            .attempt_offsets_seconds
-            .iter()
-            .copied()
-            .map(Duration::from_secs)
-            .collect();
+        let offsets: Vec<_> = settings.attempt_offsets_seconds.iter().copied().map(Duration::from_secs).collect();
         if offsets.is_empty() || offsets.len() > ATTEMPTS_MAX {
             return Err(InvalidSchedule::Attempts);
         }
@@ -179,9 +163,7 @@ impl Schedule {
         jitter: f64,
         retry_after: Option<Duration>,
     ) -> Option<i64> {
-        let index = usize::try_from(attempts_made)
-            .ok()
-            .filter(|index| *index < self.offsets.len())?;
+        let index = usize::try_from(attempts_made).ok().filter(|index| *index < self.offsets.len())?;
         let slot = first_due_at_micros.saturating_add(self.slot(index, jitter));
         if index == 0 {
             return Some(slot);
@@ -194,27 +176,17 @@ impl Schedule {
                 }
                 _ => window_end,
             };
-            now_micros
-                .saturating_add(micros(wait.min(self.retry_after_max)))
-                .min(latest)
+            now_micros.saturating_add(micros(wait.min(self.retry_after_max))).min(latest)
         });
         let rested = now_micros.saturating_add(micros(self.overdue_gap));
-        let rested = if now_micros <= window_end {
-            rested.min(window_end)
-        } else {
-            rested
-        };
+        let rested = if now_micros <= window_end { rested.min(window_end) } else { rested };
         Some(slot.max(asked).max(rested))
     }
 
     /// Returns the offset of one attempt in microseconds, moved by the jitter.
     fn slot(&self, index: usize, jitter: f64) -> i64 {
         let offset = micros(self.offsets[index]);
-        let jitter = if jitter.is_nan() {
-            0.0
-        } else {
-            jitter.clamp(-1.0, 1.0)
-        };
+        let jitter = if jitter.is_nan() { 0.0 } else { jitter.clamp(-1.0, 1.0) };
         // An offset of at most seven days has 40 bits: exact in a float.
         let moved = offset as f64 * jitter * f64::from(self.jitter_percent) / 100.0;
         (offset + moved as i64).min(micros(self.window()))

@@ -1,4 +1,5 @@
 //! What a request looks like, and how connections are opened, kept, replaced and bounded.
+#![expect(clippy::disallowed_methods, reason = "receivers end with the runtime of their test")]
 
 #[path = "egress/receiver.rs"]
 mod receiver;
@@ -7,9 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dispatcher::egress::{
-    AttemptError, BodyEnd, Client, ConnectFault, HostTable, Limits, Phase, Target,
-};
+use dispatcher::egress::{AttemptError, BodyEnd, Client, ConnectFault, HostTable, Limits, Phase, Target};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -25,10 +24,7 @@ async fn a_post_arrives_as_it_was_given() {
         async move {
             let request = read_request(&mut stream).await.expect("a request");
             seen.send(request).await.expect("the test waits");
-            stream
-                .write_all(ok("thanks").as_bytes())
-                .await
-                .expect("connected");
+            stream.write_all(ok("thanks").as_bytes()).await.expect("connected");
         }
     })
     .await;
@@ -36,14 +32,8 @@ async fn a_post_arrives_as_it_was_given() {
     headers.insert("content-type", HeaderValue::from_static("application/json"));
     headers.insert("webhook-id", HeaderValue::from_static("evt_1"));
     let body = Bytes::from_static(br#"{"n":1}"#);
-    let answer = client()
-        .post(&receiver.target(), headers, body, LONG)
-        .await
-        .expect("answered");
-    assert_eq!(
-        (answer.status, &answer.body_preview[..]),
-        (200, &b"thanks"[..])
-    );
+    let answer = client().post(&receiver.target(), headers, body, LONG).await.expect("answered");
+    assert_eq!((answer.status, &answer.body_preview[..]), (200, &b"thanks"[..]));
     assert_eq!(answer.body_end, BodyEnd::Complete);
     assert!(answer.is_success() && answer.elapsed < LONG);
 
@@ -54,14 +44,8 @@ async fn a_post_arrives_as_it_was_given() {
     lines.sort_unstable();
     let host = format!("host: 127.0.0.1:{}", receiver.port);
     let agent = concat!("user-agent: Postlog/", env!("CARGO_PKG_VERSION"));
-    let expected = [
-        "accept: */*",
-        "content-length: 7",
-        "content-type: application/json",
-        &host,
-        agent,
-        "webhook-id: evt_1",
-    ];
+    let expected =
+        ["accept: */*", "content-length: 7", "content-type: application/json", &host, agent, "webhook-id: evt_1"];
     assert_eq!(lines, expected);
     assert_eq!(body, r#"{"n":1}"#);
 }
@@ -77,47 +61,29 @@ async fn framing_is_not_the_callers() {
         ("expect", "100-continue"),
         ("host", "inside.example"),
     ] {
-        headers.insert(
-            HeaderName::from_static(name),
-            HeaderValue::from_static(value),
-        );
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     let client = client();
     for _ in 0..2 {
         let body = Bytes::from_static(b"POST /smuggled HTTP/1.1\r\n\r\n");
-        let answer = client
-            .post(&receiver.target(), headers.clone(), body, LONG)
-            .await
-            .expect("answered");
+        let answer = client.post(&receiver.target(), headers.clone(), body, LONG).await.expect("answered");
         assert_eq!(answer.status, 200);
     }
-    assert_eq!(
-        receiver.connections(),
-        1,
-        "both were whole requests on one connection"
-    );
+    assert_eq!(receiver.connections(), 1, "both were whole requests on one connection");
 }
 
 #[tokio::test]
 async fn nobody_listening_is_a_connect_error() {
-    let port = TcpListener::bind("127.0.0.1:0")
-        .await
-        .and_then(|l| l.local_addr())
-        .expect("a free port")
-        .port();
+    let port = TcpListener::bind("127.0.0.1:0").await.and_then(|l| l.local_addr()).expect("a free port").port();
     let target = Target::parse(&format!("http://127.0.0.1:{port}/"), &sandbox()).expect("loopback");
-    let answer = client()
-        .post(&target, HeaderMap::new(), Bytes::new(), LONG)
-        .await;
+    let answer = client().post(&target, HeaderMap::new(), Bytes::new(), LONG).await;
     assert_eq!(answer, Err(AttemptError::Connect(ConnectFault::Refused)));
 }
 
 #[tokio::test]
 async fn the_deadline_covers_a_connection_that_nobody_accepts() {
     let socket = TcpSocket::new_v4().expect("a socket");
-    socket
-        .bind("127.0.0.1:0".parse().expect("an address"))
-        .expect("a free port");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
     let address = socket.local_addr().expect("bound");
     let listener = socket.listen(1).expect("listening");
     // Fill the queue of connections waiting to be accepted, until one is no longer taken.
@@ -127,9 +93,7 @@ async fn the_deadline_covers_a_connection_that_nobody_accepts() {
         assert!(waiting.len() < 64, "the queue has no end");
     }
     let target = Target::parse(&format!("http://{address}/"), &sandbox()).expect("loopback");
-    let answer = client()
-        .post(&target, HeaderMap::new(), Bytes::new(), SHORT)
-        .await;
+    let answer = client().post(&target, HeaderMap::new(), Bytes::new(), SHORT).await;
     assert_eq!(answer, Err(AttemptError::Timeout(Phase::Connect)));
     drop((listener, waiting));
 }
@@ -139,14 +103,7 @@ async fn requests_to_one_origin_share_a_connection() {
     let receiver = Receiver::answering(ok("x")).await;
     let client = client();
     for _ in 0..50 {
-        let answer = client
-            .post(
-                &receiver.target(),
-                HeaderMap::new(),
-                Bytes::from_static(b"{}"),
-                LONG,
-            )
-            .await;
+        let answer = client.post(&receiver.target(), HeaderMap::new(), Bytes::from_static(b"{}"), LONG).await;
         assert_eq!(answer.expect("answered").status, 200);
     }
     assert_eq!(receiver.connections(), 1);
@@ -162,10 +119,7 @@ async fn a_connection_is_not_kept_when_its_answer_was_not_read_to_the_end_or_it_
         let receiver = Receiver::answering(answer).await;
         let client = client();
         for made in 1..=3 {
-            client
-                .post(&receiver.target(), HeaderMap::new(), Bytes::new(), LONG)
-                .await
-                .expect("answered");
+            client.post(&receiver.target(), HeaderMap::new(), Bytes::new(), LONG).await.expect("answered");
             assert_eq!((receiver.connections(), client.close_idle()), (made, 0));
         }
     }
@@ -176,14 +130,7 @@ async fn a_kept_connection_that_the_receiver_has_closed_is_replaced() {
     let receiver = Receiver::answering_once(ok("x")).await;
     let client = client();
     for made in 1..=5 {
-        let answer = client
-            .post(
-                &receiver.target(),
-                HeaderMap::new(),
-                Bytes::from_static(b"{}"),
-                LONG,
-            )
-            .await;
+        let answer = client.post(&receiver.target(), HeaderMap::new(), Bytes::from_static(b"{}"), LONG).await;
         assert_eq!(answer.expect("answered").status, 200);
         assert_eq!(receiver.connections(), made);
     }
@@ -201,14 +148,7 @@ async fn a_kept_connection_that_dies_under_the_request_is_replaced_once() {
     .await;
     let client = client();
     for made in 1..=3 {
-        let answer = client
-            .post(
-                &receiver.target(),
-                HeaderMap::new(),
-                Bytes::from_static(b"{}"),
-                LONG,
-            )
-            .await;
+        let answer = client.post(&receiver.target(), HeaderMap::new(), Bytes::from_static(b"{}"), LONG).await;
         assert_eq!(answer.expect("answered").status, 200);
         assert_eq!(receiver.connections(), made);
     }
@@ -216,16 +156,11 @@ async fn a_kept_connection_that_dies_under_the_request_is_replaced_once() {
 
 #[tokio::test]
 async fn bytes_that_nobody_asked_for_do_not_become_the_next_answer() {
-    let forged = format!(
-        "{}HTTP/1.1 500 Forged\r\nContent-Length: 0\r\n\r\n",
-        ok("x")
-    );
+    let forged = format!("{}HTTP/1.1 500 Forged\r\nContent-Length: 0\r\n\r\n", ok("x"));
     let receiver = Receiver::answering(forged).await;
     let client = client();
     for made in 1..=3 {
-        let answer = client
-            .post(&receiver.target(), HeaderMap::new(), Bytes::new(), LONG)
-            .await;
+        let answer = client.post(&receiver.target(), HeaderMap::new(), Bytes::new(), LONG).await;
         assert_eq!(answer.expect("answered").status, 200);
         assert_eq!(receiver.connections(), made);
     }
@@ -241,28 +176,15 @@ async fn the_pool_is_bounded_per_origin_in_all_and_by_time() {
             assert_eq!(answer.expect("answered").status, 200);
         }
     };
-    let client = client_with(Limits {
-        pool_idle_per_origin_max: 2,
-        pool_idle_max: 3,
-        ..Limits::default()
-    });
+    let client = client_with(Limits { pool_idle_per_origin_max: 2, pool_idle_max: 3, ..Limits::default() });
     burst(client.clone(), receiver.target(), 8).await;
     assert_eq!(client.close_idle(), 2);
     burst(client.clone(), other.target(), 8).await;
     assert_eq!(client.close_idle(), 3);
     for limits in [
-        Limits {
-            pool_idle_seconds: 0,
-            ..Limits::default()
-        },
-        Limits {
-            pool_age_seconds: 0,
-            ..Limits::default()
-        },
-        Limits {
-            pool_idle_max: 0,
-            ..Limits::default()
-        },
+        Limits { pool_idle_seconds: 0, ..Limits::default() },
+        Limits { pool_age_seconds: 0, ..Limits::default() },
+        Limits { pool_idle_max: 0, ..Limits::default() },
     ] {
         let client = client_with(limits);
         burst(client.clone(), receiver.target(), 2).await;
@@ -282,18 +204,10 @@ async fn an_abandoned_attempt_closes_its_connection() {
     })
     .await;
     let target = receiver.target();
-    let attempt = tokio::spawn(async move {
-        client()
-            .post(&target, HeaderMap::new(), Bytes::new(), LONG)
-            .await
-    });
+    let attempt = tokio::spawn(async move { client().post(&target, HeaderMap::new(), Bytes::new(), LONG).await });
     assert_eq!(seen.recv().await, Some(true), "the request arrived");
     attempt.abort();
-    assert_eq!(
-        seen.recv().await,
-        Some(false),
-        "and then the end of the connection"
-    );
+    assert_eq!(seen.recv().await, Some(false), "and then the end of the connection");
 }
 
 #[tokio::test]
@@ -308,20 +222,13 @@ async fn two_hundred_hanging_receivers_do_not_slow_a_good_one() {
     let mut attempts = tokio::task::JoinSet::new();
     for _ in 0..200 {
         let (client, target) = (client.clone(), hanging.target());
-        attempts.spawn(async move {
-            client
-                .post(&target, HeaderMap::new(), Bytes::new(), LONG)
-                .await
-        });
+        attempts.spawn(async move { client.post(&target, HeaderMap::new(), Bytes::new(), LONG).await });
     }
     while hanging.connections() < 200 {
         tokio::task::yield_now().await;
     }
     for _ in 0..20 {
-        let answer = client
-            .post(&good.target(), HeaderMap::new(), Bytes::new(), LONG)
-            .await
-            .expect("answered");
+        let answer = client.post(&good.target(), HeaderMap::new(), Bytes::new(), LONG).await.expect("answered");
         assert!(answer.elapsed < Duration::from_secs(2));
     }
     attempts.shutdown().await;
@@ -329,17 +236,9 @@ async fn two_hundred_hanging_receivers_do_not_slow_a_good_one() {
 
 #[test]
 fn limits_are_checked_all_at_once() {
-    let limits = Limits {
-        attempt_seconds: 0,
-        answer_head_bytes: 100,
-        ..Limits::default()
-    };
-    let wrong = Client::new(sandbox(), limits, Arc::new(HostTable::default()))
-        .expect_err("two are out of range");
-    assert_eq!(
-        wrong.iter().map(|w| w.field).collect::<Vec<_>>(),
-        ["attempt_seconds", "answer_head_bytes"]
-    );
+    let limits = Limits { attempt_seconds: 0, answer_head_bytes: 100, ..Limits::default() };
+    let wrong = Client::new(sandbox(), limits, Arc::new(HostTable::default())).expect_err("two are out of range");
+    assert_eq!(wrong.iter().map(|w| w.field).collect::<Vec<_>>(), ["attempt_seconds", "answer_head_bytes"]);
     assert!(wrong[0].to_string().starts_with("attempt_seconds "));
     assert!(Limits::default().validate().is_ok());
     assert!(serde_json::from_str::<Limits>(r#"{"unheard_of":1}"#).is_err());

@@ -1,4 +1,5 @@
 //! The client against receivers of every bad manner, over real loopback sockets.
+#![expect(clippy::disallowed_methods, reason = "receivers end with the runtime of their test")]
 
 #[path = "egress/receiver.rs"]
 mod receiver;
@@ -14,14 +15,7 @@ use tokio::sync::mpsc;
 use receiver::{LONG, Receiver, SHORT, client, client_with, ok, read_request};
 
 async fn post(receiver: &Receiver, deadline: Duration) -> Result<Answer, AttemptError> {
-    client()
-        .post(
-            &receiver.target(),
-            HeaderMap::new(),
-            Bytes::from_static(b"{}"),
-            deadline,
-        )
-        .await
+    client().post(&receiver.target(), HeaderMap::new(), Bytes::from_static(b"{}"), deadline).await
 }
 
 #[tokio::test]
@@ -32,10 +26,7 @@ async fn a_receiver_that_hangs_costs_the_deadline_and_no_more() {
     })
     .await;
     let started = Instant::now();
-    assert_eq!(
-        post(&receiver, SHORT).await,
-        Err(AttemptError::Timeout(Phase::Answer))
-    );
+    assert_eq!(post(&receiver, SHORT).await, Err(AttemptError::Timeout(Phase::Answer)));
     assert!(started.elapsed() >= SHORT && started.elapsed() < LONG);
 }
 
@@ -57,10 +48,7 @@ async fn drip(head: &'static str) -> Receiver {
 async fn a_dripping_head_does_not_renew_the_deadline() {
     let receiver = drip("HTTP/1.1 200 OK\r\nX-Drip: ").await;
     let started = Instant::now();
-    assert_eq!(
-        post(&receiver, SHORT).await,
-        Err(AttemptError::Timeout(Phase::Answer))
-    );
+    assert_eq!(post(&receiver, SHORT).await, Err(AttemptError::Timeout(Phase::Answer)));
     assert!(started.elapsed() < LONG);
 }
 
@@ -77,19 +65,9 @@ async fn a_dripping_body_ends_at_the_deadline_and_the_status_stands() {
 #[tokio::test]
 async fn the_configured_limit_bounds_a_longer_deadline() {
     let receiver = drip("HTTP/1.1 200 OK\r\nX-Drip: ").await;
-    let client = client_with(Limits {
-        attempt_seconds: 1,
-        ..Limits::default()
-    });
+    let client = client_with(Limits { attempt_seconds: 1, ..Limits::default() });
     let started = Instant::now();
-    let answer = client
-        .post(
-            &receiver.target(),
-            HeaderMap::new(),
-            Bytes::new(),
-            Duration::MAX,
-        )
-        .await;
+    let answer = client.post(&receiver.target(), HeaderMap::new(), Bytes::new(), Duration::MAX).await;
     assert_eq!(answer, Err(AttemptError::Timeout(Phase::Answer)));
     assert!(started.elapsed() < LONG);
 }
@@ -107,26 +85,18 @@ async fn a_reset_is_a_reset_and_is_not_tried_again() {
 
 #[tokio::test]
 async fn a_close_before_or_within_the_head_is_a_reset() {
-    for answer in [
-        "",
-        "HTTP/1.1 200 OK\r\n",
-        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n",
-        "HTTP/1.1 100 Continue\r\n\r\n",
-    ] {
+    for answer in
+        ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n", "HTTP/1.1 100 Continue\r\n\r\n"]
+    {
         let receiver = Receiver::answering_once(answer).await;
-        assert_eq!(
-            post(&receiver, LONG).await,
-            Err(AttemptError::Reset),
-            "{answer:?}"
-        );
+        assert_eq!(post(&receiver, LONG).await, Err(AttemptError::Reset), "{answer:?}");
         assert_eq!(receiver.connections(), 1);
     }
 }
 
 #[tokio::test]
 async fn a_close_within_the_body_leaves_the_status_standing() {
-    let receiver =
-        Receiver::answering_once("HTTP/1.1 500 Oops\r\nContent-Length: 100\r\n\r\nhalf").await;
+    let receiver = Receiver::answering_once("HTTP/1.1 500 Oops\r\nContent-Length: 100\r\n\r\nhalf").await;
     let answer = post(&receiver, LONG).await.expect("the head was complete");
     assert_eq!((answer.status, answer.body_end), (500, BodyEnd::Broken));
     assert_eq!(&answer.body_preview[..], b"half");
@@ -154,56 +124,36 @@ async fn endless(head: &'static str, piece: &'static [u8]) -> (Receiver, mpsc::R
 
 #[tokio::test]
 async fn an_endless_body_is_cut_at_64_kib_and_the_connection_closed() {
-    for head in [
-        "HTTP/1.1 200 OK\r\nContent-Length: 4294967296\r\n\r\n",
-        "HTTP/1.0 200 OK\r\n\r\n",
-    ] {
+    for head in ["HTTP/1.1 200 OK\r\nContent-Length: 4294967296\r\n\r\n", "HTTP/1.0 200 OK\r\n\r\n"] {
         let (receiver, mut ended) = endless(head, &[b'x'; 4096]).await;
         let answer = post(&receiver, LONG).await.expect("the head was complete");
         assert_eq!((answer.status, answer.body_end), (200, BodyEnd::Truncated));
         assert_eq!(answer.body_preview.len(), 64 * 1024);
         assert!(answer.body_preview.iter().all(|byte| *byte == b'x'));
-        ended
-            .recv()
-            .await
-            .expect("the receiver saw the connection end");
+        ended.recv().await.expect("the receiver saw the connection end");
     }
 }
 
 #[tokio::test]
 async fn a_body_of_one_byte_chunks_is_cut_by_its_bytes_on_the_wire() {
-    let (receiver, mut ended) = endless(
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"1\r\nx\r\n1\r\nx\r\n1\r\nx\r\n1\r\nx\r\n",
-    )
-    .await;
+    let (receiver, mut ended) =
+        endless("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n1\r\nx\r\n1\r\nx\r\n1\r\nx\r\n")
+            .await;
     let answer = post(&receiver, LONG).await.expect("the head was complete");
     assert_eq!((answer.status, answer.body_end), (200, BodyEnd::Truncated));
     assert!(answer.body_preview.len() < 64 * 1024);
-    ended
-        .recv()
-        .await
-        .expect("the receiver saw the connection end");
+    ended.recv().await.expect("the receiver saw the connection end");
 }
 
 #[tokio::test]
 async fn a_flood_of_interim_answers_is_cut_off() {
-    for interim in [
-        "HTTP/1.1 100 Continue\r\n\r\n",
-        "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n",
-    ] {
+    for interim in ["HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"] {
         let (receiver, mut ended) = endless("", interim.as_bytes()).await;
         let started = Instant::now();
         let answer = post(&receiver, LONG).await;
-        assert_eq!(
-            answer,
-            Err(AttemptError::BadResponse(ResponseFault::TooManyBytes))
-        );
+        assert_eq!(answer, Err(AttemptError::BadResponse(ResponseFault::TooManyBytes)));
         assert!(started.elapsed() < LONG, "by bytes, not by time");
-        ended
-            .recv()
-            .await
-            .expect("the receiver saw the connection end");
+        ended.recv().await.expect("the receiver saw the connection end");
     }
 }
 
@@ -238,11 +188,7 @@ async fn what_is_not_http_1_is_a_bad_response() {
     for answer in answers {
         let receiver = Receiver::answering_once(answer).await;
         let got = post(&receiver, LONG).await;
-        assert_eq!(
-            got,
-            Err(AttemptError::BadResponse(ResponseFault::Malformed)),
-            "{answer:?}"
-        );
+        assert_eq!(got, Err(AttemptError::BadResponse(ResponseFault::Malformed)), "{answer:?}");
     }
 }
 
@@ -253,31 +199,13 @@ async fn a_head_that_is_too_large_is_refused() {
     let reason = format!("HTTP/1.1 200 {}\r\n\r\n", "O".repeat(40 * 1024));
     for answer in [large, many, reason] {
         let receiver = Receiver::answering_once(answer).await;
-        assert_eq!(
-            post(&receiver, LONG).await,
-            Err(AttemptError::BadResponse(ResponseFault::HeadTooLarge))
-        );
+        assert_eq!(post(&receiver, LONG).await, Err(AttemptError::BadResponse(ResponseFault::HeadTooLarge)));
     }
     let (receiver, mut ended) = endless("HTTP/1.1 200 OK\r\nX: ", &[b'a'; 1024]).await;
-    assert_eq!(
-        post(&receiver, LONG).await,
-        Err(AttemptError::BadResponse(ResponseFault::HeadTooLarge))
-    );
-    ended
-        .recv()
-        .await
-        .expect("the receiver saw the connection end");
-    let fits = format!(
-        "HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n",
-        "X: a\r\n".repeat(99)
-    );
-    assert_eq!(
-        post(&Receiver::answering_once(fits).await, LONG)
-            .await
-            .expect("100 fields")
-            .status,
-        200
-    );
+    assert_eq!(post(&receiver, LONG).await, Err(AttemptError::BadResponse(ResponseFault::HeadTooLarge)));
+    ended.recv().await.expect("the receiver saw the connection end");
+    let fits = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n", "X: a\r\n".repeat(99));
+    assert_eq!(post(&Receiver::answering_once(fits).await, LONG).await.expect("100 fields").status, 200);
 }
 
 #[tokio::test]
@@ -285,9 +213,7 @@ async fn a_redirect_is_an_answer_and_is_not_followed() {
     let trap = Receiver::answering(ok("trapped")).await;
     for status in [301, 302, 303, 307, 308] {
         let location = format!("http://127.0.0.1:{}/", trap.port);
-        let answer = format!(
-            "HTTP/1.1 {status} Elsewhere\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
-        );
+        let answer = format!("HTTP/1.1 {status} Elsewhere\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n");
         let receiver = Receiver::answering(answer).await;
         let answer = post(&receiver, LONG).await.expect("answered");
         assert_eq!((answer.status, answer.is_success()), (status, false));
@@ -298,13 +224,9 @@ async fn a_redirect_is_an_answer_and_is_not_followed() {
 #[tokio::test]
 async fn a_compressed_body_is_kept_as_it_came() {
     // A gzip member (RFC 1952) that unpacks to a thousand zero bytes.
-    let bomb =
-        hex::decode("1f8b080000000000020363601805a360140c77000080170b06e8030000").expect("hex");
-    let mut answer = format!(
-        "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n",
-        bomb.len()
-    )
-    .into_bytes();
+    let bomb = hex::decode("1f8b080000000000020363601805a360140c77000080170b06e8030000").expect("hex");
+    let mut answer =
+        format!("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", bomb.len()).into_bytes();
     answer.extend_from_slice(&bomb);
     let receiver = Receiver::answering(answer).await;
     let answer = post(&receiver, LONG).await.expect("answered");
@@ -320,11 +242,7 @@ async fn answers_without_a_body_are_complete() {
     ] {
         let receiver = Receiver::answering(head).await;
         let answer = post(&receiver, LONG).await.expect("answered");
-        assert_eq!(
-            (answer.body_end, answer.body_preview.len()),
-            (BodyEnd::Complete, 0),
-            "{head:?}"
-        );
+        assert_eq!((answer.body_end, answer.body_preview.len()), (BodyEnd::Complete, 0), "{head:?}");
     }
 }
 
@@ -332,31 +250,15 @@ async fn answers_without_a_body_are_complete() {
 async fn a_body_in_many_pieces_is_joined_up_to_the_limit() {
     let chunked = |chunks: usize| {
         let chunk = format!("3e8\r\n{}\r\n", "y".repeat(1000));
-        format!(
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{}0\r\nTrailer: x\r\n\r\n",
-            chunk.repeat(chunks)
-        )
+        format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{}0\r\nTrailer: x\r\n\r\n", chunk.repeat(chunks))
     };
-    let answer = post(&Receiver::answering(chunked(5)).await, LONG)
-        .await
-        .expect("answered");
-    assert_eq!(
-        (answer.body_preview.len(), answer.body_end),
-        (5000, BodyEnd::Complete)
-    );
-    let answer = post(&Receiver::answering(chunked(70)).await, LONG)
-        .await
-        .expect("answered");
-    assert_eq!(
-        (answer.body_preview.len(), answer.body_end),
-        (65_536, BodyEnd::Truncated)
-    );
+    let answer = post(&Receiver::answering(chunked(5)).await, LONG).await.expect("answered");
+    assert_eq!((answer.body_preview.len(), answer.body_end), (5000, BodyEnd::Complete));
+    let answer = post(&Receiver::answering(chunked(70)).await, LONG).await.expect("answered");
+    assert_eq!((answer.body_preview.len(), answer.body_end), (65_536, BodyEnd::Truncated));
     let receiver = Receiver::answering(ok(&"z".repeat(65_536))).await;
     let answer = post(&receiver, LONG).await.expect("answered");
-    assert_eq!(
-        (answer.body_preview.len(), answer.body_end),
-        (65_536, BodyEnd::Complete)
-    );
+    assert_eq!((answer.body_preview.len(), answer.body_end), (65_536, BodyEnd::Complete));
 }
 
 #[tokio::test]
@@ -364,18 +266,9 @@ async fn retry_after_is_read_as_seconds_or_as_a_date() {
     let rows = [
         ("Retry-After: 120", Some(120)),
         ("Retry-After: 0", Some(0)),
-        (
-            "Retry-After: 99999999999999999999999",
-            Some(u64::from(u32::MAX)),
-        ),
-        (
-            "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:51:37 GMT",
-            Some(120),
-        ),
-        (
-            "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:00:00 GMT",
-            Some(0),
-        ),
+        ("Retry-After: 99999999999999999999999", Some(u64::from(u32::MAX))),
+        ("Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:51:37 GMT", Some(120)),
+        ("Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
         ("Retry-After: Sun, 06 Nov 1994 08:51:37 GMT", None),
         ("Retry-After: -5", None),
         ("Retry-After: 1.5", None),
@@ -384,15 +277,8 @@ async fn retry_after_is_read_as_seconds_or_as_a_date() {
         ("X: y", None),
     ];
     for (fields, seconds) in rows {
-        let receiver = Receiver::answering(format!(
-            "HTTP/1.1 503 Busy\r\n{fields}\r\nContent-Length: 0\r\n\r\n"
-        ))
-        .await;
+        let receiver = Receiver::answering(format!("HTTP/1.1 503 Busy\r\n{fields}\r\nContent-Length: 0\r\n\r\n")).await;
         let answer = post(&receiver, LONG).await.expect("answered");
-        assert_eq!(
-            answer.retry_after,
-            seconds.map(Duration::from_secs),
-            "{fields}"
-        );
+        assert_eq!(answer.retry_after, seconds.map(Duration::from_secs), "{fields}");
     }
 }

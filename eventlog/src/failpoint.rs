@@ -69,7 +69,6 @@ impl Failpoints {
         false
     }
 
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "the same signature as with the feature")]
     pub(crate) fn hit(&self, _: Point) -> Result<(), AppendError> {
         Ok(())
     }

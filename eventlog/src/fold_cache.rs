@@ -49,7 +49,7 @@ pub(crate) struct FoldCache {
 fn counter(team: &TeamId) -> usize {
     let mut hasher = DefaultHasher::new();
     team.hash(&mut hasher);
-    usize::try_from(hasher.finish() % 1_024).unwrap_or(0)
+    usize::try_from(hasher.finish()).unwrap_or(0) % MOVE_COUNTERS
 }
 
 impl FoldCache {

@@ -9,6 +9,7 @@
 mod attempt;
 mod job;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
@@ -18,7 +19,7 @@ use domain::StreamId;
 use domain::id::TeamId;
 use tokio::sync::mpsc;
 
-use crate::backend::{AnswerKey, AnswerRow, AppendError, Hold};
+use crate::backend::{AnswerKey, AnswerRow, AppendError, Hold, StoreError};
 use crate::directory::DirectoryKey;
 use crate::failpoint::Point;
 use crate::fold_cache::{Folded, Known};
@@ -113,7 +114,7 @@ impl Lane {
                     self.publish(attempted, jobs);
                     return Written::All;
                 }
-                Err(Attempted::Log(e @ LogError::Corrupt(_))) => {
+                Err(Attempted::Log(e @ (LogError::Corrupt(_) | LogError::Store(StoreError::Corrupt(_))))) => {
                     // One team's unreadable record must not stop the others.
                     why = e.to_string();
                     break;
@@ -166,12 +167,12 @@ impl Lane {
     async fn attempt(&self, jobs: &mut [Box<dyn Job>], tries: u32) -> Result<Attempt, Attempted> {
         // A busy writer elsewhere could be first for ever; so from the third try on it has to wait for us.
         let hold = if tries < CONFLICTS_BEFORE_HOLDING { None } else { Some(self.hold(jobs).await?) };
-        self.shared.failpoints.hit(Point::LaneBeforeDecide).map_err(AppendError::from)?;
+        self.shared.failpoints.hit(Point::LaneBeforeDecide)?;
         let attempted = self.decide(jobs, tries == 0).await?;
         if hold.is_none() && !self.is_current(&attempted).await? {
             return Err(AppendError::Conflict.into());
         }
-        self.shared.failpoints.hit(Point::LaneBeforeAppend).map_err(AppendError::from)?;
+        self.shared.failpoints.hit(Point::LaneBeforeAppend)?;
         if !attempted.batch.is_empty() {
             let started = std::time::Instant::now();
             match hold {
@@ -180,7 +181,7 @@ impl Lane {
             }
             metrics::histogram!("append_duration_seconds").record(started.elapsed());
         }
-        self.shared.failpoints.hit(Point::LaneAfterAppend).map_err(AppendError::from)?;
+        self.shared.failpoints.hit(Point::LaneAfterAppend)?;
         Ok(attempted)
     }
 
@@ -273,10 +274,11 @@ impl Lane {
                 let key = (job.team().clone(), stream);
                 if trust_fresh && job.is_fresh(&key.1) {
                     fresh.push(key);
-                } else if !base.contains_key(&key) {
-                    match heads.get(&key.0).and_then(|known| self.shared.folds.fold(&key.0, &key.1, *known)) {
-                        Some(fold) => drop(base.insert(key, fold)),
-                        None => drop(missing.insert(key)),
+                } else if let Entry::Vacant(slot) = base.entry(key) {
+                    let (team, stream) = slot.key();
+                    match heads.get(team).and_then(|known| self.shared.folds.fold(team, stream, *known)) {
+                        Some(fold) => drop(slot.insert(fold)),
+                        None => drop(missing.insert(slot.into_key())),
                     }
                 }
             }

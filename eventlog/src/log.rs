@@ -283,6 +283,15 @@ impl EventLog {
         Ok(found.into_iter().next().map_or(Head::empty(self.shared.epoch), |(_, head)| head))
     }
 
+    /// Returns the last position of a team's log that this node knows of; asks the store only if it knows none.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn known_head(&self, team: &TeamId) -> Result<Position, LogError> {
+        let heads = self.shared.heads(BTreeSet::from([team.clone()])).await?;
+        Ok(heads.get(team).map_or(0, |known| known.head.position))
+    }
+
     /// Returns the epoch new events are written in.
     #[must_use]
     pub fn epoch(&self) -> u16 {

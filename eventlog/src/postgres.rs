@@ -94,7 +94,7 @@ impl PostgresBackend {
         let options: PgConnectOptions = config.url.parse().map_err(OpenError::Connect)?;
         let options = options.application_name("postlog").disable_statement_logging();
         let pool = PgPoolOptions::new()
-            .max_connections(config.connections_max)
+            .max_connections(config.connections_max.max(2))
             .acquire_timeout(Duration::from_millis(config.connect_timeout_milliseconds))
             .test_before_acquire(false)
             .before_acquire(|connection, rest| {

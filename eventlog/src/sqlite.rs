@@ -37,6 +37,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 const READERS: u32 = 4;
 /// How often the write-ahead log is copied back into the database.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
+/// From this many pages (16 MiB) on the write-ahead file is made to start over.
+const PAGES_MAX: i64 = 4_096;
 
 /// See the module.
 pub struct SqliteBackend {
@@ -105,16 +107,18 @@ impl SqliteBackend {
             sqlx::query_scalar("SELECT epoch FROM installation").fetch_one(&mut writer).await.map_err(open)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
+            // There is no server that could have gone away.
+            .test_before_acquire(false)
             .connect_with(options.clone().read_only(true).create_if_missing(false))
             .await
             .map_err(open)?;
         let checkpointer = SqliteConnection::connect_with(&options).await.map_err(open)?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        tasks.spawn(checkpoint(checkpointer, stop.clone()));
+        let writer = Arc::new(Mutex::new(writer));
+        tasks.spawn(checkpoint(checkpointer, Arc::clone(&writer), stop.clone()));
         tasks.close();
         let epoch = u16::try_from(epoch)
             .map_err(|_| OpenError::Damaged { path: path.to_owned(), found: format!("epoch {epoch}") })?;
-        let writer = Arc::new(Mutex::new(writer));
         Ok(Self { writer, readers, epoch, failpoints: Failpoints::default(), stop, tasks })
     }
 
@@ -156,8 +160,14 @@ impl SqliteBackend {
     }
 }
 
+/// Runs a checkpoint; returns how many pages the write-ahead file has.
+async fn copy_back(connection: &mut SqliteConnection, sql: &'static str) -> Result<i64, sqlx::Error> {
+    let (_, pages, _): (i64, i64, i64) = sqlx::query_as(sql).fetch_one(connection).await?;
+    Ok(pages)
+}
+
 /// Copies the write-ahead log back now and then, so that no commit has to.
-async fn checkpoint(mut connection: SqliteConnection, stop: CancellationToken) {
+async fn checkpoint(mut connection: SqliteConnection, writer: Arc<Mutex<SqliteConnection>>, stop: CancellationToken) {
     loop {
         let stopping = tokio::select! {
             () = stop.cancelled() => true,
@@ -165,7 +175,14 @@ async fn checkpoint(mut connection: SqliteConnection, stop: CancellationToken) {
         };
         // TRUNCATE at the end leaves one file; PASSIVE in between never waits for readers or the writer.
         let sql = if stopping { "PRAGMA wal_checkpoint(TRUNCATE)" } else { "PRAGMA wal_checkpoint(PASSIVE)" };
-        if let Err(e) = sqlx::query(sql).execute(&mut connection).await {
+        let mut pages = copy_back(&mut connection, sql).await;
+        if !stopping && matches!(pages, Ok(pages) if pages > PAGES_MAX) {
+            // The file starts over only when all of it is copied back, which a busy writer never lets happen: what came
+            // in meanwhile is copied while it waits.
+            let _waiting = writer.lock().await;
+            pages = copy_back(&mut connection, sql).await;
+        }
+        if let Err(e) = pages {
             tracing::warn!(error = %e, "the log's write-ahead file could not be copied back; trying again");
         }
         if stopping {

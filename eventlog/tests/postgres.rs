@@ -17,6 +17,7 @@ use eventlog::postgres::{Config, OpenError, PostgresBackend};
 use eventlog::{Allot, Backend, BlobStore, EventLog, LogError, MasterKey, Options, Submission, TransactError};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::{Mutex, OnceCell};
+use tokio::task::JoinSet;
 
 /// A database. Each node has its own connections.
 struct Database {
@@ -128,7 +129,7 @@ async fn a_server_that_can_lose_events_is_refused_unless_that_is_allowed() {
 async fn nodes_that_start_at_once_migrate_once() {
     let cluster = Cluster::shared();
     let config = Config { connections_max: 2, ..Config::new(cluster.url(&cluster.create_database(None).await)) };
-    let mut starting = tokio::task::JoinSet::new();
+    let mut starting = JoinSet::new();
     for _ in 0..6 {
         let config = config.clone();
         starting.spawn(async move { PostgresBackend::open(&config).await.unwrap().epoch().await.unwrap() });
@@ -145,21 +146,20 @@ async fn cut_connections_lose_nothing_acknowledged_and_write_nothing_twice() {
     for n in 1..=4 {
         create_team(&log, n).await;
     }
-    let cutter = {
-        let (config, name) = (database.config(), database.name.clone());
-        tokio::spawn(async move {
-            let mut connection = PgConnection::connect(&config.url).await.unwrap();
-            for _ in 0..25 {
-                let cut = format!(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                     WHERE datname = '{name}' AND pid <> pg_backend_pid()"
-                );
-                sqlx::query(AssertSqlSafe(cut)).execute(&mut connection).await.unwrap();
-                tokio::task::yield_now().await;
-            }
-        })
-    };
-    let mut writers = tokio::task::JoinSet::new();
+    let mut cutter = JoinSet::new();
+    let (config, name) = (database.config(), database.name.clone());
+    cutter.spawn(async move {
+        let mut connection = PgConnection::connect(&config.url).await.unwrap();
+        for _ in 0..25 {
+            let cut = format!(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                 WHERE datname = '{name}' AND pid <> pg_backend_pid()"
+            );
+            sqlx::query(AssertSqlSafe(cut)).execute(&mut connection).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    });
+    let mut writers = JoinSet::new();
     for n in 1..=4u8 {
         let log = log.clone();
         writers.spawn(async move {
@@ -174,7 +174,7 @@ async fn cut_connections_lose_nothing_acknowledged_and_write_nothing_twice() {
             (n, acknowledged)
         });
     }
-    cutter.await.unwrap();
+    cutter.join_all().await;
     for (n, acknowledged) in writers.join_all().await {
         let records = log.read_stored(&team(n), 0, 1_000).await.unwrap();
         let mut verifier = Verifier::new(team(n));
@@ -198,12 +198,13 @@ async fn a_head_that_somebody_else_holds_is_waited_for() {
     let (log, other) = (database.log().await, database.backend().await);
     create_team(&log, 1).await;
     let hold = other.hold(&[team(1), team(2)]).await.unwrap();
-    let waiting = tokio::spawn(async move { change(&log, 1, 11).await });
+    let mut waiting = JoinSet::new();
+    waiting.spawn(async move { change(&log, 1, 11).await.unwrap() });
     // Another team's writer does not wait.
     let log = database.log().await;
     create_team(&log, 3).await;
-    assert!(!waiting.is_finished());
+    assert!(waiting.try_join_next().is_none());
     drop(hold);
-    assert_eq!(waiting.await.unwrap().unwrap(), 2);
+    assert_eq!(waiting.join_all().await, [2]);
     assert_eq!(log.teams(None, 10).await.unwrap(), [team(1), team(3)]);
 }

@@ -15,6 +15,7 @@ use eventlog::{Allot, Backend, BlobStore, EventLog, LogError, MasterKey, Options
 use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 
 /// A data directory. Its nodes share one backend, as the handles of one process do.
 struct Sqlite {
@@ -143,14 +144,13 @@ async fn a_backup_under_load_is_a_prefix_with_everything_answered_before_it() {
     let store = Sqlite::new().await;
     let (log, backend) = (store.log().await, store.backend().await);
     create_team(&log).await;
-    let writer = {
-        let log = log.clone();
-        tokio::spawn(async move {
-            for n in 1..400 {
-                create_key(&log, n).await;
-            }
-        })
-    };
+    let mut writer = JoinSet::new();
+    let writing = log.clone();
+    writer.spawn(async move {
+        for n in 1..400 {
+            create_key(&writing, n).await;
+        }
+    });
     for copy in 0..5 {
         let answered = create_key(&log, 10_000 + copy).await;
         let path = store.directory.path().join(format!("backup-{copy}.db"));
@@ -164,7 +164,7 @@ async fn a_backup_under_load_is_a_prefix_with_everything_answered_before_it() {
         verified(&restored).await;
         restored.close().await;
     }
-    writer.await.unwrap();
+    writer.join_all().await;
 }
 
 #[tokio::test]

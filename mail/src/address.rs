@@ -44,9 +44,7 @@ pub enum AddressError {
     #[error("the local part is longer than {LOCAL_PART_OCTETS_MAX} octets")]
     LocalPartTooLong,
     /// The domain has more than 255 octets, or one of its labels more than 63.
-    #[error(
-        "the domain is longer than {DOMAIN_OCTETS_MAX} octets, or one of its labels than {LABEL_OCTETS_MAX}"
-    )]
+    #[error("the domain is longer than {DOMAIN_OCTETS_MAX} octets, or one of its labels than {LABEL_OCTETS_MAX}")]
     DomainTooLong,
     /// The whole address has more than 254 octets.
     #[error("the address is longer than {ADDRESS_OCTETS_MAX} octets")]
@@ -72,10 +70,7 @@ impl AddressError {
     /// Tells whether a length limit was broken, which SMTP answers otherwise than a grammar error.
     #[must_use]
     pub fn is_length(self) -> bool {
-        matches!(
-            self,
-            Self::LocalPartTooLong | Self::DomainTooLong | Self::TooLong
-        )
+        matches!(self, Self::LocalPartTooLong | Self::DomainTooLong | Self::TooLong)
     }
 }
 
@@ -179,9 +174,7 @@ impl Address {
         if self.local().starts_with('"') {
             return None;
         }
-        self.local()
-            .split_once('+')
-            .filter(|(base, _)| !base.is_empty())
+        self.local().split_once('+').filter(|(base, _)| !base.is_empty())
     }
 }
 
@@ -224,10 +217,7 @@ impl<'de> Deserialize<'de> for Address {
 }
 
 /// Deserializes a string and parses it with `parse`.
-fn parse_serde<'de, D, T>(
-    deserializer: D,
-    parse: fn(&str) -> Result<T, AddressError>,
-) -> Result<T, D::Error>
+fn parse_serde<'de, D, T>(deserializer: D, parse: fn(&str) -> Result<T, AddressError>) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
 {
@@ -258,12 +248,7 @@ pub fn normalise_domain(domain: &str) -> Result<String, AddressError> {
         lower
     } else {
         Uts46::new()
-            .to_ascii(
-                lower.as_bytes(),
-                AsciiDenyList::STD3,
-                Hyphens::CheckFirstLast,
-                DnsLength::Ignore,
-            )
+            .to_ascii(lower.as_bytes(), AsciiDenyList::STD3, Hyphens::CheckFirstLast, DnsLength::Ignore)
             .map_err(|_| AddressError::Domain)?
             .into_owned()
     };
@@ -274,9 +259,7 @@ pub fn normalise_domain(domain: &str) -> Result<String, AddressError> {
         if label.len() > LABEL_OCTETS_MAX {
             return Err(AddressError::DomainTooLong);
         }
-        let known = label
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        let known = label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         if label.is_empty() || !known || label.starts_with('-') || label.ends_with('-') {
             return Err(AddressError::Domain);
         }
@@ -285,9 +268,7 @@ pub fn normalise_domain(domain: &str) -> Result<String, AddressError> {
 }
 
 fn normalise_literal(after_bracket: &str) -> Result<String, AddressError> {
-    let inner = after_bracket
-        .strip_suffix(']')
-        .ok_or(AddressError::Literal)?;
+    let inner = after_bracket.strip_suffix(']').ok_or(AddressError::Literal)?;
     if let Ok(v4) = inner.parse::<Ipv4Addr>() {
         return Ok(format!("[{v4}]"));
     }
@@ -295,9 +276,7 @@ fn normalise_literal(after_bracket: &str) -> Result<String, AddressError> {
     if !tag.eq_ignore_ascii_case("IPv6") {
         return Err(AddressError::Literal);
     }
-    let v6 = number
-        .parse::<Ipv6Addr>()
-        .map_err(|_| AddressError::Literal)?;
+    let v6 = number.parse::<Ipv6Addr>().map_err(|_| AddressError::Literal)?;
     Ok(format!("[IPv6:{v6}]"))
 }
 
@@ -305,11 +284,7 @@ fn normalise_literal(after_bracket: &str) -> Result<String, AddressError> {
 fn local_part_octets(text: &str) -> Result<usize, AddressError> {
     let Some(quoted) = text.strip_prefix('"') else {
         let (local, _) = text.split_once('@').ok_or(AddressError::AtMissing)?;
-        return if is_dot_string(local) {
-            Ok(local.len())
-        } else {
-            Err(AddressError::LocalPart)
-        };
+        return if is_dot_string(local) { Ok(local.len()) } else { Err(AddressError::LocalPart) };
     };
     let mut chars = quoted.char_indices();
     while let Some((offset, c)) = chars.next() {
@@ -329,8 +304,7 @@ fn local_part_octets(text: &str) -> Result<usize, AddressError> {
 }
 
 fn is_dot_string(text: &str) -> bool {
-    text.split('.')
-        .all(|atom| !atom.is_empty() && atom.chars().all(is_atext))
+    text.split('.').all(|atom| !atom.is_empty() && atom.chars().all(is_atext))
 }
 
 fn is_atext(c: char) -> bool {
@@ -346,10 +320,7 @@ fn is_utf8_text(c: char) -> bool {
 /// Folds a local part for lookups, to the spelling with the least quoting. Lower-casing goes char by char: the
 /// final sigma rule of whole-word lower-casing would make equal names differ by what follows them.
 fn fold_local(local: &str) -> String {
-    let bare: String = unquote(local)
-        .chars()
-        .flat_map(char::to_lowercase)
-        .collect();
+    let bare: String = unquote(local).chars().flat_map(char::to_lowercase).collect();
     // A lone `*` stays quoted, or the text of one address would read as the pattern for its whole domain.
     if is_dot_string(&bare) && bare != "*" {
         return bare;
@@ -359,10 +330,7 @@ fn fold_local(local: &str) -> String {
 
 /// Returns what a quoted local part says without quotes and escapes; any other is returned as it is.
 fn unquote(local: &str) -> Cow<'_, str> {
-    let Some(inner) = local
-        .strip_prefix('"')
-        .and_then(|rest| rest.strip_suffix('"'))
-    else {
+    let Some(inner) = local.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
         return Cow::Borrowed(local);
     };
     let mut text = String::with_capacity(inner.len());

@@ -24,8 +24,7 @@ pub use dmarc::{DmarcInput, check_dmarc};
 pub use iprev::check_iprev;
 pub use resolver::{Budget, DnsError, MxRecord, Resolver, Zone};
 pub use results::{
-    ArcVerdict, AuthResult, AuthResults, DkimVerdict, DmarcPolicy, DmarcVerdict, IprevVerdict,
-    SpfScope, SpfVerdict,
+    ArcVerdict, AuthResult, AuthResults, DkimVerdict, DmarcPolicy, DmarcVerdict, IprevVerdict, SpfScope, SpfVerdict,
 };
 pub use spf::{SpfOutcome, SpfRequest, check_host};
 
@@ -48,13 +47,7 @@ pub struct AuthRequest<'a> {
 
 /// DNS queries one message may cause, in the order they are handed out. Each method is sure of its own share and may
 /// use what those before it left: an SPF record made to be expensive cannot keep DMARC from failing a forgery.
-const QUERIES: Shares = Shares {
-    spf: 26,
-    dkim: 10,
-    dmarc: 14,
-    iprev: 6,
-    arc: 4,
-};
+const QUERIES: Shares = Shares { spf: 26, dkim: 10, dmarc: 14, iprev: 6, arc: 4 };
 
 struct Shares {
     spf: usize,
@@ -72,13 +65,7 @@ pub async fn verify(request: &AuthRequest<'_>, resolver: &dyn Resolver) -> AuthR
     let peer = request.peer.to_canonical();
     let message = SignedMessage::split(request.raw);
     let sender = request.mail_from.filter(|sender| !sender.is_empty());
-    let helo = spf(
-        request,
-        &format!("postmaster@{}", request.helo),
-        SpfScope::Helo,
-        &budget,
-    )
-    .await;
+    let helo = spf(request, &format!("postmaster@{}", request.helo), SpfScope::Helo, &budget).await;
     let spf = match sender {
         Some(sender) => spf(request, sender, SpfScope::Mailfrom, &budget).await,
         // The null sender stands for postmaster at the peer's name (RFC 7208 section 2.4).
@@ -88,26 +75,14 @@ pub async fn verify(request: &AuthRequest<'_>, resolver: &dyn Resolver) -> AuthR
     let dkim = verify_dkim(&message, request.now, &budget).await;
     budget.grant(QUERIES.dmarc);
     let authors = authors(&message);
-    let from_fields = message
-        .fields
-        .iter()
-        .filter(|field| field.is("From"))
-        .count();
-    let input = DmarcInput {
-        from_fields,
-        authors: &authors,
-        spf: &spf,
-        dkim: &dkim,
-    };
+    let from_fields = message.fields.iter().filter(|field| field.is("From")).count();
+    let input = DmarcInput { from_fields, authors: &authors, spf: &spf, dkim: &dkim };
     let dmarc = check_dmarc(&input, &budget).await;
     budget.grant(QUERIES.iprev);
     let iprev = check_iprev(peer, &budget).await;
     budget.grant(QUERIES.arc);
     let arc = verify_arc(&message, request.now, &budget).await;
-    let verified_domain = dmarc
-        .domain
-        .clone()
-        .filter(|_| dmarc.result == AuthResult::Pass);
+    let verified_domain = dmarc.domain.clone().filter(|_| dmarc.result == AuthResult::Pass);
     AuthResults {
         checked: true,
         iprev: Some(iprev),
@@ -120,23 +95,11 @@ pub async fn verify(request: &AuthRequest<'_>, resolver: &dyn Resolver) -> AuthR
     }
 }
 
-async fn spf(
-    request: &AuthRequest<'_>,
-    sender: &str,
-    scope: SpfScope,
-    budget: &Budget<'_>,
-) -> SpfVerdict {
-    let domain = sender
-        .rsplit_once('@')
-        .map_or(sender, |(_, domain)| domain)
-        .trim_end_matches('.');
+async fn spf(request: &AuthRequest<'_>, sender: &str, scope: SpfScope, budget: &Budget<'_>) -> SpfVerdict {
+    let domain = sender.rsplit_once('@').map_or(sender, |(_, domain)| domain).trim_end_matches('.');
     // Records live under A-labels, whatever the envelope says.
     let domain = idna::domain_to_ascii(domain).unwrap_or_else(|_| domain.to_ascii_lowercase());
-    let domain: String = domain
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(255)
-        .collect();
+    let domain: String = domain.chars().filter(|c| !c.is_control()).take(255).collect();
     let mut outcome = check_host(
         &SpfRequest {
             peer: request.peer,
@@ -151,17 +114,9 @@ async fn spf(
     .await;
     if outcome.result == AuthResult::Temperror && budget.queries_left() == 0 {
         // It was not the DNS that failed, but the record that asked too much.
-        outcome = SpfOutcome {
-            result: AuthResult::Permerror,
-            reason: Some("too many DNS queries".to_owned()),
-        };
+        outcome = SpfOutcome { result: AuthResult::Permerror, reason: Some("too many DNS queries".to_owned()) };
     }
-    SpfVerdict {
-        result: outcome.result,
-        domain,
-        scope,
-        reason: outcome.reason,
-    }
+    SpfVerdict { result: outcome.result, domain, scope, reason: outcome.reason }
 }
 
 /// The domains of all authors, one entry per address.

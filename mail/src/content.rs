@@ -119,10 +119,7 @@ pub struct Content {
 
 /// Returns the content of a message for a reader who is a program.
 pub fn clean(parsed: &ParsedMessage, options: &Options) -> Content {
-    let written_text = parsed
-        .text
-        .as_deref()
-        .filter(|text| !parsed.text_derived && !text.trim().is_empty());
+    let written_text = parsed.text.as_deref().filter(|text| !parsed.text_derived && !text.trim().is_empty());
     let written_html = parsed.html.as_deref().filter(|_| !parsed.html_derived);
     let use_html = match options.part {
         ContentPart::Auto | ContentPart::Text => written_text.is_none() && written_html.is_some(),
@@ -131,37 +128,19 @@ pub fn clean(parsed: &ParsedMessage, options: &Options) -> Content {
     let forward = is_forward(parsed);
     let include_html = options.include_html || options.part == ContentPart::Html;
     let strip_quotes = options.strip_quotes && !forward;
-    let rendered = written_html.map(|html| {
-        html::render(
-            html,
-            RenderOptions {
-                strip_quotes,
-                include_html,
-            },
-        )
-    });
+    let rendered = written_html.map(|html| html::render(html, RenderOptions { strip_quotes, include_html }));
     let body = match (&rendered, written_text) {
         (Some(rendered), _) if use_html => Some(rendered.text.as_str()),
         (_, text) => text,
     };
-    let cleaned = clean_text(
-        body.unwrap_or_default(),
-        strip_quotes,
-        options.strip_signature,
-    );
-    let found = rendered
-        .as_ref()
-        .filter(|_| use_html)
-        .map(|rendered| rendered.links.clone());
+    let cleaned = clean_text(body.unwrap_or_default(), strip_quotes, options.strip_signature);
+    let found = rendered.as_ref().filter(|_| use_html).map(|rendered| rendered.links.clone());
     let links = found.unwrap_or_else(|| codes::links(&cleaned.text));
     let (text, text_cut) = truncate(&cleaned.text, options.max_body_chars);
-    let html = rendered
-        .as_ref()
-        .and_then(|rendered| rendered.html.as_deref());
+    let html = rendered.as_ref().and_then(|rendered| rendered.html.as_deref());
     let html = html.map(|html| truncate_html(html, options.max_body_chars));
     let html_cut = html.as_ref().is_some_and(|(_, cut)| *cut);
-    let limit_cut = use_html && rendered.as_ref().is_some_and(|rendered| rendered.truncated)
-        || parsed.body_truncated;
+    let limit_cut = use_html && rendered.as_ref().is_some_and(|rendered| rendered.truncated) || parsed.body_truncated;
     Content {
         format: match (body, use_html) {
             (None, _) => None,
@@ -178,10 +157,7 @@ pub fn clean(parsed: &ParsedMessage, options: &Options) -> Content {
         is_truncated: text_cut || html_cut || limit_cut,
         truncated_at_chars: (text_cut || html_cut).then_some(options.max_body_chars),
         quotes_stripped: cleaned.quotes_stripped
-            || use_html
-                && rendered
-                    .as_ref()
-                    .is_some_and(|rendered| rendered.quotes_stripped),
+            || use_html && rendered.as_ref().is_some_and(|rendered| rendered.quotes_stripped),
         signature_stripped: cleaned.signature_stripped,
         suspicious: suspicious(written_text, rendered.as_ref()),
         text: body.map(|_| text),
@@ -190,17 +166,12 @@ pub fn clean(parsed: &ParsedMessage, options: &Options) -> Content {
 }
 
 fn is_forward(parsed: &ParsedMessage) -> bool {
-    parsed
-        .subject
-        .as_deref()
-        .is_some_and(language::has_forward_prefix)
+    parsed.subject.as_deref().is_some_and(language::has_forward_prefix)
 }
 
 fn suspicious(text: Option<&str>, rendered: Option<&html::Rendered>) -> Suspicious {
     let in_text = text.map(|text| strip_invisible(text).1).unwrap_or_default();
-    let in_html = rendered
-        .map(|rendered| strip_invisible(&rendered.text).1)
-        .unwrap_or_default();
+    let in_html = rendered.map(|rendered| strip_invisible(&rendered.text).1).unwrap_or_default();
     Suspicious {
         hidden_text: rendered.map_or(0, |rendered| rendered.hidden_chars),
         // Both parts usually say the same: the larger count is the honest one, a sum would count twice.
@@ -226,11 +197,8 @@ const PASSES_MAX: usize = 64;
 
 /// Returns plain text without invisible characters and, if asked, without quoted history and signature.
 pub fn clean_text(text: &str, strip_quotes: bool, strip_signature: bool) -> CleanText {
-    let mut result = CleanText {
-        text: tidy(&strip_invisible(text).0),
-        quotes_stripped: false,
-        signature_stripped: false,
-    };
+    let mut result =
+        CleanText { text: tidy(&strip_invisible(text).0), quotes_stripped: false, signature_stripped: false };
     for _ in 0..PASSES_MAX {
         let mut lines: Vec<&str> = result.text.split('\n').collect();
         let before = lines.len();
@@ -280,11 +248,7 @@ fn truncate(text: &str, chars_max: usize) -> (String, bool) {
 
 fn truncate_html(html: &str, chars_max: usize) -> (String, bool) {
     let (mut cut, truncated) = truncate(html, chars_max);
-    if truncated
-        && let Some(open) = cut
-            .rfind('<')
-            .filter(|open| cut.rfind('>').is_none_or(|closed| closed < *open))
-    {
+    if truncated && let Some(open) = cut.rfind('<').filter(|open| cut.rfind('>').is_none_or(|closed| closed < *open)) {
         cut.truncate(open);
     }
     (cut, truncated)
@@ -319,9 +283,7 @@ pub struct RawBody {
 /// Returns the bodies without any cleaning, each cut at `max_body_chars` characters.
 pub fn raw_body(parsed: &ParsedMessage, part: RawPart, max_body_chars: usize) -> RawBody {
     let wanted = |wanted: bool, body: &Option<String>| {
-        body.as_deref()
-            .filter(|_| wanted)
-            .map(|body| truncate(body, max_body_chars))
+        body.as_deref().filter(|_| wanted).map(|body| truncate(body, max_body_chars))
     };
     let text = wanted(part != RawPart::Html, &parsed.text);
     let html = wanted(part != RawPart::Text, &parsed.html);

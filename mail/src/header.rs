@@ -64,11 +64,7 @@ impl<'a> Block<'a> {
     /// Tolerated (RFC 5322 section 4 and what is seen in practice): a leading mbox `From ` line, lines without a
     /// colon, LF line ends, continuation lines of white space only, a missing empty line.
     pub fn scan(bytes: &'a [u8], limits: BlockLimits) -> Self {
-        let mut block = Block {
-            fields: Vec::new(),
-            body_start: bytes.len(),
-            truncated: false,
-        };
+        let mut block = Block { fields: Vec::new(), body_start: bytes.len(), truncated: false };
         let mut open: Option<(usize, usize)> = None;
         let mut at = 0;
         while at < bytes.len() {
@@ -120,24 +116,15 @@ impl<'a> Block<'a> {
 fn field(line: &[u8]) -> Option<Field<'_>> {
     let colon = line.iter().position(|byte| *byte == b':')?;
     let name = std::str::from_utf8(&line[..colon]).ok()?.trim_end();
-    let printable = !name.is_empty()
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() || byte == b' ');
+    let printable = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
     // `From alice Mon Jan 1 00:00:00 2001` is an mbox separator, not a field named "From alice Mon Jan 1 00".
     let separator = line.starts_with(b"From ") || line.starts_with(b">From ");
-    (printable && !separator).then(|| Field {
-        name,
-        value: &line[colon + 1..],
-    })
+    (printable && !separator).then(|| Field { name, value: &line[colon + 1..] })
 }
 
 /// Returns the offset just behind the line that starts at `at` (its LF included).
 pub(crate) fn line_end(bytes: &[u8], at: usize) -> usize {
-    bytes[at..]
-        .iter()
-        .position(|byte| *byte == b'\n')
-        .map_or(bytes.len(), |offset| at + offset + 1)
+    bytes[at..].iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |offset| at + offset + 1)
 }
 
 /// Returns the line without its CRLF or LF.
@@ -148,27 +135,16 @@ pub(crate) fn trim_line_break(line: &[u8]) -> &[u8] {
 
 /// Returns a field value on one line (RFC 5322 section 2.2.3), 8-bit bytes decoded, trimmed.
 pub fn unfold(value: &[u8]) -> String {
-    let bytes: Vec<u8> = value
-        .iter()
-        .copied()
-        .filter(|byte| !matches!(byte, b'\r' | b'\n'))
-        .collect();
+    let bytes: Vec<u8> = value.iter().copied().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect();
     let text = decode_undeclared(&bytes);
-    text.trim_matches(|character: char| character.is_ascii_whitespace() || character == '\0')
-        .to_owned()
+    text.trim_matches(|character: char| character.is_ascii_whitespace() || character == '\0').to_owned()
 }
 
 /// Returns text for display: control characters become spaces, NUL disappears.
 pub fn printable(text: &str) -> String {
     text.chars()
         .filter(|character| *character != '\0')
-        .map(|character| {
-            if character.is_control() {
-                ' '
-            } else {
-                character
-            }
-        })
+        .map(|character| if character.is_control() { ' ' } else { character })
         .collect()
 }
 
@@ -187,14 +163,8 @@ pub fn message_ids(value: &[u8]) -> Vec<String> {
         rest = &inside[close..];
     }
     if ids.is_empty() {
-        for token in text
-            .split([' ', '\t', ','])
-            .filter(|token| token.contains('@'))
-        {
-            push_id(
-                &mut ids,
-                token.trim_matches(|character| matches!(character, '<' | '>')),
-            );
+        for token in text.split([' ', '\t', ',']).filter(|token| token.contains('@')) {
+            push_id(&mut ids, token.trim_matches(|character| matches!(character, '<' | '>')));
         }
     }
     ids
@@ -204,10 +174,7 @@ pub fn message_ids(value: &[u8]) -> Vec<String> {
 const ID_BYTES_MAX: usize = 998;
 
 fn push_id(ids: &mut Vec<String>, token: &str) {
-    let id: String = token
-        .chars()
-        .filter(|c| !c.is_control() && !c.is_whitespace())
-        .collect();
+    let id: String = token.chars().filter(|c| !c.is_control() && !c.is_whitespace()).collect();
     if !id.is_empty() && id.len() <= ID_BYTES_MAX {
         ids.push(id);
     }
@@ -217,19 +184,13 @@ fn push_id(ids: &mut Vec<String>, token: &str) {
 mod tests {
     use super::*;
 
-    const LIMITS: BlockLimits = BlockLimits {
-        fields_max: 2000,
-        bytes_max: 262_144,
-    };
+    const LIMITS: BlockLimits = BlockLimits { fields_max: 2000, bytes_max: 262_144 };
 
     #[test]
     fn odd_header_blocks_are_tolerated() {
         let raw = b"From bob Mon Jan  1 00:00:00 2001\nSubject: a\n b\n \t\n c\nno colon here\nX :y\r\n\r\nbody";
         let block = Block::scan(raw, LIMITS);
-        assert_eq!(
-            block.fields.iter().map(|f| f.name).collect::<Vec<_>>(),
-            ["Subject", "X"]
-        );
+        assert_eq!(block.fields.iter().map(|f| f.name).collect::<Vec<_>>(), ["Subject", "X"]);
         assert_eq!(block.first("subject").unwrap().text(), "a b   c");
         assert_eq!(&raw[block.body_start..], b"body");
     }
@@ -237,31 +198,16 @@ mod tests {
     #[test]
     fn fields_beyond_the_limits_are_ignored_and_flagged() {
         let raw = "A: 1\r\n".repeat(10) + "\r\nbody";
-        let block = Block::scan(
-            raw.as_bytes(),
-            BlockLimits {
-                fields_max: 3,
-                bytes_max: 1000,
-            },
-        );
+        let block = Block::scan(raw.as_bytes(), BlockLimits { fields_max: 3, bytes_max: 1000 });
         assert_eq!((block.fields.len(), block.truncated), (3, true));
         assert_eq!(&raw[block.body_start..], "body");
-        let cut = Block::scan(
-            b"A: 123456789\r\n\r\n",
-            BlockLimits {
-                fields_max: 3,
-                bytes_max: 5,
-            },
-        );
+        let cut = Block::scan(b"A: 123456789\r\n\r\n", BlockLimits { fields_max: 3, bytes_max: 5 });
         assert_eq!((cut.fields[0].value, cut.truncated), (&b" 12"[..], true));
     }
 
     #[test]
     fn identifiers_lose_their_brackets() {
-        assert_eq!(
-            message_ids(b" <a@b>\r\n <c@d> junk <e@f>"),
-            ["a@b", "c@d", "e@f"]
-        );
+        assert_eq!(message_ids(b" <a@b>\r\n <c@d> junk <e@f>"), ["a@b", "c@d", "e@f"]);
         assert_eq!(message_ids(b"a@b, c@d"), ["a@b", "c@d"]);
         assert_eq!(message_ids(b"<broken <ok@x>"), ["broken", "ok@x"]);
         assert!(message_ids(b"no identifier").is_empty());

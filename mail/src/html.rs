@@ -51,20 +51,14 @@ pub struct Rendered {
 
 /// Renders a document.
 pub fn render(html: &str, options: RenderOptions) -> Rendered {
-    let limit = if options.include_html {
-        SANITIZE_BYTES_MAX
-    } else {
-        TEXT_BYTES_MAX
-    };
+    let limit = if options.include_html { SANITIZE_BYTES_MAX } else { TEXT_BYTES_MAX };
     let (html, cut) = cut(html, limit);
     let document = Document::parse(html);
     let marks = visible::mark(&document, options.strip_quotes);
     let (text, links) = render::text(&document, &marks);
     let (text, text_cut) = clip(text, TEXT_BYTES_MAX);
     Rendered {
-        html: options
-            .include_html
-            .then(|| sanitize::clean(&document, &marks, RemoteImages::Blocked)),
+        html: options.include_html.then(|| sanitize::clean(&document, &marks, RemoteImages::Blocked)),
         text,
         links,
         hidden_chars: marks.hidden_chars,
@@ -75,13 +69,7 @@ pub fn render(html: &str, options: RenderOptions) -> Rendered {
 
 /// Returns the visible text of a document, quotes included, and whether a limit cut it.
 pub fn visible_text(html: &str) -> (String, bool) {
-    let rendered = render(
-        html,
-        RenderOptions {
-            strip_quotes: false,
-            include_html: false,
-        },
-    );
+    let rendered = render(html, RenderOptions { strip_quotes: false, include_html: false });
     (rendered.text, rendered.truncated)
 }
 
@@ -92,10 +80,7 @@ pub fn sanitize(html: &str, images: RemoteImages) -> (String, bool) {
     let (html, cut) = cut(html, SANITIZE_BYTES_MAX);
     let document = Document::parse(html);
     let marks = visible::Marks::none(&document);
-    (
-        sanitize::clean(&document, &marks, images),
-        cut || document.truncated,
-    )
+    (sanitize::clean(&document, &marks, images), cut || document.truncated)
 }
 
 /// Cuts at a tag boundary, so that no half tag turns into text.

@@ -67,10 +67,7 @@ impl Default for ParseLimits {
 
 impl ParseLimits {
     fn header(&self) -> BlockLimits {
-        BlockLimits {
-            fields_max: self.header_fields_max,
-            bytes_max: self.header_bytes_max,
-        }
+        BlockLimits { fields_max: self.header_fields_max, bytes_max: self.header_bytes_max }
     }
 }
 
@@ -182,29 +179,13 @@ pub fn parse(raw: &[u8], limits: &ParseLimits) -> ParsedMessage {
     let (attachments, attachments_cut) = attachment::list(raw, &tree, &bodies, limits);
     let people = People::read(&block, limits);
     let (references, references_cut) = references(&block, limits);
-    let text_of = |name: &str| {
-        block
-            .first(name)
-            .map(|field| field.text())
-            .filter(|text| !text.is_empty())
-    };
-    let content_type = tree
-        .parts
-        .first()
-        .map_or("", |part| part.content.value.as_str());
-    let truncated = tree.truncated
-        || block.truncated
-        || attachments_cut
-        || people.truncated
-        || references_cut
-        || bodies.truncated;
+    let text_of = |name: &str| block.first(name).map(|field| field.text()).filter(|text| !text.is_empty());
+    let content_type = tree.parts.first().map_or("", |part| part.content.value.as_str());
+    let truncated =
+        tree.truncated || block.truncated || attachments_cut || people.truncated || references_cut || bodies.truncated;
     ParsedMessage {
         parser_version: PARSER_VERSION,
-        parse_status: if truncated || block.fields.is_empty() {
-            ParseStatus::Partial
-        } else {
-            ParseStatus::Complete
-        },
+        parse_status: if truncated || block.fields.is_empty() { ParseStatus::Partial } else { ParseStatus::Complete },
         truncated,
         body_truncated: bodies.truncated,
         encrypted: bodies.encrypted,
@@ -219,9 +200,7 @@ pub fn parse(raw: &[u8], limits: &ParseLimits) -> ParsedMessage {
         cc: people.cc,
         bcc: people.bcc,
         reply_to: people.reply_to,
-        sent_at: block
-            .first("Date")
-            .and_then(|field| date_micros(field.value)),
+        sent_at: block.first("Date").and_then(|field| date_micros(field.value)),
         date: text_of("Date"),
         message_id: ids(&block, "Message-ID", limits.references_max),
         in_reply_to: ids(&block, "In-Reply-To", limits.references_max),
@@ -240,14 +219,7 @@ pub fn parse(raw: &[u8], limits: &ParseLimits) -> ParsedMessage {
 pub fn headers(raw: &[u8], limits: &ParseLimits) -> Vec<HeaderField> {
     let raw = &*with_line_feeds(raw);
     let block = Block::scan(raw, limits.header());
-    block
-        .fields
-        .iter()
-        .map(|field| HeaderField {
-            name: field.name.to_owned(),
-            value: field.text(),
-        })
-        .collect()
+    block.fields.iter().map(|field| HeaderField { name: field.name.to_owned(), value: field.text() }).collect()
 }
 
 /// A file of CR line ends only (old systems) becomes readable; every other input is taken as it is.
@@ -255,10 +227,7 @@ fn with_line_feeds(raw: &[u8]) -> std::borrow::Cow<'_, [u8]> {
     if raw.contains(&b'\n') || !raw.contains(&b'\r') {
         return raw.into();
     }
-    raw.iter()
-        .map(|byte| if *byte == b'\r' { b'\n' } else { *byte })
-        .collect::<Vec<u8>>()
-        .into()
+    raw.iter().map(|byte| if *byte == b'\r' { b'\n' } else { *byte }).collect::<Vec<u8>>().into()
 }
 
 /// Everyone named in the header.
@@ -298,29 +267,19 @@ impl People {
 
     fn distinct_sender(&self) -> Option<EmailAddress> {
         let from = self.from.first().map(|from| from.email.as_str());
-        self.sender
-            .first()
-            .filter(|sender| Some(sender.email.as_str()) != from)
-            .cloned()
+        self.sender.first().filter(|sender| Some(sender.email.as_str()) != from).cloned()
     }
 }
 
 fn ids(block: &Block<'_>, name: &str, ids_max: usize) -> Vec<String> {
-    block
-        .all(name)
-        .flat_map(|field| message_ids(field.value))
-        .take(ids_max)
-        .collect()
+    block.all(name).flat_map(|field| message_ids(field.value)).take(ids_max).collect()
 }
 
 /// Keeps the first reference, which names the thread, and the newest ones, which name the parent.
 fn references(block: &Block<'_>, limits: &ParseLimits) -> (Vec<String>, bool) {
     let mut all: Vec<String> = Vec::new();
     let mut known = std::collections::HashSet::new();
-    for id in block
-        .all("References")
-        .flat_map(|field| message_ids(field.value))
-    {
+    for id in block.all("References").flat_map(|field| message_ids(field.value)) {
         if known.insert(id.clone()) {
             all.push(id);
         }
@@ -334,11 +293,7 @@ fn references(block: &Block<'_>, limits: &ParseLimits) -> (Vec<String>, bool) {
 
 fn facts(block: &Block<'_>, no_recipients: bool) -> HeaderFacts {
     let count = |name: &str| block.all(name).count();
-    let empty_group = |name: &str| {
-        block
-            .all(name)
-            .any(|field| crate::header::group_is_empty(&field.unfolded()))
-    };
+    let empty_group = |name: &str| block.all(name).any(|field| crate::header::group_is_empty(&field.unfolded()));
     HeaderFacts {
         from_fields: count("From"),
         date_fields: count("Date"),
@@ -346,10 +301,7 @@ fn facts(block: &Block<'_>, no_recipients: bool) -> HeaderFacts {
         subject_fields: count("Subject"),
         received_fields: count("Received"),
         undisclosed_recipients: no_recipients && (empty_group("To") || empty_group("Cc")),
-        mailer: ["X-Mailer", "User-Agent"]
-            .iter()
-            .find_map(|name| block.first(name))
-            .map(|field| field.text()),
+        mailer: ["X-Mailer", "User-Agent"].iter().find_map(|name| block.first(name)).map(|field| field.text()),
     }
 }
 
@@ -363,9 +315,7 @@ fn date_micros(value: &[u8]) -> Option<i64> {
 
 fn datetime(line: &str) -> Option<mail_parser::DateTime> {
     let line = format!("{line}\n");
-    let parsed = mail_parser::parsers::MessageStream::new(line.as_bytes())
-        .parse_date()
-        .into_datetime()?;
+    let parsed = mail_parser::parsers::MessageStream::new(line.as_bytes()).parse_date().into_datetime()?;
     parsed.is_valid().then_some(parsed)
 }
 

@@ -78,8 +78,7 @@ pub use limits::{LimitError, Limits, MESSAGE_OCTETS_CEILING};
 pub use reply::{ConnectionRefusal, Reply};
 pub use session::{Action, Credentials, Secret, Session, Verdict};
 pub use transaction::{
-    BodyType, MailParameters, Notify, OriginalRecipient, RcptParameters, Recipient, Return,
-    Transaction,
+    BodyType, MailParameters, Notify, OriginalRecipient, RcptParameters, Recipient, Return, Transaction,
 };
 
 /// What the connection is for.
@@ -135,11 +134,7 @@ impl Config {
             hostname: normalise_domain(hostname)?,
             profile,
             limits: Limits::default(),
-            line_ends: if inbound {
-                LineEnds::Reject
-            } else {
-                LineEnds::Normalize
-            },
+            line_ends: if inbound { LineEnds::Reject } else { LineEnds::Normalize },
             start_tls: StartTls::Off,
             literals: Vec::new(),
             binarymime: inbound,
@@ -178,14 +173,7 @@ impl PeerInfo {
     /// Describes a peer of which only the address is known.
     #[must_use]
     pub fn new(address: IpAddr, port: u16) -> Self {
-        Self {
-            address,
-            port,
-            reverse_name: None,
-            tls: None,
-            trusted: false,
-            may_xclient: false,
-        }
+        Self { address, port, reverse_name: None, tls: None, trusted: false, may_xclient: false }
     }
 }
 

@@ -52,9 +52,7 @@ pub struct SpamPolicy {
 
 impl Default for SpamPolicy {
     fn default() -> Self {
-        SpamPolicy {
-            threshold_tenths: 50,
-        }
+        SpamPolicy { threshold_tenths: 50 }
     }
 }
 
@@ -81,10 +79,7 @@ pub struct Verdict {
 }
 
 /// The generic test string for unsolicited bulk email, in two halves so that this source is not one.
-const GTUBE: [&str; 2] = [
-    "XJS*C4JDBQADN1.NSBN3*2IDNEN",
-    "*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X",
-];
+const GTUBE: [&str; 2] = ["XJS*C4JDBQADN1.NSBN3*2IDNEN", "*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"];
 
 /// Judges a message by the default policy.
 pub fn score(parsed: &ParsedMessage, auth: &AuthResults, envelope: &EnvelopeFacts) -> Verdict {
@@ -93,12 +88,7 @@ pub fn score(parsed: &ParsedMessage, auth: &AuthResults, envelope: &EnvelopeFact
 
 impl SpamPolicy {
     /// Judges a message.
-    pub fn score(
-        &self,
-        parsed: &ParsedMessage,
-        auth: &AuthResults,
-        envelope: &EnvelopeFacts,
-    ) -> Verdict {
+    pub fn score(&self, parsed: &ParsedMessage, auth: &AuthResults, envelope: &EnvelopeFacts) -> Verdict {
         let mut sheet = Sheet { rules: Vec::new() };
         let gtube = sheet.test_string(parsed);
         if auth.checked {
@@ -110,11 +100,7 @@ impl SpamPolicy {
         sheet.body(parsed);
         sheet.attachments(&parsed.attachments);
         let score = sheet.rules.iter().map(|rule| rule.points).sum();
-        Verdict {
-            is_spam: gtube || score >= self.threshold_tenths,
-            score,
-            rules: sheet.rules,
-        }
+        Verdict { is_spam: gtube || score >= self.threshold_tenths, score, rules: sheet.rules }
     }
 }
 
@@ -125,26 +111,15 @@ struct Sheet {
 impl Sheet {
     fn when(&mut self, fires: bool, name: &str, points: i32, description: &str) {
         if fires {
-            self.rules.push(Rule {
-                name: name.to_owned(),
-                points,
-                description: description.to_owned(),
-            });
+            self.rules.push(Rule { name: name.to_owned(), points, description: description.to_owned() });
         }
     }
 
     fn test_string(&mut self, parsed: &ParsedMessage) -> bool {
         let wanted = GTUBE.concat();
-        let found = [&parsed.subject, &parsed.text, &parsed.html]
-            .into_iter()
-            .flatten()
-            .any(|text| text.contains(&wanted));
-        self.when(
-            found,
-            "GTUBE",
-            1000,
-            "Contains the generic test string for unsolicited bulk email",
-        );
+        let found =
+            [&parsed.subject, &parsed.text, &parsed.html].into_iter().flatten().any(|text| text.contains(&wanted));
+        self.when(found, "GTUBE", 1000, "Contains the generic test string for unsolicited bulk email");
         found
     }
 
@@ -162,36 +137,18 @@ impl Sheet {
         );
         self.when(failed && !strict, "DMARC_FAIL", 10, "DMARC failed");
         let spf = auth.spf.as_ref().map(|spf| spf.result).filter(|_| !passed);
-        self.when(
-            spf == Some(AuthResult::Fail),
-            "SPF_FAIL",
-            15,
-            "The peer may not send for the envelope domain",
-        );
+        self.when(spf == Some(AuthResult::Fail), "SPF_FAIL", 15, "The peer may not send for the envelope domain");
         self.when(
             spf == Some(AuthResult::Softfail),
             "SPF_SOFTFAIL",
             5,
             "The peer probably may not send for the envelope domain",
         );
-        let invalid =
-            !auth.dkim.is_empty() && auth.dkim.iter().all(|dkim| dkim.result != AuthResult::Pass);
-        self.when(
-            invalid,
-            "DKIM_INVALID",
-            5,
-            "None of the signatures is valid",
-        );
-        let nameless = auth
-            .iprev
-            .as_ref()
-            .is_some_and(|iprev| matches!(iprev.result, AuthResult::Fail | AuthResult::Permerror));
-        self.when(
-            nameless,
-            "IPREV_FAIL",
-            5,
-            "The peer's address has no name that leads back to it",
-        );
+        let invalid = !auth.dkim.is_empty() && auth.dkim.iter().all(|dkim| dkim.result != AuthResult::Pass);
+        self.when(invalid, "DKIM_INVALID", 5, "None of the signatures is valid");
+        let nameless =
+            auth.iprev.as_ref().is_some_and(|iprev| matches!(iprev.result, AuthResult::Fail | AuthResult::Permerror));
+        self.when(nameless, "IPREV_FAIL", 5, "The peer's address has no name that leads back to it");
     }
 
     fn envelope(&mut self, envelope: &EnvelopeFacts) {
@@ -200,175 +157,67 @@ impl Sheet {
             && !helo.starts_with('[')
             && (!helo.contains('.') || helo.parse::<std::net::IpAddr>().is_ok());
         let local = helo.eq_ignore_ascii_case("localhost");
-        self.when(
-            bare && !local,
-            "HELO_NOT_A_NAME",
-            5,
-            "The peer does not call itself by a full host name",
-        );
+        self.when(bare && !local, "HELO_NOT_A_NAME", 5, "The peer does not call itself by a full host name");
     }
 
     fn fields(&mut self, parsed: &ParsedMessage) {
         let facts = &parsed.facts;
-        self.when(
-            parsed.from.is_none(),
-            "FROM_MISSING",
-            20,
-            "No usable author address",
-        );
-        self.when(
-            facts.from_fields > 1 || parsed.from_all.len() > 1,
-            "FROM_SEVERAL",
-            20,
-            "Several authors",
-        );
+        self.when(parsed.from.is_none(), "FROM_MISSING", 20, "No usable author address");
+        self.when(facts.from_fields > 1 || parsed.from_all.len() > 1, "FROM_SEVERAL", 20, "Several authors");
         self.when(facts.date_fields == 0, "DATE_MISSING", 8, "No Date field");
-        self.when(
-            facts.message_id_fields == 0,
-            "MESSAGE_ID_MISSING",
-            5,
-            "No Message-ID field",
-        );
-        let doubled =
-            facts.date_fields > 1 || facts.message_id_fields > 1 || facts.subject_fields > 1;
-        self.when(
-            doubled,
-            "FIELDS_DOUBLED",
-            5,
-            "A field occurs twice that must be single",
-        );
-        self.when(
-            facts.undisclosed_recipients,
-            "RECIPIENTS_UNDISCLOSED",
-            3,
-            "No recipient is named",
-        );
+        self.when(facts.message_id_fields == 0, "MESSAGE_ID_MISSING", 5, "No Message-ID field");
+        let doubled = facts.date_fields > 1 || facts.message_id_fields > 1 || facts.subject_fields > 1;
+        self.when(doubled, "FIELDS_DOUBLED", 5, "A field occurs twice that must be single");
+        self.when(facts.undisclosed_recipients, "RECIPIENTS_UNDISCLOSED", 3, "No recipient is named");
         let subject = parsed.subject.as_deref().unwrap_or_default();
-        self.when(
-            shouts(subject),
-            "SUBJECT_SHOUTS",
-            8,
-            "The subject is all capitals",
-        );
+        self.when(shouts(subject), "SUBJECT_SHOUTS", 8, "The subject is all capitals");
     }
 
     fn people(&mut self, parsed: &ParsedMessage) {
-        let from_domain = parsed
-            .from
-            .as_ref()
-            .map(EmailAddress::domain)
-            .unwrap_or_default();
+        let from_domain = parsed.from.as_ref().map(EmailAddress::domain).unwrap_or_default();
         let elsewhere = parsed.reply_to.iter().any(|reply| {
             let domain = reply.domain();
             domain != from_domain && is_freemail(&domain)
         });
         let odd = elsewhere && !from_domain.is_empty() && !is_freemail(&from_domain);
-        self.when(
-            odd,
-            "REPLY_TO_FREEMAIL",
-            15,
-            "Answers go to a free mail provider, the author is elsewhere",
-        );
+        self.when(odd, "REPLY_TO_FREEMAIL", 15, "Answers go to a free mail provider, the author is elsewhere");
         let forged = parsed.from_all.iter().any(is_forged_name);
-        self.when(
-            forged,
-            "NAME_FORGED",
-            20,
-            "The display name shows an address of another domain",
-        );
-        let names = parsed
-            .from_all
-            .iter()
-            .filter_map(|from| from.name.as_deref());
+        self.when(forged, "NAME_FORGED", 20, "The display name shows an address of another domain");
+        let names = parsed.from_all.iter().filter_map(|from| from.name.as_deref());
         let deceptive = names.chain(parsed.subject.as_deref()).any(|text| {
             let (_, counts) = strip_invisible(text);
             // A single mark of direction is normal in right-to-left languages, joiners are normal in emoji.
             counts.bidi > 2 || counts.tag_chars > 6 || counts.zero_width > 3
         });
-        self.when(
-            deceptive,
-            "NAME_DECEPTIVE",
-            10,
-            "Invisible characters in subject or display name",
-        );
+        self.when(deceptive, "NAME_DECEPTIVE", 10, "Invisible characters in subject or display name");
     }
 
     fn body(&mut self, parsed: &ParsedMessage) {
         let html = parsed.html.as_deref().filter(|_| !parsed.html_derived);
-        let rendered = html.map(|html| {
-            render(
-                html,
-                RenderOptions {
-                    strip_quotes: false,
-                    include_html: false,
-                },
-            )
-        });
-        let shown = rendered.as_ref().map_or(0, |rendered| {
-            rendered.text.chars().filter(|c| !c.is_whitespace()).count()
-        });
-        let hidden = rendered
-            .as_ref()
-            .map_or(0, |rendered| rendered.hidden_chars);
-        self.when(
-            hidden > 400 && hidden > shown,
-            "HIDDEN_TEXT",
-            15,
-            "More text is hidden than shown",
-        );
-        let bodies = [
-            parsed.text.as_deref(),
-            rendered.as_ref().map(|rendered| rendered.text.as_str()),
-        ];
+        let rendered = html.map(|html| render(html, RenderOptions { strip_quotes: false, include_html: false }));
+        let shown =
+            rendered.as_ref().map_or(0, |rendered| rendered.text.chars().filter(|c| !c.is_whitespace()).count());
+        let hidden = rendered.as_ref().map_or(0, |rendered| rendered.hidden_chars);
+        self.when(hidden > 400 && hidden > shown, "HIDDEN_TEXT", 15, "More text is hidden than shown");
+        let bodies = [parsed.text.as_deref(), rendered.as_ref().map(|rendered| rendered.text.as_str())];
         // A flag of a region takes six tag characters.
-        let tags = bodies
-            .into_iter()
-            .flatten()
-            .map(|text| strip_invisible(text).1.tag_chars)
-            .max()
-            .unwrap_or(0);
-        self.when(
-            tags > 20,
-            "TAG_CHARACTERS",
-            30,
-            "Text spelled in invisible tag characters",
-        );
+        let tags = bodies.into_iter().flatten().map(|text| strip_invisible(text).1.tag_chars).max().unwrap_or(0);
+        self.when(tags > 20, "TAG_CHARACTERS", 30, "Text spelled in invisible tag characters");
         let disguised = rendered.is_some_and(|rendered| rendered.links.iter().any(is_disguised));
-        self.when(
-            disguised,
-            "LINK_DISGUISED",
-            15,
-            "The words of a link name another host than the link",
-        );
+        self.when(disguised, "LINK_DISGUISED", 15, "The words of a link name another host than the link");
     }
 
     fn attachments(&mut self, attachments: &[Attachment]) {
-        let executable = attachments
-            .iter()
-            .any(|attachment| extension(attachment).is_some_and(|e| is_executable(&e)));
-        self.when(
-            executable,
-            "ATTACHMENT_EXECUTABLE",
-            25,
-            "A program or script is attached",
-        );
-        let disguised = attachments
-            .iter()
-            .any(|attachment| has_double_extension(attachment) || is_hidden_program(attachment));
-        self.when(
-            disguised,
-            "ATTACHMENT_DISGUISED",
-            25,
-            "A program is attached under another name",
-        );
+        let executable = attachments.iter().any(|attachment| extension(attachment).is_some_and(|e| is_executable(&e)));
+        self.when(executable, "ATTACHMENT_EXECUTABLE", 25, "A program or script is attached");
+        let disguised =
+            attachments.iter().any(|attachment| has_double_extension(attachment) || is_hidden_program(attachment));
+        self.when(disguised, "ATTACHMENT_DISGUISED", 25, "A program is attached under another name");
     }
 }
 
 fn shouts(subject: &str) -> bool {
-    let letters: Vec<char> = subject
-        .chars()
-        .filter(|c| c.is_uppercase() || c.is_lowercase())
-        .collect();
+    let letters: Vec<char> = subject.chars().filter(|c| c.is_uppercase() || c.is_lowercase()).collect();
     letters.len() >= 12 && letters.iter().all(|c| c.is_uppercase()) && subject.contains(' ')
 }
 
@@ -400,24 +249,19 @@ fn is_freemail(domain: &str) -> bool {
         "zoho.com",
     ];
     PROVIDERS.contains(&domain)
-        || ["yahoo.", "hotmail.", "outlook.", "live."]
-            .iter()
-            .any(|start| domain.starts_with(start))
+        || ["yahoo.", "hotmail.", "outlook.", "live."].iter().any(|start| domain.starts_with(start))
 }
 
 /// `"service@bank.example" <x@evil.example>`
 fn is_forged_name(from: &EmailAddress) -> bool {
     let Some(name) = &from.name else { return false };
     let (name, _) = strip_invisible(name);
-    let shown = name
-        .split(|c: char| c.is_whitespace() || matches!(c, '<' | '>' | '(' | ')' | '"' | ',' | ';'));
+    let shown = name.split(|c: char| c.is_whitespace() || matches!(c, '<' | '>' | '(' | ')' | '"' | ',' | ';'));
     let own = from.domain();
-    shown
-        .filter_map(|word| word.rsplit_once('@'))
-        .any(|(local, domain)| {
-            let domain = domain.trim_end_matches('.').to_lowercase();
-            !local.is_empty() && domain.contains('.') && !is_same_site(&domain, &own)
-        })
+    shown.filter_map(|word| word.rsplit_once('@')).any(|(local, domain)| {
+        let domain = domain.trim_end_matches('.').to_lowercase();
+        !local.is_empty() && domain.contains('.') && !is_same_site(&domain, &own)
+    })
 }
 
 fn is_same_site(one: &str, other: &str) -> bool {
@@ -433,40 +277,25 @@ fn is_disguised(link: &content::Link) -> bool {
     let shown = host(words.split_once("://").map_or(words, |(_, rest)| rest));
     let target = host(link.url.split_once("://").map_or("", |(_, rest)| rest));
     let looks_like_host = shown.contains('.')
-        && shown
-            .rsplit('.')
-            .next()
-            .is_some_and(|tld| tld.len() >= 2 && tld.bytes().all(|b| b.is_ascii_alphabetic()));
-    looks_like_host
-        && (words.contains("://") || words.starts_with("www."))
-        && !shares_site(&shown, &target)
+        && shown.rsplit('.').next().is_some_and(|tld| tld.len() >= 2 && tld.bytes().all(|b| b.is_ascii_alphabetic()));
+    looks_like_host && (words.contains("://") || words.starts_with("www.")) && !shares_site(&shown, &target)
 }
 
 fn host(text: &str) -> String {
     let authority = text.split(['/', '?', '#']).next().unwrap_or_default();
     let authority = authority.rsplit('@').next().unwrap_or_default();
-    authority
-        .split(':')
-        .next()
-        .unwrap_or_default()
-        .to_lowercase()
+    authority.split(':').next().unwrap_or_default().to_lowercase()
 }
 
 /// Without a list of public suffixes the last two labels stand for the site: mild enough for a rule of 1.5 points.
 fn shares_site(one: &str, other: &str) -> bool {
-    let site = |host: &str| {
-        host.rsplit('.')
-            .take(2)
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
-    };
+    let site = |host: &str| host.rsplit('.').take(2).map(str::to_owned).collect::<Vec<_>>();
     site(one) == site(other)
 }
 
 fn extension(attachment: &Attachment) -> Option<String> {
     let name = attachment.filename.as_deref()?;
-    name.rsplit_once('.')
-        .map(|(_, extension)| extension.trim_end_matches([' ', '.']).to_lowercase())
+    name.rsplit_once('.').map(|(_, extension)| extension.trim_end_matches([' ', '.']).to_lowercase())
 }
 
 fn is_executable(extension: &str) -> bool {
@@ -509,9 +338,8 @@ fn is_executable(extension: &str) -> bool {
 }
 
 fn has_double_extension(attachment: &Attachment) -> bool {
-    const DOCUMENTS: [&str; 12] = [
-        "pdf", "doc", "docx", "xls", "xlsx", "ppt", "pptx", "txt", "jpg", "png", "zip", "html",
-    ];
+    const DOCUMENTS: [&str; 12] =
+        ["pdf", "doc", "docx", "xls", "xlsx", "ppt", "pptx", "txt", "jpg", "png", "zip", "html"];
     let Some(name) = attachment.filename.as_deref() else {
         return false;
     };

@@ -77,11 +77,7 @@ const ROUNDS_MAX: usize = 100;
 /// Returns the subject without reply and forward prefixes, list tags and trailers.
 pub fn normalize_subject(subject: &str) -> NormalizedSubject {
     let (visible, _) = crate::content::strip_invisible(subject);
-    let mut rest = visible
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
-        .to_lowercase();
+    let mut rest = visible.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
     let mut had_prefix = false;
     for _ in 0..ROUNDS_MAX {
         let before = rest.len();
@@ -89,10 +85,7 @@ pub fn normalize_subject(subject: &str) -> NormalizedSubject {
             rest = shorter.trim_end().to_owned();
             had_prefix = true;
         }
-        if let Some(inner) = rest
-            .strip_prefix("[fwd:")
-            .and_then(|inner| inner.strip_suffix(']'))
-        {
+        if let Some(inner) = rest.strip_prefix("[fwd:").and_then(|inner| inner.strip_suffix(']')) {
             rest = inner.trim().to_owned();
             had_prefix = true;
         }
@@ -106,22 +99,15 @@ pub fn normalize_subject(subject: &str) -> NormalizedSubject {
             break;
         }
     }
-    NormalizedSubject {
-        base: rest,
-        had_prefix,
-    }
+    NormalizedSubject { base: rest, had_prefix }
 }
 
 /// `re:`, `re[2]:`, `re(2):`, `re^2:`, `re :`
 fn without_prefix(subject: &str) -> Option<&str> {
     let (head, tail) = subject.split_once([':', '：'])?;
     let head = head.trim_end();
-    let word = head.trim_end_matches(|c: char| {
-        c.is_ascii_digit() || matches!(c, '[' | ']' | '(' | ')' | '^' | '*')
-    });
-    PREFIXES
-        .contains(&word.trim_end())
-        .then(|| tail.trim_start())
+    let word = head.trim_end_matches(|c: char| c.is_ascii_digit() || matches!(c, '[' | ']' | '(' | ')' | '^' | '*'));
+    PREFIXES.contains(&word.trim_end()).then(|| tail.trim_start())
 }
 
 /// A `[list]` tag, unless it is all there is.
@@ -159,15 +145,10 @@ pub fn is_generic_subject(base: &str) -> bool {
         "out of office",
     ];
     let words = base.split_whitespace().count();
-    let ideographic = base
-        .chars()
-        .any(|c| ('\u{3040}'..='\u{9fff}').contains(&c) || ('\u{ac00}'..='\u{d7af}').contains(&c));
+    let ideographic =
+        base.chars().any(|c| ('\u{3040}'..='\u{9fff}').contains(&c) || ('\u{ac00}'..='\u{d7af}').contains(&c));
     // Languages without spaces say a sentence in one "word".
-    let short = if ideographic {
-        base.chars().count() < 5
-    } else {
-        words <= 1
-    };
+    let short = if ideographic { base.chars().count() < 5 } else { words <= 1 };
     short || GENERIC.contains(&base)
 }
 
@@ -175,11 +156,7 @@ pub fn is_generic_subject(base: &str) -> bool {
 /// `References` from last to first, each once.
 pub fn references_for_threading(parsed: &ParsedMessage) -> Vec<String> {
     let mut ids: Vec<String> = Vec::new();
-    for id in parsed
-        .in_reply_to
-        .iter()
-        .chain(parsed.references.iter().rev())
-    {
+    for id in parsed.in_reply_to.iter().chain(parsed.references.iter().rev()) {
         let own = parsed.message_id.contains(id);
         if !own && !ids.contains(id) {
             ids.push(id.clone());
@@ -202,11 +179,7 @@ pub fn usable_message_id(parsed: &ParsedMessage) -> Option<&str> {
 /// same message gets the same id again. It is never added to the message.
 pub fn minted_message_id(raw: &[u8], receiver: &str) -> String {
     let digest = Sha256::digest(raw);
-    let hex: String = digest
-        .iter()
-        .take(20)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hex: String = digest.iter().take(20).map(|byte| format!("{byte:02x}")).collect();
     format!("sha256.{hex}@{receiver}")
 }
 
@@ -235,10 +208,7 @@ mod tests {
             ("Re\u{200b}: z", "z", true),
         ];
         for (subject, base, had_prefix) in cases {
-            let expected = NormalizedSubject {
-                base: base.to_owned(),
-                had_prefix,
-            };
+            let expected = NormalizedSubject { base: base.to_owned(), had_prefix };
             assert_eq!(normalize_subject(subject), expected, "{subject:?}");
         }
         assert!(normalize_subject(&"re: ".repeat(50_000)).had_prefix);
@@ -249,11 +219,7 @@ mod tests {
         for generic in ["", "hi", "question", "no subject", "会议"] {
             assert!(is_generic_subject(generic), "{generic}");
         }
-        for own in [
-            "invoice 4711 overdue",
-            "quarterly report",
-            "来週の会議について",
-        ] {
+        for own in ["invoice 4711 overdue", "quarterly report", "来週の会議について"] {
             assert!(!is_generic_subject(own), "{own}");
         }
     }
@@ -272,20 +238,9 @@ mod tests {
         assert_eq!(id, minted_message_id(b"From: a@b\r\n\r\n", "mx.example"));
         assert_ne!(id, minted_message_id(b"From: a@c\r\n\r\n", "mx.example"));
         let raw = format!("Message-ID: <{id}>\r\n\r\n");
-        assert_eq!(
-            usable_message_id(&crate::message::parse(raw.as_bytes(), &Default::default())),
-            Some(id.as_str())
-        );
-        for bad in [
-            "Message-ID: <no-at>\r\n\r\n",
-            "Message-ID: \r\n\r\n",
-            "Subject: x\r\n\r\n",
-        ] {
-            assert_eq!(
-                usable_message_id(&crate::message::parse(bad.as_bytes(), &Default::default())),
-                None,
-                "{bad}"
-            );
+        assert_eq!(usable_message_id(&crate::message::parse(raw.as_bytes(), &Default::default())), Some(id.as_str()));
+        for bad in ["Message-ID: <no-at>\r\n\r\n", "Message-ID: \r\n\r\n", "Subject: x\r\n\r\n"] {
+            assert_eq!(usable_message_id(&crate::message::parse(bad.as_bytes(), &Default::default())), None, "{bad}");
         }
     }
 }

@@ -1,10 +1,7 @@
 //! What agents get to read: quotes, signatures, hidden text, codes, sanitised HTML.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use mail::content::{
-    Content, ContentFormat, ContentPart, Options, RawPart, clean, clean_text, is_invisible,
-    raw_body,
-};
+use mail::content::{Content, ContentFormat, ContentPart, Options, RawPart, clean, clean_text, is_invisible, raw_body};
 use mail::html::{RemoteImages, RenderOptions, render, sanitize};
 use mail::message::{ParseLimits, ParsedMessage, parse};
 
@@ -13,42 +10,23 @@ fn parsed(raw: &str) -> ParsedMessage {
 }
 
 fn text_message(text: &str) -> ParsedMessage {
-    parsed(&format!(
-        "Subject: Re: x\nContent-Type: text/plain; charset=utf-8\n\n{text}"
-    ))
+    parsed(&format!("Subject: Re: x\nContent-Type: text/plain; charset=utf-8\n\n{text}"))
 }
 
 fn html_message(html: &str) -> ParsedMessage {
-    parsed(&format!(
-        "Subject: Re: x\nContent-Type: text/html; charset=utf-8\n\n{html}"
-    ))
+    parsed(&format!("Subject: Re: x\nContent-Type: text/html; charset=utf-8\n\n{html}"))
 }
 
 fn cleaned(text: &str) -> String {
-    clean(&text_message(text), &Options::default())
-        .text
-        .unwrap()
+    clean(&text_message(text), &Options::default()).text.unwrap()
 }
 
 fn visible(html: &str) -> String {
-    render(
-        html,
-        RenderOptions {
-            strip_quotes: false,
-            include_html: false,
-        },
-    )
-    .text
+    render(html, RenderOptions { strip_quotes: false, include_html: false }).text
 }
 
 fn clean_html(html: &str) -> Content {
-    clean(
-        &html_message(html),
-        &Options {
-            include_html: true,
-            ..Options::default()
-        },
-    )
+    clean(&html_message(html), &Options { include_html: true, ..Options::default() })
 }
 
 #[test]
@@ -86,10 +64,7 @@ fn quoted_history_is_left_out_in_many_languages() {
         let text = format!("My answer.\n\n{attribution}\n> What was asked\n>\n> in two lines\n");
         let content = clean(&text_message(&text), &Options::default());
         let result = content.text.unwrap();
-        assert!(
-            result.starts_with("My answer.") && !result.contains("asked"),
-            "{attribution}: {result}"
-        );
+        assert!(result.starts_with("My answer.") && !result.contains("asked"), "{attribution}: {result}");
         assert!(content.quotes_stripped, "{attribution}");
         if !attribution.starts_with("пн, 3 нояб") {
             assert_eq!(result, "My answer.", "{attribution}");
@@ -113,11 +88,7 @@ fn history_without_marks_is_cut_at_its_header() {
         "On Mon, 3 Nov 2025 at 10:12, Bob <bob@x.example> wrote:\n\nold without marks",
     ];
     for header in headers {
-        assert_eq!(
-            cleaned(&format!("My answer.\n\n{header}\n")),
-            "My answer.",
-            "{header}"
-        );
+        assert_eq!(cleaned(&format!("My answer.\n\n{header}\n")), "My answer.", "{header}");
     }
 }
 
@@ -137,27 +108,14 @@ fn in_doubt_more_is_kept() {
     for text in kept {
         assert_eq!(cleaned(text), text, "{text}");
     }
-    let forward = parsed(
-        "Subject: Fwd: x\n\nFYI\n\n-----Original Message-----\nFrom: Bob\nSent: x\nTo: y\n\nthe point",
-    );
-    assert!(
-        clean(&forward, &Options::default())
-            .text
-            .unwrap()
-            .contains("the point")
-    );
-    assert_eq!(
-        cleaned("On 3 Nov 2025, Bob <b@x> wrote:\n> question?\n\nThe answer."),
-        "The answer."
-    );
-    let inline =
-        "Hi,\n\nOn 3 Nov 2025, Bob <b@x> wrote:\n> one?\nYes.\n> two?\nNo.\n> rest\n> of it";
+    let forward =
+        parsed("Subject: Fwd: x\n\nFYI\n\n-----Original Message-----\nFrom: Bob\nSent: x\nTo: y\n\nthe point");
+    assert!(clean(&forward, &Options::default()).text.unwrap().contains("the point"));
+    assert_eq!(cleaned("On 3 Nov 2025, Bob <b@x> wrote:\n> question?\n\nThe answer."), "The answer.");
+    let inline = "Hi,\n\nOn 3 Nov 2025, Bob <b@x> wrote:\n> one?\nYes.\n> two?\nNo.\n> rest\n> of it";
     let result = cleaned(inline);
     assert!(
-        result.contains("Yes.")
-            && result.contains("No.")
-            && result.contains("> one?")
-            && !result.contains("rest"),
+        result.contains("Yes.") && result.contains("No.") && result.contains("> one?") && !result.contains("rest"),
         "{result}"
     );
 }
@@ -182,17 +140,8 @@ fn signatures_are_left_out() {
     }
     let long = format!("a\n--\n{}", "a line of the text\n".repeat(40));
     assert_eq!(cleaned(&long).lines().count(), 42);
-    let kept = clean(
-        &text_message("Text.\n-- \nBob"),
-        &Options {
-            strip_signature: false,
-            ..Options::default()
-        },
-    );
-    assert_eq!(
-        (kept.text.as_deref(), kept.signature_stripped),
-        (Some("Text.\n-- \nBob"), false)
-    );
+    let kept = clean(&text_message("Text.\n-- \nBob"), &Options { strip_signature: false, ..Options::default() });
+    assert_eq!((kept.text.as_deref(), kept.signature_stripped), (Some("Text.\n-- \nBob"), false));
 }
 
 #[test]
@@ -206,14 +155,9 @@ fn structural_quotes_of_html_are_left_out() {
         "<div id=appendonsend></div><hr><div>old</div>",
     ];
     for quote in quotes {
-        let content = clean_html(&format!(
-            "<html><body><div>My answer.</div>{quote}</body></html>"
-        ));
+        let content = clean_html(&format!("<html><body><div>My answer.</div>{quote}</body></html>"));
         assert_eq!(content.text.as_deref(), Some("My answer."), "{quote}");
-        assert!(
-            content.quotes_stripped && !content.html.unwrap().contains("old"),
-            "{quote}"
-        );
+        assert!(content.quotes_stripped && !content.html.unwrap().contains("old"), "{quote}");
     }
     let only = clean_html("<blockquote type=cite>all there is</blockquote>");
     assert_eq!(only.text.as_deref(), Some("> all there is"));
@@ -255,23 +199,10 @@ fn text_nobody_sees_is_left_out_and_counted() {
         "<span style=display:none><div></span>SECRET</div>",
     ];
     for html in hidden {
-        let rendered = render(
-            &format!("<p>shown</p>{html}"),
-            RenderOptions {
-                strip_quotes: false,
-                include_html: true,
-            },
-        );
-        assert!(
-            !rendered.text.contains("SECRET"),
-            "{html}: {}",
-            rendered.text
-        );
-        assert!(
-            !rendered.html.as_ref().unwrap().contains("SECRET"),
-            "{html}: {:?}",
-            rendered.html
-        );
+        let rendered =
+            render(&format!("<p>shown</p>{html}"), RenderOptions { strip_quotes: false, include_html: true });
+        assert!(!rendered.text.contains("SECRET"), "{html}: {}", rendered.text);
+        assert!(!rendered.html.as_ref().unwrap().contains("SECRET"), "{html}: {:?}", rendered.html);
         assert!(rendered.text.contains("shown"), "{html}");
         assert_eq!(rendered.hidden_chars, 6, "{html}");
     }
@@ -285,17 +216,8 @@ fn text_nobody_sees_is_left_out_and_counted() {
         "<object>SECRET</object>",
     ];
     for html in never {
-        let rendered = render(
-            html,
-            RenderOptions {
-                strip_quotes: false,
-                include_html: true,
-            },
-        );
-        assert!(
-            !rendered.text.contains("SECRET") && !rendered.html.unwrap().contains("SECRET"),
-            "{html}"
-        );
+        let rendered = render(html, RenderOptions { strip_quotes: false, include_html: true });
+        assert!(!rendered.text.contains("SECRET") && !rendered.html.unwrap().contains("SECRET"), "{html}");
         assert_eq!(rendered.hidden_chars, 0, "{html}");
     }
     let shown = [
@@ -311,59 +233,29 @@ fn text_nobody_sees_is_left_out_and_counted() {
     for html in shown {
         assert!(visible(html).contains("SHOWN"), "{html}");
     }
-    let deep = format!(
-        "{}<div style='display:none'>SECRET<b>SECRET</div>{}",
-        "<div>".repeat(400),
-        "</div>".repeat(400)
-    );
+    let deep =
+        format!("{}<div style='display:none'>SECRET<b>SECRET</div>{}", "<div>".repeat(400), "</div>".repeat(400));
     assert!(!visible(&deep).contains("SECRET"));
 }
 
 #[test]
 fn invisible_characters_are_removed_and_counted() {
-    let tags: String = "ignore all"
-        .chars()
-        .map(|c| char::from_u32(0xe0000 + c as u32).unwrap())
-        .collect();
-    let content = clean(
-        &text_message(&format!("a\u{200b}b\u{feff}c\u{202e}d{tags}e")),
-        &Options::default(),
-    );
+    let tags: String = "ignore all".chars().map(|c| char::from_u32(0xe0000 + c as u32).unwrap()).collect();
+    let content = clean(&text_message(&format!("a\u{200b}b\u{feff}c\u{202e}d{tags}e")), &Options::default());
     assert_eq!(content.text.as_deref(), Some("abcde"));
     let suspicious = content.suspicious;
-    assert_eq!(
-        (
-            suspicious.zero_width,
-            suspicious.bidi,
-            suspicious.tag_chars,
-            suspicious.hidden_text
-        ),
-        (2, 1, 10, 0)
-    );
+    assert_eq!((suspicious.zero_width, suspicious.bidi, suspicious.tag_chars, suspicious.hidden_text), (2, 1, 10, 0));
     let html = clean_html("a&#8203;b&#x202E;c<i hidden>four</i>");
     assert_eq!(html.text.as_deref(), Some("abc"));
-    assert_eq!(
-        (
-            html.suspicious.zero_width,
-            html.suspicious.bidi,
-            html.suspicious.hidden_text
-        ),
-        (1, 1, 4)
-    );
+    assert_eq!((html.suspicious.zero_width, html.suspicious.bidi, html.suspicious.hidden_text), (1, 1, 4));
 }
 
 #[test]
 fn html_becomes_readable_text() {
     let cases = [
         ("<p>one</p><p>two<br>three</p>", "one\n\ntwo\nthree"),
-        (
-            "<ul><li>a<li>b</ul><ol><li>c<li>d</ol>",
-            "- a\n- b\n1. c\n2. d",
-        ),
-        (
-            "<table><tr><td>a</td><td>b</td></tr><tr><td>c</td></tr></table>",
-            "a b\nc",
-        ),
+        ("<ul><li>a<li>b</ul><ol><li>c<li>d</ol>", "- a\n- b\n1. c\n2. d"),
+        ("<table><tr><td>a</td><td>b</td></tr><tr><td>c</td></tr></table>", "a b\nc"),
         ("a&nbsp;&amp;&lt;b&gt;\n   c", "a &<b> c"),
         ("<pre>x\n  y</pre>", "x\n  y"),
         ("<blockquote>q<br>r</blockquote>s", "> q\n> r\n\ns"),
@@ -416,11 +308,7 @@ fn sanitised_html_runs_and_loads_nothing() {
     ] {
         assert!(blocked.contains(good), "{good} in {blocked}");
     }
-    assert!(
-        sanitize(dirty, RemoteImages::Allowed)
-            .0
-            .contains(" src=\"https://t.example/p.gif\"")
-    );
+    assert!(sanitize(dirty, RemoteImages::Allowed).0.contains(" src=\"https://t.example/p.gif\""));
 }
 
 #[test]
@@ -431,84 +319,40 @@ fn the_wanted_body_is_chosen_and_cut() {
     let auto = clean(&both, &Options::default());
     assert_eq!(
         (auto.format, auto.text.as_deref(), auto.html.as_deref()),
-        (
-            Some(ContentFormat::Text),
-            Some("plain https://a.example/x."),
-            None
-        )
+        (Some(ContentFormat::Text), Some("plain https://a.example/x."), None)
     );
     assert_eq!(auto.extracted_links, ["https://a.example/x"]);
-    let html = clean(
-        &both,
-        &Options {
-            part: ContentPart::Html,
-            ..Options::default()
-        },
-    );
-    assert_eq!(
-        (html.format, html.text.as_deref()),
-        (Some(ContentFormat::Html), Some("rich b"))
-    );
+    let html = clean(&both, &Options { part: ContentPart::Html, ..Options::default() });
+    assert_eq!((html.format, html.text.as_deref()), (Some(ContentFormat::Html), Some("rich b")));
     assert!(html.html.unwrap().contains("rich"));
     assert_eq!(html.extracted_links, ["https://b.example/"]);
-    let none = clean(
-        &both,
-        &Options {
-            include_links: false,
-            max_body_chars: 5,
-            ..Options::default()
-        },
-    );
-    assert_eq!(
-        (
-            none.text.as_deref(),
-            none.is_truncated,
-            none.truncated_at_chars
-        ),
-        (Some("plain"), true, Some(5))
-    );
+    let none = clean(&both, &Options { include_links: false, max_body_chars: 5, ..Options::default() });
+    assert_eq!((none.text.as_deref(), none.is_truncated, none.truncated_at_chars), (Some("plain"), true, Some(5)));
     assert!(none.extracted_links.is_empty());
     let raw = raw_body(&both, RawPart::Both, 8);
     assert_eq!(
-        (
-            raw.text.as_deref(),
-            raw.html.as_deref(),
-            raw.is_truncated,
-            raw.truncated_at_chars
-        ),
+        (raw.text.as_deref(), raw.html.as_deref(), raw.is_truncated, raw.truncated_at_chars),
         (Some("plain ht"), Some("<p>rich "), true, Some(8))
     );
     assert_eq!(raw_body(&both, RawPart::Text, 1000).html, None);
-    let empty = clean(
-        &parsed("Content-Type: application/pdf\n\nx"),
-        &Options::default(),
-    );
+    let empty = clean(&parsed("Content-Type: application/pdf\n\nx"), &Options::default());
     assert_eq!((empty.text, empty.format), (None, None));
 }
 
 #[test]
 fn codes_and_links_to_follow_are_found() {
     let codes = |text: &str| {
-        clean(&text_message(text), &Options::default())
-            .codes
-            .into_iter()
-            .map(|c| c.value)
-            .collect::<Vec<_>>()
+        clean(&text_message(text), &Options::default()).codes.into_iter().map(|c| c.value).collect::<Vec<_>>()
     };
-    assert_eq!(
-        codes("Your verification code is 123456. It expires in 10 minutes."),
-        ["123456"]
-    );
+    assert_eq!(codes("Your verification code is 123456. It expires in 10 minutes."), ["123456"]);
     assert_eq!(codes("Your code:\n\n123 456\n"), ["123456"]);
     assert_eq!(codes("Ihr Code lautet: A1B2C3"), ["A1B2C3"]);
     assert_eq!(codes("您的验证码：482913"), Vec::<String>::new());
     assert_eq!(codes("您的验证码： 482913 请勿泄露"), ["482913"]);
     assert_eq!(codes("Use 12-34-56 as your PIN"), ["123456"]);
-    for nothing in [
-        "We met in 2024 and in my opinion 123456 people came",
-        "Invoice 4711 for $123456",
-        "pin the date: 2025",
-    ] {
+    for nothing in
+        ["We met in 2024 and in my opinion 123456 people came", "Invoice 4711 for $123456", "pin the date: 2025"]
+    {
         assert_eq!(codes(nothing), Vec::<String>::new(), "{nothing}");
     }
     let content = clean_html(
@@ -516,16 +360,10 @@ fn codes_and_links_to_follow_are_found() {
     );
     assert_eq!(content.action_links.len(), 1);
     assert_eq!(
-        (
-            content.action_links[0].url.as_str(),
-            content.action_links[0].context.as_str()
-        ),
+        (content.action_links[0].url.as_str(), content.action_links[0].context.as_str()),
         ("https://x.example/c?t=1", "Confirm your address")
     );
-    let text = clean(
-        &text_message("Reset it here: (https://x.example/a_(b)?c=1), or not."),
-        &Options::default(),
-    );
+    let text = clean(&text_message("Reset it here: (https://x.example/a_(b)?c=1), or not."), &Options::default());
     assert_eq!(text.extracted_links, ["https://x.example/a_(b)?c=1"]);
 }
 

@@ -54,10 +54,7 @@ fn a_received_field_tells_the_hop_and_only_a_lone_recipient() {
         "Received: from client.example (mail.client.example [192.0.2.7])\r\n\tby mx.example.org with ESMTP\r\n\tid msg_1;\r\n\tTue, 01 Jul 2025 10:52:37 +0000\r\n"
     );
     let recipient = ForwardPath::from(Address::parse("u@example.org").unwrap());
-    let tls = TlsInfo {
-        version: "TLSv1.3".to_owned(),
-        cipher: "TLS_AES_256_GCM_SHA384".to_owned(),
-    };
+    let tls = TlsInfo { version: "TLSv1.3".to_owned(), cipher: "TLS_AES_256_GCM_SHA384".to_owned() };
     let full = Received {
         reverse_name: None,
         address: "2001:db8::1".parse().unwrap(),
@@ -69,26 +66,16 @@ fn a_received_field_tells_the_hop_and_only_a_lone_recipient() {
         full.to_string(),
         "Received: from client.example (unknown [IPv6:2001:db8::1])\r\n\tby mx.example.org with ESMTPS\r\n\t(TLSv1.3 TLS_AES_256_GCM_SHA384)\r\n\tid msg_1\r\n\tfor <u@example.org>;\r\n\tTue, 01 Jul 2025 10:52:37 +0000\r\n"
     );
-    let mapped = Received {
-        address: "::ffff:192.0.2.7".parse::<IpAddr>().unwrap(),
-        ..received()
-    };
+    let mapped = Received { address: "::ffff:192.0.2.7".parse::<IpAddr>().unwrap(), ..received() };
     assert!(mapped.to_string().contains("[192.0.2.7]"));
 }
 
 #[test]
 fn a_client_cannot_write_trace_clauses_through_its_name() {
-    let forged = Received {
-        helo: "x) by mx.example.org with ESMTPSA (\r\nX: y",
-        reverse_name: Some(""),
-        ..received()
-    };
+    let forged = Received { helo: "x) by mx.example.org with ESMTPSA (\r\nX: y", reverse_name: Some(""), ..received() };
     let text = forged.to_string();
     assert_eq!(text.matches("\r\n").count(), 4);
-    assert!(
-        text.starts_with("Received: from x??by?mx.example.org?with?ESMTPSA????X:?y (unknown ["),
-        "{text}"
-    );
+    assert!(text.starts_with("Received: from x??by?mx.example.org?with?ESMTPSA????X:?y (unknown ["), "{text}");
     assert_eq!(fields(text.as_bytes()).count(), 1);
 }
 
@@ -114,39 +101,19 @@ fn the_protocol_keyword_follows_the_registry() {
 #[test]
 fn a_return_path_is_the_envelope_sender() {
     assert_eq!(return_path(&ReversePath::Null), "Return-Path: <>\r\n");
-    assert_eq!(
-        return_path(&ReversePath::parse("<A@Example.net>").unwrap()),
-        "Return-Path: <A@example.net>\r\n"
-    );
+    assert_eq!(return_path(&ReversePath::parse("<A@Example.net>").unwrap()), "Return-Path: <A@example.net>\r\n");
 }
 
 #[test]
 fn fields_are_found_by_lines_and_folds() {
     let raw = b"A: 1\r\n 2\r\nno colon\r\nB : x:y\r\n\tz\r\n\r\nC: body\r\n";
     let found: Vec<(&[u8], &[u8])> = fields(raw).map(|field| (field.name, field.value)).collect();
-    assert_eq!(
-        found,
-        [
-            (&b"A"[..], &b" 1\r\n 2\r\n"[..]),
-            (b"", b"no colon\r\n"),
-            (b"B", b" x:y\r\n\tz\r\n")
-        ]
-    );
-    let counted = count_header(
-        b"Received: a\r\nRECEIVED : b\r\n c\r\nX-Received: c\r\n\r\nReceived: body\r\n",
-    );
-    assert_eq!(
-        (counted.octets, counted.fields, counted.received),
-        (46, 3, 2)
-    );
-    for (raw, count) in [
-        (&b""[..], 0),
-        (b"\r\n", 0),
-        (b"\n", 0),
-        (b"A: 1", 1),
-        (b"A: 1\nB: 2\n\nC: 3\n", 2),
-        (b"\r\nA: 1\r\n", 0),
-    ] {
+    assert_eq!(found, [(&b"A"[..], &b" 1\r\n 2\r\n"[..]), (b"", b"no colon\r\n"), (b"B", b" x:y\r\n\tz\r\n")]);
+    let counted = count_header(b"Received: a\r\nRECEIVED : b\r\n c\r\nX-Received: c\r\n\r\nReceived: body\r\n");
+    assert_eq!((counted.octets, counted.fields, counted.received), (46, 3, 2));
+    for (raw, count) in
+        [(&b""[..], 0), (b"\r\n", 0), (b"\n", 0), (b"A: 1", 1), (b"A: 1\nB: 2\n\nC: 3\n", 2), (b"\r\nA: 1\r\n", 0)]
+    {
         assert_eq!(fields(raw).count(), count, "{raw:?}");
     }
 }
@@ -168,11 +135,7 @@ fn results_that_claim_to_be_ours_are_removed() {
     ] {
         let raw = format!("A: 1\r\n{ours}\r\nB: 2\r\n\r\n{ours}\r\n");
         let kept = without_forged_results(raw.as_bytes(), "mx.example.org");
-        assert_eq!(
-            String::from_utf8_lossy(&kept),
-            format!("A: 1\r\nB: 2\r\n\r\n{ours}\r\n"),
-            "{ours}"
-        );
+        assert_eq!(String::from_utf8_lossy(&kept), format!("A: 1\r\nB: 2\r\n\r\n{ours}\r\n"), "{ours}");
     }
     for theirs in [
         "Authentication-Results: mx.example.com; spf=pass",
@@ -183,46 +146,25 @@ fn results_that_claim_to_be_ours_are_removed() {
         "Authentication-Results:",
     ] {
         let raw = format!("{theirs}\r\n\r\nbody");
-        assert!(
-            matches!(
-                without_forged_results(raw.as_bytes(), "mx.example.org"),
-                Cow::Borrowed(_)
-            ),
-            "{theirs}"
-        );
+        assert!(matches!(without_forged_results(raw.as_bytes(), "mx.example.org"), Cow::Borrowed(_)), "{theirs}");
     }
     let raw = "Authentication-Results: bücher.example; spf=pass\r\n\r\n".as_bytes();
-    assert_eq!(
-        &*without_forged_results(raw, "xn--bcher-kva.example"),
-        b"\r\n"
-    );
+    assert_eq!(&*without_forged_results(raw, "xn--bcher-kva.example"), b"\r\n");
 }
 
 #[test]
 fn a_return_path_of_the_client_makes_room_for_the_true_one() {
     let raw = b"Return-Path: <evil@example.net>\r\nSubject: x\r\nreturn-path:\r\n <b@c>\r\n\r\nReturn-Path: body\r\n";
-    assert_eq!(
-        &*without_untrusted_trace(raw, "mx.example.org"),
-        b"Subject: x\r\n\r\nReturn-Path: body\r\n"
-    );
+    assert_eq!(&*without_untrusted_trace(raw, "mx.example.org"), b"Subject: x\r\n\r\nReturn-Path: body\r\n");
 }
 
 fn complete(client: Option<&str>, octets: usize) -> Result<Progress, NotProxy> {
-    Ok(Progress::Complete {
-        client: client.map(|text| text.parse().unwrap()),
-        octets,
-    })
+    Ok(Progress::Complete { client: client.map(|text| text.parse().unwrap()), octets })
 }
 
 fn v2(command: u8, family: u8, addresses: &[u8]) -> Vec<u8> {
     let length = u16::try_from(addresses.len()).unwrap().to_be_bytes();
-    [
-        &b"\r\n\r\n\0\r\nQUIT\n"[..],
-        &[command, family],
-        &length,
-        addresses,
-    ]
-    .concat()
+    [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[command, family], &length, addresses].concat()
 }
 
 #[test]
@@ -233,38 +175,22 @@ fn a_proxy_header_names_the_client_however_it_is_cut() {
     v6[15] = 1;
     v6[32..34].copy_from_slice(&[0xc0, 0]);
     for (header, client) in [
-        (
-            b"PROXY TCP4 192.0.2.7 198.51.100.1 49152 25\r\n".to_vec(),
-            Some("192.0.2.7:49152"),
-        ),
-        (
-            b"PROXY TCP6 2001:db8::7 2001:db8::1 49152 25\r\n".to_vec(),
-            Some("[2001:db8::7]:49152"),
-        ),
+        (b"PROXY TCP4 192.0.2.7 198.51.100.1 49152 25\r\n".to_vec(), Some("192.0.2.7:49152")),
+        (b"PROXY TCP6 2001:db8::7 2001:db8::1 49152 25\r\n".to_vec(), Some("[2001:db8::7]:49152")),
         (b"PROXY UNKNOWN\r\n".to_vec(), None),
         (b"PROXY UNKNOWN anything at all\r\n".to_vec(), None),
         (v2(0x21, 0x11, &v4), Some("192.0.2.7:49152")),
-        (
-            v2(0x21, 0x11, &[&v4[..], b"\x04\0\x01x"].concat()),
-            Some("192.0.2.7:49152"),
-        ),
+        (v2(0x21, 0x11, &[&v4[..], b"\x04\0\x01x"].concat()), Some("192.0.2.7:49152")),
         (v2(0x21, 0x21, &v6), Some("[2001::1]:49152")),
         (v2(0x21, 0x00, &[]), None),
         (v2(0x20, 0x00, &[]), None),
         (v2(0x20, 0x11, &v4), None),
     ] {
         for cut in 0..header.len() {
-            assert_eq!(
-                proxy::parse(&header[..cut]),
-                Ok(Progress::Incomplete),
-                "{cut} of {header:?}"
-            );
+            assert_eq!(proxy::parse(&header[..cut]), Ok(Progress::Incomplete), "{cut} of {header:?}");
         }
         assert_eq!(proxy::parse(&header), complete(client, header.len()));
-        assert_eq!(
-            proxy::parse(&[&header, &b"EHLO x\r\n"[..]].concat()),
-            complete(client, header.len())
-        );
+        assert_eq!(proxy::parse(&[&header, &b"EHLO x\r\n"[..]].concat()), complete(client, header.len()));
     }
 }
 

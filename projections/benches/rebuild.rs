@@ -52,11 +52,12 @@ async fn run(events: usize) {
     let began = Instant::now();
     let runner = Runner::new(log.clone(), views.clone());
     let mut ready = runner.ready();
-    let running = tokio::spawn(runner.run(stop.clone()));
+    let mut running = JoinSet::new();
+    running.spawn(runner.run(stop.clone()));
     ready.wait_for(|ready| *ready).await.unwrap();
     report("runner catching up, pages of 1,000", head, began);
     stop.cancel();
-    running.await.unwrap().unwrap();
+    running.join_next().await.unwrap().unwrap().unwrap();
 
     let began = Instant::now();
     rebuild(&views, &log, None, None, |_| {}).await.unwrap();

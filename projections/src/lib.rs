@@ -22,9 +22,12 @@ pub mod page;
 mod rebuild;
 mod runner;
 mod table;
+#[cfg(test)]
+mod tests;
 pub mod threads;
 pub mod usage;
 mod views;
+pub mod webhook_attempts;
 pub mod webhooks;
 
 use domain::id::{Position, TeamId};
@@ -32,7 +35,6 @@ use eventlog::{LogError, Recorded};
 
 pub use db::{Db, Tx};
 pub use page::{Page, Paged};
-
 pub use rebuild::{Progress, rebuild, replay};
 pub use runner::Runner;
 pub use table::Table;
@@ -71,10 +73,6 @@ pub static ALL: &[&dyn Projection] = &[
     &audit::Audit,
     &inbox_logs::InboxLogs,
 ];
-
-/// Tables beside the projections that live in the same database and are never rebuilt: bookkeeping of readers.
-/// Each text creates its tables with `IF NOT EXISTS`.
-pub static BOOKKEEPING: &[&str] = &[];
 
 /// Reading or computing views failed.
 #[derive(Debug, thiserror::Error)]

@@ -31,7 +31,9 @@ CREATE INDEX messages_received ON messages (team_id, mailbox_id, received_at, me
 CREATE INDEX messages_folder ON messages (team_id, mailbox_id, folder, received_at, message_id);
 -- Unique, though its last column makes it so anyway: the fold itself needs it, and a copy that is being built has no others.
 CREATE UNIQUE INDEX messages_thread ON messages (team_id, mailbox_id, thread_id, received_at, message_id);
-CREATE INDEX messages_changed ON messages (team_id, mailbox_id, changed_position);
+CREATE INDEX messages_created ON messages (team_id, mailbox_id, created_position);
+CREATE INDEX messages_changed ON messages (team_id, mailbox_id, changed_position)
+    WHERE changed_position > created_position;
 
 CREATE TABLE threads (
     team_id          TEXT    NOT NULL,
@@ -52,7 +54,9 @@ CREATE TABLE threads (
 );
 CREATE INDEX threads_latest ON threads (team_id, mailbox_id, last_received_at, thread_id);
 CREATE INDEX threads_subject ON threads (team_id, mailbox_id, subject_key, last_received_at) WHERE subject_key IS NOT NULL;
-CREATE INDEX threads_changed ON threads (team_id, mailbox_id, changed_position);
+CREATE INDEX threads_created ON threads (team_id, mailbox_id, created_position);
+CREATE INDEX threads_changed ON threads (team_id, mailbox_id, changed_position)
+    WHERE changed_position > created_position;
 
 CREATE TABLE folders (
     team_id          TEXT   NOT NULL,

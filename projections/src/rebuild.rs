@@ -15,6 +15,7 @@ use domain::id::{Position, TeamId};
 use eventlog::{EventLog, Recorded};
 
 use crate::db::{Db, Durability};
+use crate::views::note_version;
 use crate::{Error, Projection, Views, exec, signed};
 use shadow::Shadows;
 
@@ -115,6 +116,7 @@ pub async fn replay(
     let mut tx = db.begin().await?;
     for projection in crate::ALL {
         Db::script(&mut tx, shadow::indexes(projection.schema())).await?;
+        note_version(&mut tx, *projection).await?;
         exec!(
             tx,
             "INSERT INTO cursors (team_id, projection, position) VALUES ($1, $2, $3)",

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::db::Tx;
 use crate::views::{lock_cursors, move_cursors};
 use crate::{Error, Projection, Views};
-use faults::Faults;
+pub(crate) use faults::Faults;
 use teams::Teams;
 
 /// How many events are applied in one transaction.
@@ -38,7 +38,7 @@ pub struct Runner {
 
 /// What a visit to a team came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Visit {
+pub(crate) enum Visit {
     /// There is more to read.
     More,
     /// Everything that could be applied is.
@@ -64,6 +64,7 @@ impl Runner {
     /// # Errors
     /// The views are not readable at all when it starts. Later failures are waited out.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
+        self.views.begin_epoch(self.log.epoch()).await?;
         let mut hints = self.log.wake().all();
         let mut teams = Teams::default();
         let mut faults = Faults::load(&self.views).await?;
@@ -73,7 +74,7 @@ impl Runner {
         let mut pause: Option<Instant> = None;
         loop {
             let work = pause.is_none() && teams.has_next();
-            let resume = pause.or_else(|| faults.next_retry());
+            let resume = pause.or_else(|| faults.next_retry(|team| teams.is_queued(team)));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
@@ -84,6 +85,9 @@ impl Runner {
                 _ = poll.tick() => {
                     if let Err(error) = teams.poll(&self.log, &self.views).await {
                         tracing::warn!(%error, "the heads of the logs could not be read; trying again");
+                    }
+                    if let Err(error) = faults.look_again(&self.views).await {
+                        tracing::warn!(%error, "the list of parked views could not be read; trying again");
                     }
                     self.report(&teams);
                 }
@@ -110,22 +114,26 @@ impl Runner {
                         }
                     }
                     back_off = BACK_OFF.0;
-                    self.report(&teams);
+                    self.tell_if_ready(&teams);
                 }
             }
         }
     }
 
-    fn report(&self, teams: &Teams) {
+    fn tell_if_ready(&self, teams: &Teams) {
         if teams.have_caught_up() {
             self.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
         }
+    }
+
+    fn report(&self, teams: &Teams) {
+        self.tell_if_ready(teams);
         #[expect(clippy::cast_precision_loss, reason = "a gauge of a backlog needs no 53 bits")]
         metrics::gauge!("follower_lag_events", "follower" => "projections").set(teams.lag_events() as f64);
     }
 
     /// Applies one page to all sound projections of a team, and a little to each that failed and is due again.
-    async fn visit(&self, team: &TeamId, faults: &mut Faults) -> Result<Visit, Error> {
+    pub(crate) async fn visit(&self, team: &TeamId, faults: &mut Faults) -> Result<Visit, Error> {
         let (sound, due) = faults.split(team, self.views.projections());
         let mut visit = Visit::Done;
         if !sound.is_empty() && self.page(team, &sound, PAGE_EVENTS, faults).await? == Visit::More {
@@ -146,7 +154,7 @@ impl Runner {
     }
 
     /// Applies at most `limit` events to those of the projections that are furthest behind.
-    async fn page(
+    pub(crate) async fn page(
         &self,
         team: &TeamId,
         projections: &[&'static dyn Projection],

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use domain::id::TeamId;
 use sqlx::AssertSqlSafe;
 
-use crate::db::{Cells, Engine, Tx};
+use crate::db::{Cells, Engine, Reader, Tx};
 use crate::{Error, exec, rows};
 
 /// What a column holds.
@@ -152,6 +152,27 @@ impl Table {
         let (name, keyed) = (self.name, self.key_in(tx.engine()));
         let sql = format!("SELECT {columns} FROM {name} WHERE team_id = $2 AND {keyed}");
         Ok(rows!(tx, AssertSqlSafe(sql), keys.finish(), team.as_str())?)
+    }
+
+    /// Returns all rows of a team as text, in the order of their keys.
+    pub(crate) async fn dump(&self, reader: &mut Reader, team: &TeamId) -> Result<Vec<String>, Error> {
+        let key: Vec<_> = self.key.iter().map(|(name, _)| *name).collect();
+        let columns = self.column_list();
+        let sql = format!("SELECT {columns} FROM {} WHERE team_id = $1 ORDER BY {}", self.name, key.join(", "));
+        let mut lines = vec![];
+        for cells in rows!(reader, AssertSqlSafe(sql), team.as_str())? {
+            let mut line = String::new();
+            for (name, kind) in self.columns() {
+                let value = match kind {
+                    Kind::Text => format!("{:?}", cells.get::<Option<String>>(name)?),
+                    Kind::Int => format!("{:?}", cells.get::<Option<i64>>(name)?),
+                    Kind::Bool => format!("{:?}", cells.get::<Option<bool>>(name)?),
+                };
+                let _ = write!(line, "{name}={value} ");
+            }
+            lines.push(line);
+        }
+        Ok(lines)
     }
 
     /// `(a, b) IN (SELECT … FROM …)` over keys in the first parameter.

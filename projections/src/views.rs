@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::db::{Db, Durability, Reader, Tx};
-use crate::{ALL, BOOKKEEPING, Error, Projection, exec, fetch_all, rows, signed};
+use crate::{ALL, Error, Projection, exec, fetch_all, rows, signed};
 
 /// The PostgreSQL schema of views.
 const SCHEMA: &str = "views";
@@ -92,7 +92,7 @@ impl Views {
             tx = db.begin().await?;
             create_bookkeeping(&mut tx).await?;
         }
-        bring_up_to_date(&mut tx, projections).await?;
+        bring_up_to_date(&mut tx, projections, false).await?;
         tx.commit().await?;
         Ok(Self { inner: Arc::new(Inner { db, projections, reached: Mutex::default(), rebuild: Arc::default() }) })
     }
@@ -191,6 +191,21 @@ impl Views {
         rows.iter().map(parked).collect()
     }
 
+    /// Returns every row of a team in every table, as text in the order of keys: two copies can be compared by it.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn dump(&self, team: &TeamId) -> Result<BTreeMap<&'static str, Vec<String>>, Error> {
+        let mut reader = self.read().await?;
+        let mut dump = BTreeMap::new();
+        for projection in self.projections() {
+            for table in projection.tables() {
+                dump.insert(table.name, table.dump(&mut reader, team).await?);
+            }
+        }
+        Ok(dump)
+    }
+
     /// Closes all connections.
     pub async fn close(&self) {
         self.inner.db.close().await;
@@ -199,6 +214,24 @@ impl Views {
     fn listen(&self, team: &TeamId) -> watch::Receiver<Position> {
         let mut reached = self.inner.reached.lock().unwrap_or_else(PoisonError::into_inner);
         reached.entry(team.clone()).or_insert_with(|| watch::channel(0).0).subscribe()
+    }
+
+    /// Makes all tables anew if they were computed from a log of another epoch: after a restore from a backup, positions
+    /// the views have seen may hold other events or none.
+    pub(crate) async fn begin_epoch(&self, epoch: u16) -> Result<(), Error> {
+        let mut tx = self.inner.db.begin().await?;
+        lock_versions(&mut tx).await?;
+        let sql = "SELECT version, tables FROM projection_versions WHERE projection = ''";
+        let known = fetch_all!(tx, (i64, String), sql)?.first().map_or(0, |(epoch, _)| *epoch);
+        if known == i64::from(epoch) {
+            return tx.rollback().await;
+        }
+        if known != 0 {
+            tracing::warn!(from = known, to = epoch, "the log was restored from a backup: all views are computed anew");
+            bring_up_to_date(&mut tx, self.projections(), true).await?;
+        }
+        exec!(tx, "UPDATE projection_versions SET version = $1 WHERE projection = ''", i64::from(epoch))?;
+        tx.commit().await
     }
 
     /// Tells who waits that all projections of a team have reached a position.
@@ -219,13 +252,8 @@ impl Views {
 pub(crate) async fn create_bookkeeping(tx: &mut Tx<'_>) -> Result<(), Error> {
     let engine = tx.engine();
     Db::script(tx, engine.schema(include_str!("views.sql"))).await?;
-    // Two nodes that start at once take turns; whoever only reads or holds a row is not in the way.
-    Db::script(tx, engine.pick("SELECT 1", "LOCK TABLE projection_versions IN SHARE ROW EXCLUSIVE MODE").to_owned())
-        .await?;
-    for schema in BOOKKEEPING {
-        Db::script(tx, engine.schema(schema)).await?;
-    }
-    // A row of no projection: whoever computes views anew holds its lock.
+    lock_versions(tx).await?;
+    // A row of no projection: its version is the log's epoch, and whoever computes views anew holds its lock.
     exec!(
         tx,
         "INSERT INTO projection_versions (projection, version, tables) VALUES ('', 0, '[]')
@@ -234,15 +262,21 @@ pub(crate) async fn create_bookkeeping(tx: &mut Tx<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Creates the tables of new projections and makes those of changed ones anew.
-async fn bring_up_to_date(tx: &mut Tx<'_>, projections: &[&dyn Projection]) -> Result<(), Error> {
+/// Lets nodes that start at once take turns. Whoever only reads, or holds a row, is not in the way.
+async fn lock_versions(tx: &mut Tx<'_>) -> Result<(), Error> {
+    let sql = tx.pick("SELECT 1", "LOCK TABLE projection_versions IN SHARE ROW EXCLUSIVE MODE");
+    Db::script(tx, sql.to_owned()).await
+}
+
+/// Creates the tables of new projections and makes those of changed ones anew, or all of them.
+async fn bring_up_to_date(tx: &mut Tx<'_>, projections: &[&dyn Projection], all: bool) -> Result<(), Error> {
     let engine = tx.engine();
     let stored = fetch_all!(tx, (String, i64, String), "SELECT projection, version, tables FROM projection_versions")?;
     let stored: BTreeMap<String, (i64, String)> = stored.into_iter().map(|(p, v, t)| (p, (v, t))).collect();
     for projection in projections {
         let (name, version) = (projection.name(), projection.version());
         match stored.get(name) {
-            Some((found, _)) if *found == version => continue,
+            Some((found, _)) if *found == version && !all => continue,
             Some((found, tables)) => {
                 tracing::info!(follower.name = name, from = found, to = version, "this view is computed anew");
                 for table in serde_json::from_str::<Vec<String>>(tables)? {
@@ -254,16 +288,22 @@ async fn bring_up_to_date(tx: &mut Tx<'_>, projections: &[&dyn Projection]) -> R
         Db::script(tx, engine.schema(projection.schema())).await?;
         exec!(tx, "DELETE FROM cursors WHERE projection = $1", name)?;
         exec!(tx, "DELETE FROM parked WHERE projection = $1", name)?;
-        let tables: Vec<&str> = projection.tables().iter().map(|table| table.name).collect();
-        exec!(
-            tx,
-            "INSERT INTO projection_versions (projection, version, tables) VALUES ($1, $2, $3)
-             ON CONFLICT (projection) DO UPDATE SET version = excluded.version, tables = excluded.tables",
-            name,
-            version,
-            serde_json::to_string(&tables)?
-        )?;
+        note_version(tx, *projection).await?;
     }
+    Ok(())
+}
+
+/// Notes of which version the tables of a projection are, and which tables they are.
+pub(crate) async fn note_version(tx: &mut Tx<'_>, projection: &dyn Projection) -> Result<(), Error> {
+    let tables: Vec<&str> = projection.tables().iter().map(|table| table.name).collect();
+    exec!(
+        tx,
+        "INSERT INTO projection_versions (projection, version, tables) VALUES ($1, $2, $3)
+         ON CONFLICT (projection) DO UPDATE SET version = excluded.version, tables = excluded.tables",
+        projection.name(),
+        projection.version(),
+        serde_json::to_string(&tables)?
+    )?;
     Ok(())
 }
 

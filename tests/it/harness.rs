@@ -70,7 +70,7 @@ impl Installation {
             ("POSTLOG_HTTP__LISTEN", "127.0.0.1:0"),
             ("POSTLOG_SMTP__LISTEN", "[\"127.0.0.1:0\"]"),
             ("POSTLOG_METRICS__LISTEN", ""),
-            ("POSTLOG_LOG__LEVEL", "warn"),
+            ("POSTLOG_LOG__LEVEL", "error"),
         ]);
         command.envs(self.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())));
         command
@@ -166,7 +166,7 @@ impl Server {
 
     /// Returns a client that carries a key.
     pub fn client(&self, key: &str) -> Client {
-        Client { base: format!("{}/api/v1", self.http), key: key.to_owned(), http: reqwest::Client::new() }
+        Client { base: format!("{}/api/v1", self.http), key: key.to_owned(), http: http_client() }
     }
 
     /// Sends a mail by SMTP and returns the server's last answer.
@@ -180,6 +180,13 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Returns an HTTP client without a key.
+pub fn http_client() -> reqwest::Client {
+    // Installing the provider a second time is refused and changes nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
 }
 
 /// A client of the native API.
@@ -209,13 +216,15 @@ impl Client {
     /// Gets a path until its body satisfies a condition.
     pub async fn wait_for(&self, path: &str, done: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
+        // Paced, so that looking stays within the key's rate limit and leaves the processor to the server.
+        let mut pace = tokio::time::interval(Duration::from_millis(100));
         loop {
+            pace.tick().await;
             let (status, body) = self.get(path).await;
             if status == 200 && done(&body) {
                 return body;
             }
             assert!(Instant::now() < deadline, "{path} never became what was waited for; last: {status} {body}");
-            tokio::task::yield_now().await;
         }
     }
 }

@@ -1,6 +1,5 @@
 //! What an operator does from the command line, beside the running server and without it.
 
-
 use crate::harness::Installation;
 
 #[tokio::test]
@@ -18,7 +17,8 @@ async fn a_backup_taken_under_way_is_restored_with_everything_acknowledged_befor
     std::fs::rename(installation.data(), installation.data().with_extension("lost")).unwrap();
     installation.run(&["restore", "--from", copy.to_str().unwrap()]);
     for secret in ["master.key", "pepper.key", "welcome.shown"] {
-        std::fs::copy(installation.data().with_extension("lost").join(secret), installation.data().join(secret)).unwrap();
+        std::fs::copy(installation.data().with_extension("lost").join(secret), installation.data().join(secret))
+            .unwrap();
     }
     assert!(installation.run(&["verify"]).contains("the chain holds"));
     let server = installation.start();
@@ -42,13 +42,22 @@ async fn replay_shows_the_read_models_of_a_past_moment() {
     let keys = server.keys.clone().unwrap();
     let root = server.client(&keys.root);
     server.mail("ann@example.com", "agent@postlog.test", "one", "x").await;
-    let events = root.wait_for("/events?event_types=message.received", |b| !b["data"].as_array().unwrap().is_empty()).await;
+    let events =
+        root.wait_for("/events?event_types=message.received", |b| !b["data"].as_array().unwrap().is_empty()).await;
     let position = events["data"][0]["position"].as_u64().unwrap();
     server.mail("ann@example.com", "agent@postlog.test", "two", "x").await;
     let (_, me) = root.get("/me").await;
     let team = me["data"]["team"]["id"].as_str().unwrap().to_owned();
     let out = installation.data().join("past.db");
-    let said = installation.run(&["replay", "--team", &team, "--until", &position.to_string(), "--out", out.to_str().unwrap()]);
+    let said = installation.run(&[
+        "replay",
+        "--team",
+        &team,
+        "--until",
+        &position.to_string(),
+        "--out",
+        out.to_str().unwrap(),
+    ]);
     assert!(said.contains(&format!("position {position}")), "{said}");
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&out).read_only(true);
     let mut past = <sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await.unwrap();
@@ -72,8 +81,9 @@ async fn keys_made_and_revoked_beside_the_server_count_at_once() {
     assert!(installation.run(&["keys", "list", "--team", &team]).contains(id));
     installation.run(&["keys", "revoke", "--team", &team, id]);
     let refused = async {
+        let mut pace = tokio::time::interval(std::time::Duration::from_millis(50));
         while client.get("/webhooks").await.0 != 401 {
-            tokio::task::yield_now().await;
+            pace.tick().await;
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(5), refused).await.expect("a revoked key is refused soon");

@@ -15,7 +15,8 @@ async fn a_rebuild_beside_the_running_server_changes_no_answer() {
     }
     let (_, list) = mailbox.get("/mailbox/messages?limit=100").await;
     let id = list["data"][3]["id"].as_str().unwrap();
-    let patch = mailbox.request(reqwest::Method::PATCH, &format!("/mailbox/messages/{id}")).json(&json!({"seen": true}));
+    let patch =
+        mailbox.request(reqwest::Method::PATCH, &format!("/mailbox/messages/{id}")).json(&json!({"seen": true}));
     assert_eq!(crate::harness::answer(patch).await.0, 200);
     let paths = ["/mailbox/messages?limit=100", "/mailbox/threads", "/mailbox/folders"];
     let root_paths = ["/mailboxes", "/billing/usage", "/inboxes/logs", "/audit/events", "/keys"];

@@ -84,5 +84,8 @@ async fn the_team_stream_shows_every_published_type() {
     assert_eq!(stream.next().await.event_type, "api_key.created");
     server.mail("ann@example.com", "second@postlog.test", "Hello", "x").await;
     let event = stream.next().await;
-    assert_eq!((event.event_type.as_str(), event.data["data"]["subject"].as_str()), ("message.received", Some("Hello")));
+    assert_eq!(
+        (event.event_type.as_str(), event.data["data"]["subject"].as_str()),
+        ("message.received", Some("Hello"))
+    );
 }

@@ -36,8 +36,9 @@ async fn belongings(server: &crate::harness::Server, root: Client, mailbox: Clie
     let (_, logs) = root.get("/inboxes/logs").await;
     let (_, keys) = root.get("/keys").await;
     let hook_id = text(&hook["data"]["id"]);
-    let attempts =
-        root.wait_for(&format!("/webhooks/{hook_id}/deliveries"), |b| b["data"].as_array().is_some_and(|d| !d.is_empty())).await;
+    let attempts = root
+        .wait_for(&format!("/webhooks/{hook_id}/deliveries"), |b| b["data"].as_array().is_some_and(|d| !d.is_empty()))
+        .await;
     let ids = BTreeMap::from([
         ("mailboxes".to_owned(), text(&boxes["data"][0]["id"])),
         ("webhooks".to_owned(), hook_id),
@@ -73,7 +74,8 @@ async fn ids_of_another_team_answer_like_ids_that_never_were() {
     let server = installation.start();
     let keys = server.keys.clone().unwrap();
     let made = installation.run(&["teams", "create", "--name", "Other", "--domain", "other.test"]);
-    let other_root = made.lines().find_map(|l| l.strip_prefix("key")).and_then(|l| l.split_whitespace().next()).unwrap();
+    let other_root =
+        made.lines().find_map(|l| l.strip_prefix("key")).and_then(|l| l.split_whitespace().next()).unwrap();
     let other_root = server.client(other_root);
     let (status, made) = other_root.post("/mailboxes", json!({"email": "box@other.test"})).await;
     assert_eq!(status, 201, "{made}");

@@ -41,7 +41,6 @@ async fn usage_equals_a_recount_of_the_events() {
         *billed.entry(row["mailbox_id"].as_str().unwrap().to_owned()).or_default() += row["units"].as_i64().unwrap();
     }
     assert_eq!(billed, counted);
-    let stored: i64 =
-        rows.iter().filter(|r| r["meter"] == "stored_bytes").map(|r| r["units"].as_i64().unwrap()).sum();
+    let stored: i64 = rows.iter().filter(|r| r["meter"] == "stored_bytes").map(|r| r["units"].as_i64().unwrap()).sum();
     assert_eq!(stored, bytes);
 }

@@ -7,14 +7,15 @@
 use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::FromRequestParts;
-use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method};
 use domain::Command;
 use domain::api_key::Kind;
-use domain::id::{MailboxId, RequestId};
+use domain::id::{MailboxId, RequestId, TeamId};
 use eventlog::Submission;
 
 use super::{Caller, Refused};
@@ -214,7 +215,18 @@ pub(crate) async fn enter(parts: &Parts, app: &App, needs: Needs) -> Result<Call
     if needs.surface == Surface::Mailbox {
         own_mailbox(&caller, parts.uri.query().unwrap_or_default())?;
     }
+    if parts.method == Method::GET {
+        catch_up(app, &caller.team).await;
+    }
     Ok(Call { caller, request: context.request.clone(), client_ip: context.client_ip, at: context.at })
+}
+
+/// Waits, bounded, until the read models show everything this node has acknowledged or streamed: a client that was told of
+/// a message by a stream or a webhook finds it.
+async fn catch_up(app: &App, team: &TeamId) {
+    if let Ok(head) = app.log.known_head(team).await {
+        app.views.wait_for(team, head, Duration::from_millis(app.config.read_your_writes_milliseconds_max)).await;
+    }
 }
 
 /// Returns the secret of a request.

@@ -39,17 +39,21 @@ struct AuditEvent {
     /// Who caused it: `key:<id>`, `operator`, `smtp` or `system:<part>`.
     actor: String,
     /// The key that caused it.
+    #[schema(required)]
     key_id: Option<String>,
     /// What it happened to.
     #[schema(example = "mailbox/mbx_06bqmn3t0d4gq2v8xk1hz7sw")]
+    #[schema(required)]
     entity: Option<String>,
     /// That entity's version after it.
     entity_version: u64,
     /// The request it belongs to.
     request_id: String,
     /// The event that led to it.
+    #[schema(required)]
     caused_by: Option<String>,
     /// Where the request came from; null when unknown or erased.
+    #[schema(required)]
     client_ip: Option<String>,
 }
 
@@ -171,8 +175,10 @@ struct AuditVerification {
     /// The hash in the log's head, lower-case hex.
     head_hash: String,
     /// The first record that is not what was written.
+    #[schema(required)]
     first_break: Option<Break>,
     /// Where to go on.
+    #[schema(required)]
     next_cursor: Option<String>,
 }
 

@@ -36,11 +36,15 @@ struct UsageRow {
     meter: &'static str,
     /// UTC day.
     #[schema(example = "2026-11-21")]
+    #[schema(required)]
     day: Option<String>,
+    #[schema(required)]
     mailbox_id: Option<String>,
     /// The key through which it was caused.
+    #[schema(required)]
     key_id: Option<String>,
     /// Who caused it: `key:<id>`, `smtp`, …
+    #[schema(required)]
     actor: Option<String>,
     /// How many units, releases subtracted.
     units: i64,
@@ -52,9 +56,11 @@ struct UsageRow {
     last_sequence: u64,
     /// US dollars per unit; null for stored bytes, which are charged by the day, see `storage`.
     #[schema(example = "0.000150000")]
+    #[schema(required)]
     unit_price: Option<String>,
     /// US dollars; null for stored bytes.
     #[schema(example = "0.000150000")]
+    #[schema(required)]
     amount: Option<String>,
 }
 

@@ -50,6 +50,7 @@ struct Credential {
     #[serde(rename = "type")]
     #[schema(example = "api_key")]
     kind: &'static str,
+    #[schema(required)]
     name: Option<String>,
 }
 

@@ -25,15 +25,22 @@ pub(super) fn routes() -> Routes {
 struct IncomingLogItem {
     #[schema(example = "ilog_06bqmn3t0d4gq2v8xk1hz7sw")]
     id: String,
+    #[schema(required)]
     mailbox_id: Option<String>,
+    #[schema(required)]
     mailbox_email: Option<String>,
     event_type: ReceivedType,
+    #[schema(required)]
     message_id: Option<String>,
     /// `rfc5322`.
+    #[schema(required)]
     message_id_kind: Option<&'static str>,
+    #[schema(required)]
     from_email: Option<String>,
     to_emails: Vec<String>,
+    #[schema(required)]
     subject: Option<String>,
+    #[schema(required)]
     size_bytes: Option<i64>,
     received_at: String,
     is_spam: bool,

@@ -69,17 +69,21 @@ struct Key {
     #[schema(example = "smx_06bqmn3t0d4gq2v8xk1hz7sw")]
     id: String,
     kind: KeyKind,
+    #[schema(required)]
     name: Option<String>,
     key_prefix: String,
     key_suffix: String,
     permissions: Vec<&'static str>,
     /// The mailbox it is confined to.
+    #[schema(required)]
     mailbox_id: Option<String>,
     /// The key it was rotated from.
+    #[schema(required)]
     replaces: Option<String>,
     /// `active` or `revoked`.
     status: &'static str,
     created_at: String,
+    #[schema(required)]
     revoked_at: Option<String>,
 }
 

@@ -6,7 +6,8 @@ use domain::id::{KeyId, MailboxId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::mailboxes::{MailboxCredential, existing, key_stream, mailbox_permissions};
+use super::mailbox_view::MailboxCredential;
+use super::mailboxes::{existing, key_stream, mailbox_permissions};
 use crate::auth::secret::mint;
 use crate::auth::{Scoped, guards};
 use crate::envelope::{Data, Deleted, Reply};

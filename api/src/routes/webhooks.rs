@@ -112,6 +112,7 @@ struct WebhookFilters {
 struct WebhookSubscription {
     #[schema(example = "whk_06bqmn3t0d4gq2v8xk1hz7sw")]
     id: String,
+    #[schema(required)]
     name: Option<String>,
     url: String,
     event_types: Vec<EventType>,

@@ -68,6 +68,6 @@ fn gone() -> io::Error {
 pub(super) fn dismiss(stream: TcpStream, octets: &[u8]) {
     // The socket does not block, and a new connection has room for a line.
     if let Ok(mut stream) = stream.into_std() {
-        let _ = std::io::Write::write(&mut stream, octets);
+        let _ = io::Write::write(&mut stream, octets);
     }
 }

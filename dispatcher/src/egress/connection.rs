@@ -47,11 +47,7 @@ pub(super) struct Fault {
 }
 
 /// Opens a TCP connection to the first of the addresses that accepts one.
-pub(super) async fn dial(
-    addresses: &[SocketAddr],
-    until: Instant,
-    each: Duration,
-) -> Result<TcpStream, AttemptError> {
+pub(super) async fn dial(addresses: &[SocketAddr], until: Instant, each: Duration) -> Result<TcpStream, AttemptError> {
     let mut fault = ConnectFault::Unreachable;
     for address in addresses {
         let now = Instant::now();
@@ -60,9 +56,7 @@ pub(super) async fn dial(
         }
         match timeout_at(until.min(now + each), TcpStream::connect(address)).await {
             Ok(Ok(tcp)) => return Ok(tcp),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                fault = ConnectFault::Refused
-            }
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => fault = ConnectFault::Refused,
             Ok(Err(_)) => fault = ConnectFault::Unreachable,
             Err(_) if Instant::now() >= until => return Err(AttemptError::Timeout(Phase::Connect)),
             Err(_) => fault = ConnectFault::TimedOut,
@@ -87,16 +81,14 @@ impl Connection {
         let metered = Metered::new(tcp, Arc::clone(&meter));
         let wire = match tls {
             None => Wire::Plain(metered),
-            Some((connector, server_name)) => {
-                match timeout_at(until, connector.connect(server_name, metered)).await {
-                    Ok(Ok(stream)) => Wire::Tls(Box::new(stream)),
-                    Ok(Err(_)) if meter.is_spent() => {
-                        return Err(AttemptError::BadResponse(ResponseFault::TooManyBytes));
-                    }
-                    Ok(Err(error)) => return Err(AttemptError::Tls(handshake_fault(&error))),
-                    Err(_) => return Err(AttemptError::Timeout(Phase::Tls)),
+            Some((connector, server_name)) => match timeout_at(until, connector.connect(server_name, metered)).await {
+                Ok(Ok(stream)) => Wire::Tls(Box::new(stream)),
+                Ok(Err(_)) if meter.is_spent() => {
+                    return Err(AttemptError::BadResponse(ResponseFault::TooManyBytes));
                 }
-            }
+                Ok(Err(error)) => return Err(AttemptError::Tls(handshake_fault(&error))),
+                Err(_) => return Err(AttemptError::Timeout(Phase::Tls)),
+            },
         };
         let (sender, exchange) = http1::Builder::new()
             .max_buf_size(limits.answer_head_bytes)
@@ -105,13 +97,7 @@ impl Connection {
             .handshake(TokioIo::new(wire))
             .await
             .map_err(|error| classify(&error, &meter))?;
-        Ok(Self {
-            sender,
-            exchange: Some(exchange),
-            meter,
-            peer,
-            opened_at: Instant::now(),
-        })
+        Ok(Self { sender, exchange: Some(exchange), meter, peer, opened_at: Instant::now() })
     }
 
     /// Returns the address at the other end.
@@ -159,32 +145,16 @@ impl Connection {
                 return Err(Fault { error, silent });
             }
             Err(_) => {
-                return Err(Fault {
-                    error: AttemptError::Timeout(Phase::Answer),
-                    silent: false,
-                });
+                return Err(Fault { error: AttemptError::Timeout(Phase::Answer), silent: false });
             }
         };
         let status = response.status().as_u16();
         let retry_after = retry_after(response.headers());
-        let (body_preview, body_end) = self
-            .preview(response, limits.body_preview_bytes, until)
-            .await;
-        Ok(Answer {
-            status,
-            retry_after,
-            body_preview,
-            body_end,
-            elapsed: started.elapsed(),
-        })
+        let (body_preview, body_end) = self.preview(response, limits.body_preview_bytes, until).await;
+        Ok(Answer { status, retry_after, body_preview, body_end, elapsed: started.elapsed() })
     }
 
-    async fn preview(
-        &mut self,
-        response: Response<Incoming>,
-        bytes_max: usize,
-        until: Instant,
-    ) -> (Bytes, BodyEnd) {
+    async fn preview(&mut self, response: Response<Incoming>, bytes_max: usize, until: Instant) -> (Bytes, BodyEnd) {
         let mut body = response.into_body();
         let mut preview = Bytes::new();
         let mut joined = BytesMut::new();
@@ -213,11 +183,7 @@ impl Connection {
                 break BodyEnd::Truncated;
             }
         };
-        if joined.is_empty() {
-            (preview, end)
-        } else {
-            (joined.freeze(), end)
-        }
+        if joined.is_empty() { (preview, end) } else { (joined.freeze(), end) }
     }
 }
 
@@ -274,9 +240,7 @@ fn tls_fault(error: &io::Error) -> Option<TlsFault> {
             | CertificateError::ExpiredContext { .. }
             | CertificateError::NotValidYet
             | CertificateError::NotValidYetContext { .. } => TlsFault::Expired,
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                TlsFault::WrongHost
-            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => TlsFault::WrongHost,
             CertificateError::UnknownIssuer => TlsFault::UnknownIssuer,
             CertificateError::Revoked => TlsFault::Revoked,
             _ => TlsFault::BadCertificate,

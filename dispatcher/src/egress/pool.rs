@@ -61,19 +61,13 @@ impl Pool {
     /// Keeps a connection for later, or drops it when the pool is full or the connection old.
     pub(super) fn put(&self, origin: &Arc<str>, connection: Connection) {
         let now = Instant::now();
-        let idle = Idle {
-            connection,
-            since: now,
-        };
+        let idle = Idle { connection, since: now };
         if !self.is_fresh(&idle, now) {
             return;
         }
         let mut shelves = self.lock();
         // Once a second is often enough for timeouts of many seconds, and rare enough not to be felt.
-        if shelves
-            .swept_at
-            .is_none_or(|at| now.duration_since(at) >= Duration::from_secs(1))
-        {
+        if shelves.swept_at.is_none_or(|at| now.duration_since(at) >= Duration::from_secs(1)) {
             self.sweep(&mut shelves, now);
         }
         if shelves.total >= self.total_max {
@@ -109,8 +103,7 @@ impl Pool {
     }
 
     fn is_fresh(&self, idle: &Idle, now: Instant) -> bool {
-        now.duration_since(idle.since) < self.idle_max
-            && now.duration_since(idle.connection.opened_at()) < self.age_max
+        now.duration_since(idle.since) < self.idle_max && now.duration_since(idle.connection.opened_at()) < self.age_max
     }
 
     /// A panic elsewhere cannot leave the shelves half changed in a way that matters: at worst the count is off until

@@ -43,9 +43,7 @@ impl SystemResolver {
     /// Returns a resolver that runs at most `lookups_max` look-ups at a time. Each occupies a thread until the system
     /// gives up, even after the caller has: the bound keeps dead name servers from taking all of them.
     pub fn new(lookups_max: usize) -> Self {
-        Self {
-            lookups: Arc::new(Semaphore::new(lookups_max.max(1))),
-        }
+        Self { lookups: Arc::new(Semaphore::new(lookups_max.max(1))) }
     }
 }
 
@@ -58,27 +56,15 @@ impl Default for SystemResolver {
 #[async_trait]
 impl Resolve for SystemResolver {
     async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
-        let absolute = if host.contains('.') {
-            format!("{host}.")
-        } else {
-            host.to_owned()
-        };
+        let absolute = if host.contains('.') { format!("{host}.") } else { host.to_owned() };
         let closed = |_| ResolveError::Failed(io::Error::other("the resolver has been closed"));
-        let permit = Arc::clone(&self.lookups)
-            .acquire_owned()
-            .await
-            .map_err(closed)?;
+        let permit = Arc::clone(&self.lookups).acquire_owned().await.map_err(closed)?;
         let lookup = tokio::task::spawn_blocking(move || {
-            let addresses = (absolute.as_str(), 0)
-                .to_socket_addrs()
-                .map(|found| found.map(|a| a.ip()).collect());
+            let addresses = (absolute.as_str(), 0).to_socket_addrs().map(|found| found.map(|a| a.ip()).collect());
             drop(permit);
             addresses
         });
-        lookup
-            .await
-            .map_err(|gone| ResolveError::Failed(io::Error::other(gone)))?
-            .map_err(ResolveError::Failed)
+        lookup.await.map_err(|gone| ResolveError::Failed(io::Error::other(gone)))?.map_err(ResolveError::Failed)
     }
 }
 
@@ -90,12 +76,7 @@ pub struct HostTable {
 
 impl<N: Into<String>> FromIterator<(N, Vec<IpAddr>)> for HostTable {
     fn from_iter<I: IntoIterator<Item = (N, Vec<IpAddr>)>>(hosts: I) -> Self {
-        Self {
-            hosts: hosts
-                .into_iter()
-                .map(|(name, addresses)| (name.into(), addresses))
-                .collect(),
-        }
+        Self { hosts: hosts.into_iter().map(|(name, addresses)| (name.into(), addresses)).collect() }
     }
 }
 

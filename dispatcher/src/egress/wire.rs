@@ -23,10 +23,7 @@ pub(super) struct Meter {
 
 impl Meter {
     pub(super) fn new(budget: u64) -> Arc<Self> {
-        Arc::new(Self {
-            received: AtomicU64::new(0),
-            budget: AtomicU64::new(budget),
-        })
+        Arc::new(Self { received: AtomicU64::new(0), budget: AtomicU64::new(budget) })
     }
 
     pub(super) fn restart(&self, budget: u64) {
@@ -57,30 +54,20 @@ impl Metered {
 }
 
 impl AsyncRead for Metered {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.meter.is_spent() {
             return Poll::Ready(Err(io::Error::other("the other side sent too many bytes")));
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.tcp).poll_read(cx, buf))?;
         let received = buf.filled().len() - before;
-        self.meter
-            .received
-            .fetch_add(received as u64, Ordering::Relaxed);
+        self.meter.received.fetch_add(received as u64, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Metered {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.tcp).poll_write(cx, bytes)
     }
 
@@ -113,11 +100,7 @@ pub(super) enum Wire {
 }
 
 impl AsyncRead for Wire {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
             Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
@@ -126,11 +109,7 @@ impl AsyncRead for Wire {
 }
 
 impl AsyncWrite for Wire {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write(cx, bytes),
             Self::Tls(io) => Pin::new(io).poll_write(cx, bytes),

@@ -25,8 +25,7 @@ pub const X_SENDMUX_EVENT_ID: HeaderName = HeaderName::from_static("x-sendmux-ev
 /// Published type of the event.
 pub const X_SENDMUX_EVENT_TYPE: HeaderName = HeaderName::from_static("x-sendmux-event-type");
 /// Number of the attempt, from 1.
-pub const X_SENDMUX_DELIVERY_ATTEMPT: HeaderName =
-    HeaderName::from_static("x-sendmux-delivery-attempt");
+pub const X_SENDMUX_DELIVERY_ATTEMPT: HeaderName = HeaderName::from_static("x-sendmux-delivery-attempt");
 /// Standard Webhooks: id of the message.
 pub const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 /// Standard Webhooks: seconds since the epoch of this attempt.
@@ -76,10 +75,7 @@ impl Secret {
         let mut text = Zeroizing::new(String::with_capacity(SECRET_PREFIX.len() + 88));
         text.push_str(SECRET_PREFIX);
         STANDARD.encode_string(random, &mut text);
-        Ok(Self {
-            text,
-            key: Zeroizing::new(random.to_vec()),
-        })
+        Ok(Self { text, key: Zeroizing::new(random.to_vec()) })
     }
 
     /// Reads a secret as it was shown to its owner.
@@ -87,21 +83,12 @@ impl Secret {
     /// # Errors
     /// [`InvalidSecret`] by what is wrong.
     pub fn parse(text: &str) -> Result<Self, InvalidSecret> {
-        let encoded = text
-            .strip_prefix(SECRET_PREFIX)
-            .ok_or(InvalidSecret::Prefix)?;
-        let key = Zeroizing::new(
-            STANDARD
-                .decode(encoded)
-                .map_err(|_| InvalidSecret::Encoding)?,
-        );
+        let encoded = text.strip_prefix(SECRET_PREFIX).ok_or(InvalidSecret::Prefix)?;
+        let key = Zeroizing::new(STANDARD.decode(encoded).map_err(|_| InvalidSecret::Encoding)?);
         if !KEY_BYTES.contains(&key.len()) {
             return Err(InvalidSecret::Length);
         }
-        Ok(Self {
-            text: Zeroizing::new(text.to_owned()),
-            key,
-        })
+        Ok(Self { text: Zeroizing::new(text.to_owned()), key })
     }
 
     /// Returns the secret's text, to be sealed or shown once to its owner.
@@ -169,20 +156,11 @@ pub enum InvalidAttempt {
 ///
 /// # Errors
 /// [`InvalidAttempt`] by field.
-pub fn headers(
-    attempt: &Attempt<'_>,
-    current: &Secret,
-    previous: &[Secret],
-) -> Result<HeaderMap, InvalidAttempt> {
-    let id = header_value(attempt.event_id, |b| {
-        b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')
-    })
-    .ok_or(InvalidAttempt::EventId)?;
-    let event_type = header_value(
-        attempt.event_type,
-        |b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.'),
-    )
-    .ok_or(InvalidAttempt::EventType)?;
+pub fn headers(attempt: &Attempt<'_>, current: &Secret, previous: &[Secret]) -> Result<HeaderMap, InvalidAttempt> {
+    let id = header_value(attempt.event_id, |b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+        .ok_or(InvalidAttempt::EventId)?;
+    let event_type = header_value(attempt.event_type, |b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.'))
+        .ok_or(InvalidAttempt::EventType)?;
     let seconds = u64::try_from(attempt.at_micros).map_err(|_| InvalidAttempt::At)? / 1_000_000;
     let timestamp = seconds.to_string();
 
@@ -194,17 +172,12 @@ pub fn headers(
         STANDARD.encode_string(signature, &mut standard);
     }
 
-    let ascii = |text: &str| {
-        HeaderValue::from_str(text).expect("hex, base64, digits, commas and spaces only")
-    };
+    let ascii = |text: &str| HeaderValue::from_str(text).expect("hex, base64, digits, commas and spaces only");
     let mut headers = HeaderMap::with_capacity(12);
     headers.insert(X_SENDMUX_SIGNATURE, ascii(&native));
     headers.insert(X_SENDMUX_EVENT_ID, id.clone());
     headers.insert(X_SENDMUX_EVENT_TYPE, event_type);
-    headers.insert(
-        X_SENDMUX_DELIVERY_ATTEMPT,
-        HeaderValue::from(attempt.number),
-    );
+    headers.insert(X_SENDMUX_DELIVERY_ATTEMPT, HeaderValue::from(attempt.number));
     headers.insert(WEBHOOK_ID, id);
     headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(seconds));
     headers.insert(WEBHOOK_SIGNATURE, ascii(&standard));
@@ -236,16 +209,10 @@ pub enum Unverified {
 /// [`Unverified::Header`] or [`Unverified::Signature`].
 pub fn verify_native(secret: &Secret, headers: &HeaderMap, body: &[u8]) -> Result<(), Unverified> {
     const NAME: &str = "x-sendmux-signature";
-    let hex_digits = text(headers, NAME)?
-        .strip_prefix("sha256=")
-        .ok_or(Unverified::Header(NAME))?;
+    let hex_digits = text(headers, NAME)?.strip_prefix("sha256=").ok_or(Unverified::Header(NAME))?;
     // Compared as text, so that upper-case hex is no second valid spelling.
     let expected = hex::encode(secret.native(body));
-    if bool::from(expected.as_bytes().ct_eq(hex_digits.as_bytes())) {
-        Ok(())
-    } else {
-        Err(Unverified::Signature)
-    }
+    if bool::from(expected.as_bytes().ct_eq(hex_digits.as_bytes())) { Ok(()) } else { Err(Unverified::Signature) }
 }
 
 /// Verifies the Standard Webhooks headers over the exact body, in constant time. One matching `v1` signature is
@@ -263,32 +230,20 @@ pub fn verify_standard(
     let id = text(headers, "webhook-id")?;
     let timestamp = text(headers, "webhook-timestamp")?;
     let signatures = text(headers, "webhook-signature")?;
-    let signed_at: i64 = timestamp
-        .parse()
-        .map_err(|_| Unverified::Header("webhook-timestamp"))?;
+    let signed_at: i64 = timestamp.parse().map_err(|_| Unverified::Header("webhook-timestamp"))?;
     if now_seconds.abs_diff(signed_at) > tolerance_seconds {
         return Err(Unverified::Timestamp);
     }
     let expected = STANDARD.encode(secret.standard(id, timestamp, body));
     let mut matches = subtle::Choice::from(0);
-    for signature in signatures
-        .split(' ')
-        .filter_map(|signature| signature.strip_prefix("v1,"))
-    {
+    for signature in signatures.split(' ').filter_map(|signature| signature.strip_prefix("v1,")) {
         matches |= expected.as_bytes().ct_eq(signature.as_bytes());
     }
-    if bool::from(matches) {
-        Ok(())
-    } else {
-        Err(Unverified::Signature)
-    }
+    if bool::from(matches) { Ok(()) } else { Err(Unverified::Signature) }
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<&'a str, Unverified> {
-    headers
-        .get(name)
-        .and_then(|value| value.to_str().ok())
-        .ok_or(Unverified::Header(name))
+    headers.get(name).and_then(|value| value.to_str().ok()).ok_or(Unverified::Header(name))
 }
 
 #[cfg(test)]

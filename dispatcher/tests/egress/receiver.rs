@@ -36,11 +36,7 @@ impl Receiver {
                 tokio::spawn(manner(stream));
             }
         });
-        Self {
-            port,
-            connections,
-            task,
-        }
+        Self { port, connections, task }
     }
 
     /// Answers every request on every connection with the same bytes, keeping the connection.
@@ -74,11 +70,7 @@ impl Receiver {
     }
 
     pub fn target(&self) -> Target {
-        Target::parse(
-            &format!("http://127.0.0.1:{}/hook?a=1", self.port),
-            &sandbox(),
-        )
-        .expect("loopback in a sandbox")
+        Target::parse(&format!("http://127.0.0.1:{}/hook?a=1", self.port), &sandbox()).expect("loopback in a sandbox")
     }
 
     pub fn connections(&self) -> usize {
@@ -98,10 +90,7 @@ pub async fn read_request(stream: &mut TcpStream) -> Option<Vec<u8>> {
     loop {
         if let Some(head) = request.windows(4).position(|window| window == b"\r\n\r\n") {
             let text = String::from_utf8_lossy(&request[..head]).to_ascii_lowercase();
-            let length = text
-                .split("content-length: ")
-                .nth(1)
-                .and_then(|rest| rest.lines().next());
+            let length = text.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
             let length: usize = length.and_then(|digits| digits.parse().ok()).unwrap_or(0);
             if request.len() >= head + 4 + length {
                 return Some(request);
@@ -114,10 +103,7 @@ pub async fn read_request(stream: &mut TcpStream) -> Option<Vec<u8>> {
 }
 
 pub fn sandbox() -> Policy {
-    Policy {
-        dangerous_allow_http_loopback: true,
-        ..Policy::default()
-    }
+    Policy { dangerous_allow_http_loopback: true, ..Policy::default() }
 }
 
 pub fn client_with(limits: Limits) -> Client {
@@ -129,8 +115,5 @@ pub fn client() -> Client {
 }
 
 pub fn ok(body: &str) -> String {
-    format!(
-        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }

@@ -16,6 +16,8 @@ use domain::team::{CreateTeam, Limits};
 use domain::testing::NOW;
 use domain::{Actor, Command, Event, Moment, StreamId};
 
+use tokio::task::JoinSet;
+
 use super::Store;
 use crate::{Allot, BlobStore, EventLog, MasterKey, Options, Outcome, Recorded, StoredRecord, Submission};
 
@@ -225,10 +227,11 @@ impl Command for Gate {
 
 impl Gate {
     /// Closes the lane of a team; returns once the lane waits.
-    pub(super) async fn close(log: &EventLog, tenant: &Tenant) -> (Self, tokio::task::JoinHandle<()>) {
+    pub(super) async fn close(log: &EventLog, tenant: &Tenant) -> (Self, JoinSet<()>) {
         let gate = Self::default();
         let (log, submission, entered) = (log.clone(), tenant.submit(gate.clone()), gate.clone());
-        let waiting = tokio::spawn(async move { drop(log.transact(submission).await.unwrap()) });
+        let mut waiting = JoinSet::new();
+        waiting.spawn(async move { drop(log.transact(submission).await.unwrap()) });
         tokio::task::spawn_blocking(move || {
             let (state, changed) = &*entered.0;
             drop(changed.wait_while(state.lock().unwrap(), |(entered, _)| !*entered).unwrap());
@@ -263,7 +266,7 @@ pub(super) async fn as_one_batch<T: Send>(log: &EventLog, tenant: &Tenant, all: 
         Poll::Pending
     })
     .await;
-    waiting.await.unwrap();
+    waiting.join_all().await;
     outcomes
 }
 

@@ -15,12 +15,13 @@ WHERE e.team_id = $1 AND e.position > $2
 ORDER BY e.position
 LIMIT $3";
 
-/// Wanted streams come as rows of (index, team, stream, position to read after).
+/// Wanted streams come as rows of (index, team, stream, position to read after). The `+` keeps the planner from taking
+/// the index of positions, by which each stream would be looked for in the whole log behind its snapshot.
 pub(super) const HISTORIES: &str = "
 SELECT e.team_id, e.position, e.epoch, e.stream, e.stream_version, e.name, e.version, e.facts, e.personal_digest,
        e.actor, e.causation, e.correlation, e.at, e.hash, p.salt, p.json, w.value->>0
 FROM json_each($1) w
-JOIN events e ON e.team_id = w.value->>1 AND e.stream = w.value->>2 AND e.position > w.value->>3
+JOIN events e ON e.team_id = w.value->>1 AND e.stream = w.value->>2 AND +e.position > w.value->>3
 LEFT JOIN personal p ON p.team_id = e.team_id AND p.position = e.position
 UNION ALL
 SELECT e.team_id, e.position, e.epoch, e.stream, e.stream_version, e.name, e.version, e.facts, e.personal_digest,

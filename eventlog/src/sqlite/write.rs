@@ -328,7 +328,7 @@ fn append_error(error: &sqlx::Error) -> AppendError {
             // SQLITE_IOERR, SQLITE_CORRUPT: the page cache and the disk may differ.
             Some(10 | 11) => AppendError::Flush(error.to_string()),
             // SQLITE_TOOBIG, SQLITE_CONSTRAINT, SQLITE_MISMATCH: the content itself is the reason.
-            Some(18 | 19 | 20) => AppendError::Refused(error.to_string()),
+            Some(18..=20) => AppendError::Refused(error.to_string()),
             _ => AppendError::Unavailable(error.to_string()),
         },
         _ => AppendError::Unavailable(error.to_string()),

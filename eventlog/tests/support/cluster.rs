@@ -93,12 +93,6 @@ impl Cluster {
         sqlx::query(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.expect("the cluster obeys");
         connection.close().await.expect("the cluster says goodbye");
     }
-
-    /// Returns the directory with the server's socket.
-    #[must_use]
-    pub fn socket_directory(&self) -> &Path {
-        &self.directory
-    }
 }
 
 /// Returns where the server's programs are: in the path, or where Debian puts them.

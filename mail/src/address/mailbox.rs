@@ -39,13 +39,8 @@ impl Mailbox {
     /// Keeps what can be shown of the two texts; a name of white space alone is no name.
     #[must_use]
     pub fn new(name: Option<&str>, address: &str) -> Self {
-        let name = name
-            .map(|name| clean(name, ' '))
-            .filter(|name| !name.is_empty());
-        Self {
-            name,
-            address: clean(address, '\u{fffd}'),
-        }
+        let name = name.map(|name| clean(name, ' ')).filter(|name| !name.is_empty());
+        Self { name, address: clean(address, '\u{fffd}') }
     }
 
     /// Returns the display name.
@@ -71,10 +66,7 @@ impl Mailbox {
 
 impl From<Address> for Mailbox {
     fn from(address: Address) -> Self {
-        Self {
-            name: None,
-            address: address.to_string(),
-        }
+        Self { name: None, address: address.to_string() }
     }
 }
 
@@ -102,11 +94,7 @@ impl fmt::Display for Mailbox {
 fn clean(text: &str, replacement: char) -> String {
     let mut kept = String::new();
     for c in text.trim().chars() {
-        let c = if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
-            replacement
-        } else {
-            c
-        };
+        let c = if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { replacement } else { c };
         if kept.len() + c.len_utf8() > TEXT_OCTETS_MAX {
             break;
         }

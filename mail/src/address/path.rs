@@ -145,9 +145,7 @@ impl<'de> Deserialize<'de> for ForwardPath {
 }
 
 fn inner(text: &str) -> Result<&str, AddressError> {
-    text.strip_prefix('<')
-        .and_then(|rest| rest.strip_suffix('>'))
-        .ok_or(AddressError::Path)
+    text.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).ok_or(AddressError::Path)
 }
 
 /// Drops `@relay1,@relay2:` from the front: we route by the recipient's domain alone.

@@ -34,9 +34,7 @@ impl SenderPattern {
         } else {
             normalise_domain(text)?
         };
-        Ok(Self {
-            text: text.into_boxed_str(),
-        })
+        Ok(Self { text: text.into_boxed_str() })
     }
 
     /// Returns the normalised pattern: a lower-case address or domain.
@@ -54,9 +52,7 @@ impl SenderPattern {
     /// Tells whether the envelope sender falls under the pattern. The null path falls under none.
     #[must_use]
     pub fn matches(&self, sender: &ReversePath) -> bool {
-        sender
-            .address()
-            .is_some_and(|address| self.matches_address(address))
+        sender.address().is_some_and(|address| self.matches_address(address))
     }
 
     /// Tells whether the address falls under the pattern.

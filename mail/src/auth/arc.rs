@@ -37,11 +37,7 @@ struct Seal {
 }
 
 /// Verifies the chain: its structure, the newest message signature, and every seal.
-pub async fn verify_arc(
-    message: &SignedMessage<'_>,
-    now: i64,
-    resolver: &dyn Resolver,
-) -> ArcVerdict {
+pub async fn verify_arc(message: &SignedMessage<'_>, now: i64, resolver: &dyn Resolver) -> ArcVerdict {
     let mut verdict = ArcVerdict::default();
     let checked = match collect(message, &mut verdict) {
         Ok(sets) if sets.is_empty() => return verdict,
@@ -52,21 +48,15 @@ pub async fn verify_arc(
         Ok(()) => verdict.result = AuthResult::Pass,
         Err(stop) => {
             // Whatever breaks a chain makes it fail for good; only a missing answer may come later (section 5.2).
-            verdict.result = if stop.result == AuthResult::Temperror {
-                AuthResult::Temperror
-            } else {
-                AuthResult::Fail
-            };
+            verdict.result =
+                if stop.result == AuthResult::Temperror { AuthResult::Temperror } else { AuthResult::Fail };
             verdict.reason = Some(stop.reason.to_owned());
         }
     }
     verdict
 }
 
-fn collect<'a>(
-    message: &SignedMessage<'a>,
-    verdict: &mut ArcVerdict,
-) -> Result<Vec<Set<'a>>, Stop> {
+fn collect<'a>(message: &SignedMessage<'a>, verdict: &mut ArcVerdict) -> Result<Vec<Set<'a>>, Stop> {
     let mut found: BTreeMap<u64, Found<'a>> = BTreeMap::new();
     for field in &message.fields {
         let results = field.is("ARC-Authentication-Results");
@@ -87,9 +77,7 @@ fn collect<'a>(
     }
     let mut sets = Vec::new();
     for (position, (instance, entry)) in found.into_iter().enumerate() {
-        let (Some(results), Some(signature), Some(seal)) =
-            (entry.results, entry.signature, entry.seal)
-        else {
+        let (Some(results), Some(signature), Some(seal)) = (entry.results, entry.signature, entry.seal) else {
             return Err(Stop::failed("incomplete set"));
         };
         if instance != position as u64 + 1 {
@@ -98,12 +86,7 @@ fn collect<'a>(
         let parsed = Seal::parse(seal)?;
         verdict.sealers.push(parsed.domain.clone());
         verdict.sets += 1;
-        sets.push(Set {
-            results,
-            signature,
-            seal,
-            parsed,
-        });
+        sets.push(Set { results, signature, seal, parsed });
     }
     Ok(sets)
 }
@@ -134,27 +117,16 @@ impl Seal {
         }
         let name = tags.get("a").ok_or_else(missing)?.to_ascii_lowercase();
         Ok(Seal {
-            domain: domain_name(tags.get("d"))
-                .filter(|domain| domain.contains('.'))
-                .ok_or_else(missing)?,
+            domain: domain_name(tags.get("d")).filter(|domain| domain.contains('.')).ok_or_else(missing)?,
             selector: domain_name(tags.get("s")).ok_or_else(missing)?,
             algorithm: algorithm(&name)?,
-            signature: tags
-                .compact("b")
-                .and_then(|b| base64(&b))
-                .filter(|b| !b.is_empty())
-                .ok_or_else(missing)?,
+            signature: tags.compact("b").and_then(|b| base64(&b)).filter(|b| !b.is_empty()).ok_or_else(missing)?,
             chain: tags.get("cv").ok_or_else(missing)?.to_ascii_lowercase(),
         })
     }
 }
 
-async fn check(
-    message: &SignedMessage<'_>,
-    sets: &[Set<'_>],
-    now: i64,
-    resolver: &dyn Resolver,
-) -> Result<(), Stop> {
+async fn check(message: &SignedMessage<'_>, sets: &[Set<'_>], now: i64, resolver: &dyn Resolver) -> Result<(), Stop> {
     for (position, set) in sets.iter().enumerate() {
         let expected = if position == 0 { "none" } else { "pass" };
         if set.parsed.chain != expected {
@@ -169,9 +141,7 @@ async fn check(
     let mut scratch = DkimVerdict::default();
     let signature = Signature::parse(newest.signature, Kind::Arc, &mut scratch)?;
     signature.check_content(message, now, &mut scratch)?;
-    signature
-        .check_key(message, newest.signature, resolver, &mut scratch)
-        .await?;
+    signature.check_key(message, newest.signature, resolver, &mut scratch).await?;
     for position in (0..sets.len()).rev() {
         check_seal(&sets[..=position], resolver).await?;
     }

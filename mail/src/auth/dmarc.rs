@@ -40,24 +40,16 @@ impl Record {
             .filter_map(|tag| tag.split_once('='))
             .map(|(name, value)| (name.trim(), value.trim()))
             .collect();
-        let get = |wanted: &str| {
-            tags.iter()
-                .find(|(name, _)| *name == wanted)
-                .map(|(_, value)| *value)
-        };
+        let get = |wanted: &str| tags.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
         let policy = |name: &str| match get(name)?.to_ascii_lowercase().as_str() {
             "none" => Some(DmarcPolicy::None),
             "quarantine" => Some(DmarcPolicy::Quarantine),
             "reject" => Some(DmarcPolicy::Reject),
             _ => None,
         };
-        let reports = get("rua").is_some_and(|rua| {
-            rua.split(',')
-                .any(|uri| uri.trim().to_ascii_lowercase().starts_with("mailto:"))
-        });
-        let is = |name: &str, wanted: &str| {
-            get(name).is_some_and(|value| value.eq_ignore_ascii_case(wanted))
-        };
+        let reports = get("rua")
+            .is_some_and(|rua| rua.split(',').any(|uri| uri.trim().to_ascii_lowercase().starts_with("mailto:")));
+        let is = |name: &str, wanted: &str| get(name).is_some_and(|value| value.eq_ignore_ascii_case(wanted));
         Some(Record {
             // A domain that wants reports but states no valid policy is one that only watches.
             policy: policy("p").or(reports.then_some(DmarcPolicy::None))?,
@@ -66,11 +58,7 @@ impl Record {
             strict_dkim: is("adkim", "s"),
             strict_spf: is("aspf", "s"),
             testing: is("t", "y"),
-            public_suffix: if is("psd", "y") {
-                Some(true)
-            } else {
-                is("psd", "n").then_some(false)
-            },
+            public_suffix: if is("psd", "y") { Some(true) } else { is("psd", "n").then_some(false) },
         })
     }
 }
@@ -92,11 +80,7 @@ pub async fn check_dmarc(input: &DmarcInput<'_>, resolver: &dyn Resolver) -> Dma
     let author = match author(input) {
         Ok(author) => author,
         Err(reason) => {
-            return DmarcVerdict {
-                result: AuthResult::Permerror,
-                reason: Some(reason.to_owned()),
-                ..verdict
-            };
+            return DmarcVerdict { result: AuthResult::Permerror, reason: Some(reason.to_owned()), ..verdict };
         }
     };
     verdict.domain = Some(author.clone());
@@ -116,15 +100,7 @@ pub async fn check_dmarc(input: &DmarcInput<'_>, resolver: &dyn Resolver) -> Dma
         return unavailable(verdict);
     };
     verdict.policy = Some(policy);
-    let temporary = align(
-        &mut verdict,
-        input,
-        &author,
-        &organization,
-        &applying.record,
-        resolver,
-    )
-    .await;
+    let temporary = align(&mut verdict, input, &author, &organization, &applying.record, resolver).await;
     verdict.result = match (verdict.aligned_spf || verdict.aligned_dkim, temporary) {
         (true, _) => AuthResult::Pass,
         (false, true) => AuthResult::Temperror,
@@ -147,15 +123,7 @@ async fn align(
 ) -> bool {
     let mut temporary = false;
     if input.spf.result == AuthResult::Pass {
-        match aligned(
-            &input.spf.domain,
-            author,
-            organization,
-            record.strict_spf,
-            resolver,
-        )
-        .await
-        {
+        match aligned(&input.spf.domain, author, organization, record.strict_spf, resolver).await {
             Ok(aligned) => verdict.aligned_spf = aligned,
             Err(()) => temporary = true,
         }
@@ -167,15 +135,7 @@ async fn align(
     for signature in input.dkim {
         match signature.result {
             AuthResult::Pass if !verdict.aligned_dkim => {
-                match aligned(
-                    &signature.domain,
-                    author,
-                    organization,
-                    record.strict_dkim,
-                    resolver,
-                )
-                .await
-                {
+                match aligned(&signature.domain, author, organization, record.strict_dkim, resolver).await {
                     Ok(aligned) => verdict.aligned_dkim |= aligned,
                     Err(()) => temporary = true,
                 }
@@ -192,19 +152,9 @@ fn author(input: &DmarcInput<'_>) -> Result<String, &'static str> {
     if input.from_fields > 1 {
         return Err("several From fields");
     }
-    let mut names = input
-        .authors
-        .iter()
-        .map(|domain| domain_name(Some(domain)).filter(|name| name.contains('.')));
-    let first = names
-        .next()
-        .ok_or("no author")?
-        .ok_or("bad author domain")?;
-    if names.all(|name| name.as_deref() == Some(&first)) {
-        Ok(first)
-    } else {
-        Err("several author domains")
-    }
+    let mut names = input.authors.iter().map(|domain| domain_name(Some(domain)).filter(|name| name.contains('.')));
+    let first = names.next().ok_or("no author")?.ok_or("bad author domain")?;
+    if names.all(|name| name.as_deref() == Some(&first)) { Ok(first) } else { Err("several author domains") }
 }
 
 /// Asks for records from a name up to its top label, at most eight times (section 4.10).
@@ -215,20 +165,13 @@ async fn walk(start: &str, resolver: &dyn Resolver) -> Result<Vec<Step>, ()> {
         if let Some(record) = record_at(name, resolver).await? {
             let ends = record.public_suffix.is_some();
             // psd=y at the start describes a suffix that sends mail itself; the walk goes no further either way.
-            found.push(Step {
-                name: name.to_owned(),
-                record,
-            });
+            found.push(Step { name: name.to_owned(), record });
             if ends {
                 break;
             }
         }
         let labels = name.split('.').count();
-        let skip = if labels >= LABELS_MAX {
-            labels - LABELS_AFTER_JUMP
-        } else {
-            1
-        };
+        let skip = if labels >= LABELS_MAX { labels - LABELS_AFTER_JUMP } else { 1 };
         match name.splitn(skip + 1, '.').nth(skip) {
             Some(rest) => name = rest,
             None => break,
@@ -252,33 +195,20 @@ async fn record_at(name: &str, resolver: &dyn Resolver) -> Result<Option<Record>
 }
 
 fn is_dmarc(text: &[u8]) -> bool {
-    let text: Vec<u8> = text
-        .iter()
-        .take(32)
-        .copied()
-        .filter(|byte| !byte.is_ascii_whitespace())
-        .collect();
+    let text: Vec<u8> = text.iter().take(32).copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
     text.starts_with(b"v=DMARC1") && matches!(text.get(8), None | Some(b';'))
 }
 
 /// The organisational domain of a name, given the records above it (section 4.10.2).
 fn organization(start: &str, walked: &[Step]) -> String {
-    if let Some(step) = walked
-        .iter()
-        .find(|step| step.record.public_suffix == Some(false))
-    {
+    if let Some(step) = walked.iter().find(|step| step.record.public_suffix == Some(false)) {
         return step.name.clone();
     }
-    if let Some(step) = walked
-        .iter()
-        .find(|step| step.record.public_suffix == Some(true) && step.name != start)
-    {
+    if let Some(step) = walked.iter().find(|step| step.record.public_suffix == Some(true) && step.name != start) {
         return one_label_below(start, &step.name);
     }
     // The name with the fewest labels is the one found last.
-    walked
-        .last()
-        .map_or_else(|| start.to_owned(), |step| step.name.clone())
+    walked.last().map_or_else(|| start.to_owned(), |step| step.name.clone())
 }
 
 fn one_label_below(start: &str, suffix: &str) -> String {
@@ -290,11 +220,9 @@ fn one_label_below(start: &str, suffix: &str) -> String {
 /// The record that applies: the author domain's own, else the organisation's, else the public suffix's.
 fn applying<'a>(author: &str, organization: &str, walked: &'a [Step]) -> Option<&'a Step> {
     let at = |name: &str| walked.iter().find(|step| step.name == name);
-    at(author).or_else(|| at(organization)).or_else(|| {
-        walked
-            .iter()
-            .find(|step| step.record.public_suffix == Some(true))
-    })
+    at(author)
+        .or_else(|| at(organization))
+        .or_else(|| walked.iter().find(|step| step.record.public_suffix == Some(true)))
 }
 
 /// The policy for the author domain; one step milder while the domain is testing (section 4.7, `t`).
@@ -325,9 +253,7 @@ async fn exists(name: &str, resolver: &dyn Resolver) -> Result<bool, ()> {
             Err(DnsError::Temporary) => Err(()),
         }
     }
-    Ok(any(resolver.mx(name).await)?
-        || any(resolver.a(name).await)?
-        || any(resolver.aaaa(name).await)?)
+    Ok(any(resolver.mx(name).await)? || any(resolver.a(name).await)? || any(resolver.aaaa(name).await)?)
 }
 
 /// Whether a verified domain is the author's: the same name, or (relaxed) of the same organisation.

@@ -21,32 +21,16 @@ pub async fn check_iprev(peer: IpAddr, resolver: &dyn Resolver) -> IprevVerdict 
     let mut temporary = false;
     for name in names.iter().take(NAMES_MAX) {
         let found = match peer {
-            IpAddr::V4(peer) => resolver
-                .a(name)
-                .await
-                .map(|addresses| addresses.contains(&peer)),
-            IpAddr::V6(peer) => resolver
-                .aaaa(name)
-                .await
-                .map(|addresses| addresses.contains(&peer)),
+            IpAddr::V4(peer) => resolver.a(name).await.map(|addresses| addresses.contains(&peer)),
+            IpAddr::V6(peer) => resolver.aaaa(name).await.map(|addresses| addresses.contains(&peer)),
         };
         match found {
             Ok(true) => {
-                return verdict(
-                    AuthResult::Pass,
-                    Some(name.trim_end_matches('.').to_ascii_lowercase()),
-                );
+                return verdict(AuthResult::Pass, Some(name.trim_end_matches('.').to_ascii_lowercase()));
             }
             Ok(false) | Err(DnsError::NxDomain) => {}
             Err(DnsError::Temporary) => temporary = true,
         }
     }
-    verdict(
-        if temporary {
-            AuthResult::Temperror
-        } else {
-            AuthResult::Fail
-        },
-        None,
-    )
+    verdict(if temporary { AuthResult::Temperror } else { AuthResult::Fail }, None)
 }

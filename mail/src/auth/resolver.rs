@@ -87,10 +87,7 @@ impl Zone {
     /// Adds an MX record.
     #[must_use]
     pub fn with_mx(mut self, name: &str, preference: u16, exchange: &str) -> Self {
-        self.entry(name).mx.push(MxRecord {
-            preference,
-            exchange: key(exchange),
-        });
+        self.entry(name).mx.push(MxRecord { preference, exchange: key(exchange) });
         self
     }
 
@@ -125,17 +122,8 @@ impl Zone {
         }
         // A name with names below it exists, although it has no records of its own (RFC 8020).
         let suffix = format!(".{name}");
-        static EMPTY: Records = Records {
-            txt: Vec::new(),
-            a: Vec::new(),
-            aaaa: Vec::new(),
-            mx: Vec::new(),
-        };
-        if self.names.keys().any(|other| other.ends_with(&suffix)) {
-            Ok(&EMPTY)
-        } else {
-            Err(DnsError::NxDomain)
-        }
+        static EMPTY: Records = Records { txt: Vec::new(), a: Vec::new(), aaaa: Vec::new(), mx: Vec::new() };
+        if self.names.keys().any(|other| other.ends_with(&suffix)) { Ok(&EMPTY) } else { Err(DnsError::NxDomain) }
     }
 }
 
@@ -165,10 +153,7 @@ impl Resolver for Zone {
         if self.unavailable.contains(&address.to_string()) {
             return Err(DnsError::Temporary);
         }
-        self.addresses
-            .get(&address)
-            .cloned()
-            .ok_or(DnsError::NxDomain)
+        self.addresses.get(&address).cloned().ok_or(DnsError::NxDomain)
     }
 }
 
@@ -191,13 +176,7 @@ pub struct Budget<'r> {
 impl<'r> Budget<'r> {
     /// Returns a resolver that passes at most `queries_max` queries on.
     pub fn new(inner: &'r dyn Resolver, queries_max: usize) -> Self {
-        Budget {
-            inner,
-            spent: Mutex::new(Spent {
-                queries_left: queries_max,
-                ..Spent::default()
-            }),
-        }
+        Budget { inner, spent: Mutex::new(Spent { queries_left: queries_max, ..Spent::default() }) }
     }
 
     /// Returns how many queries are left.
@@ -218,10 +197,7 @@ impl<'r> Budget<'r> {
     /// Takes one query from the budget.
     fn take(&self) -> Result<(), DnsError> {
         let mut spent = self.lock();
-        spent.queries_left = spent
-            .queries_left
-            .checked_sub(1)
-            .ok_or(DnsError::Temporary)?;
+        spent.queries_left = spent.queries_left.checked_sub(1).ok_or(DnsError::Temporary)?;
         Ok(())
     }
 }

@@ -125,15 +125,8 @@ impl DmarcVerdict {
             Some(DmarcPolicy::Reject) => " (p=reject)",
             None => "",
         };
-        let domain = self
-            .domain
-            .as_deref()
-            .map(|domain| format!(" header.from={}", value(domain)));
-        format!(
-            "dmarc={}{policy}{}",
-            self.result.as_str(),
-            domain.unwrap_or_default()
-        )
+        let domain = self.domain.as_deref().map(|domain| format!(" header.from={}", value(domain)));
+        format!("dmarc={}{policy}{}", self.result.as_str(), domain.unwrap_or_default())
     }
 }
 
@@ -190,11 +183,7 @@ impl AuthResults {
     pub fn authentication_results_header(&self, authserv_id: &str) -> String {
         let mut methods = Vec::new();
         if let Some(iprev) = &self.iprev {
-            let name = iprev
-                .name
-                .as_deref()
-                .map(|name| format!(" ({})", comment(name)))
-                .unwrap_or_default();
+            let name = iprev.name.as_deref().map(|name| format!(" ({})", comment(name))).unwrap_or_default();
             methods.push(format!("iprev={}{name}", iprev.result.as_str()));
         }
         for spf in [&self.spf_helo, &self.spf].into_iter().flatten() {
@@ -214,11 +203,9 @@ impl AuthResults {
         }
         for dkim in &self.dkim {
             let mut text = format!("dkim={}{}", dkim.result.as_str(), reason(&dkim.reason));
-            for (property, content) in [
-                ("header.d", &dkim.domain),
-                ("header.s", &dkim.selector),
-                ("header.a", &dkim.alg),
-            ] {
+            for (property, content) in
+                [("header.d", &dkim.domain), ("header.s", &dkim.selector), ("header.a", &dkim.alg)]
+            {
                 if !content.is_empty() {
                     let _ = write!(text, " {property}={}", value(content));
                 }
@@ -227,11 +214,7 @@ impl AuthResults {
         }
         methods.extend(self.dmarc.as_ref().map(DmarcVerdict::to_method));
         if let Some(arc) = &self.arc {
-            methods.push(format!(
-                "arc={}{}",
-                arc.result.as_str(),
-                reason(&arc.reason)
-            ));
+            methods.push(format!("arc={}{}", arc.result.as_str(), reason(&arc.reason)));
         }
         let mut field = format!("Authentication-Results: {}", value(authserv_id));
         if methods.is_empty() {
@@ -256,23 +239,15 @@ fn comment(text: &str) -> String {
 }
 
 fn reason(reason: &Option<String>) -> String {
-    reason
-        .as_deref()
-        .map(|reason| format!(" ({})", comment(reason)))
-        .unwrap_or_default()
+    reason.as_deref().map(|reason| format!(" ({})", comment(reason))).unwrap_or_default()
 }
 
 /// A value of the field: what is not a token (or an IDN in UTF-8) is dropped, so that nobody injects a result.
 fn value(text: &str) -> String {
-    let kept = text.chars().filter(|c| {
-        c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | '@' | '+' | '=' | '/' | ':')
-    });
+    let kept =
+        text.chars().filter(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | '@' | '+' | '=' | '/' | ':'));
     let kept: String = kept.take(255).collect();
-    if kept.is_empty() {
-        "unknown".to_owned()
-    } else {
-        kept
-    }
+    if kept.is_empty() { "unknown".to_owned() } else { kept }
 }
 
 #[cfg(test)]
@@ -282,10 +257,7 @@ mod tests {
     #[test]
     fn unchecked_results_say_none() {
         let results = AuthResults::unchecked();
-        assert_eq!(
-            results.authentication_results_header("mx.example"),
-            "Authentication-Results: mx.example; none\r\n"
-        );
+        assert_eq!(results.authentication_results_header("mx.example"), "Authentication-Results: mx.example; none\r\n");
         assert_eq!(results.verified_domain, None);
     }
 
@@ -293,10 +265,7 @@ mod tests {
     fn the_header_names_every_method_and_injects_nothing() {
         let results = AuthResults {
             checked: true,
-            iprev: Some(IprevVerdict {
-                result: AuthResult::Pass,
-                name: Some("mx.sender.example".to_owned()),
-            }),
+            iprev: Some(IprevVerdict { result: AuthResult::Pass, name: Some("mx.sender.example".to_owned()) }),
             spf: Some(SpfVerdict {
                 result: AuthResult::Fail,
                 domain: "evil.example; dkim=pass\r\nX: y".to_owned(),
@@ -315,9 +284,6 @@ mod tests {
         let expected = "Authentication-Results: mx.example;\r\n iprev=pass (mx.sender.example);\r\n spf=fail (no match) \
                         smtp.mailfrom=evil.exampledkim=passX:y;\r\n dkim=none;\r\n dmarc=fail (p=reject) \
                         header.from=a.example;\r\n arc=none\r\n";
-        assert_eq!(
-            results.authentication_results_header("mx.example"),
-            expected
-        );
+        assert_eq!(results.authentication_results_header("mx.example"), expected);
     }
 }

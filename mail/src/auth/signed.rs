@@ -21,9 +21,7 @@ pub(super) struct RawField<'a> {
 
 impl RawField<'_> {
     pub(super) fn is(&self, name: &str) -> bool {
-        self.name
-            .trim_ascii_end()
-            .eq_ignore_ascii_case(name.as_bytes())
+        self.name.trim_ascii_end().eq_ignore_ascii_case(name.as_bytes())
     }
 }
 
@@ -56,12 +54,7 @@ impl<'a> SignedMessage<'a> {
             at = next;
         }
         push(&mut fields, raw, start, at);
-        SignedMessage {
-            fields,
-            body: &raw[body..],
-            relaxed: OnceLock::new(),
-            simple: OnceLock::new(),
-        }
+        SignedMessage { fields, body: &raw[body..], relaxed: OnceLock::new(), simple: OnceLock::new() }
     }
 
     fn canonical_body(&self, form: Form) -> &[u8] {
@@ -93,19 +86,14 @@ impl<'a> SignedMessage<'a> {
         let mut out = Vec::new();
         let mut next: Vec<(&str, usize)> = Vec::new();
         for name in names {
-            let slot = match next
-                .iter()
-                .position(|(known, _)| known.eq_ignore_ascii_case(name))
-            {
+            let slot = match next.iter().position(|(known, _)| known.eq_ignore_ascii_case(name)) {
                 Some(slot) => slot,
                 None => {
                     next.push((name, self.fields.len()));
                     next.len() - 1
                 }
             };
-            let found = self.fields[..next[slot].1]
-                .iter()
-                .rposition(|field| field.is(name));
+            let found = self.fields[..next[slot].1].iter().rposition(|field| field.is(name));
             next[slot].1 = found.unwrap_or(0);
             if let Some(index) = found {
                 canonical_field(&mut out, self.fields[index], form);
@@ -121,10 +109,7 @@ fn push<'a>(fields: &mut Vec<RawField<'a>>, raw: &'a [u8], start: Option<usize>,
     if let Some(colon) = line.iter().position(|byte| *byte == b':')
         && fields.len() < FIELDS_MAX
     {
-        fields.push(RawField {
-            name: &line[..colon],
-            value: &line[colon + 1..],
-        });
+        fields.push(RawField { name: &line[..colon], value: &line[colon + 1..] });
     }
 }
 
@@ -157,12 +142,7 @@ fn canonical_body(body: &[u8], form: Form) -> Vec<u8> {
         at = next;
         let content = match form {
             Form::Simple => line,
-            Form::Relaxed => {
-                &line[..line
-                    .iter()
-                    .rposition(|byte| !is_wsp(*byte))
-                    .map_or(0, |last| last + 1)]
-            }
+            Form::Relaxed => &line[..line.iter().rposition(|byte| !is_wsp(*byte)).map_or(0, |last| last + 1)],
         };
         if content.is_empty() {
             empty_lines += 1;
@@ -208,10 +188,8 @@ pub(super) fn canonical_field(out: &mut Vec<u8>, field: RawField<'_>, form: Form
     } else {
         out.extend(field.name.trim_ascii_end().to_ascii_lowercase());
         out.push(b':');
-        let words = field
-            .value
-            .split(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n'))
-            .filter(|word| !word.is_empty());
+        let words =
+            field.value.split(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n')).filter(|word| !word.is_empty());
         for (position, word) in words.enumerate() {
             if position > 0 {
                 out.push(b' ');
@@ -225,14 +203,7 @@ pub(super) fn canonical_field(out: &mut Vec<u8>, field: RawField<'_>, form: Form
 /// Appends the signature's own field: its `b=` value empty, without the final line break (RFC 6376 section 3.7).
 pub(super) fn canonical_signature(out: &mut Vec<u8>, field: RawField<'_>, form: Form) {
     let value = without_signature(field.value);
-    canonical_field(
-        out,
-        RawField {
-            name: field.name,
-            value: &value,
-        },
-        form,
-    );
+    canonical_field(out, RawField { name: field.name, value: &value }, form);
     out.truncate(out.len() - 2);
 }
 
@@ -261,23 +232,14 @@ mod tests {
         let message = SignedMessage::split(b"A: 1\r\nB : x \t y \r\n z\r\nA: 2\r\n\r\nbody");
         let names: Vec<String> = ["a", "b", "A", "a", "none"].map(str::to_owned).to_vec();
         let relaxed = message.canonical_fields(&names, Form::Relaxed);
-        assert_eq!(
-            String::from_utf8(relaxed).unwrap(),
-            "a:2\r\nb:x y z\r\na:1\r\n"
-        );
+        assert_eq!(String::from_utf8(relaxed).unwrap(), "a:2\r\nb:x y z\r\na:1\r\n");
         let simple = message.canonical_fields(&names[..2], Form::Simple);
-        assert_eq!(
-            String::from_utf8(simple).unwrap(),
-            "A: 2\r\nB : x \t y \r\n z\r\n"
-        );
+        assert_eq!(String::from_utf8(simple).unwrap(), "A: 2\r\nB : x \t y \r\n z\r\n");
     }
 
     #[test]
     fn only_the_signature_value_is_removed() {
-        assert_eq!(
-            without_signature(b" a=1; b=AB=\r\n C; bh=x; h=b"),
-            b" a=1; b=; bh=x; h=b"
-        );
+        assert_eq!(without_signature(b" a=1; b=AB=\r\n C; bh=x; h=b"), b" a=1; b=; bh=x; h=b");
         assert_eq!(without_signature(b"b = x"), b"b =");
     }
 
@@ -288,16 +250,8 @@ mod tests {
             (b"", Form::Relaxed, b""),
             (b"\r\n\r\n", Form::Simple, b"\r\n"),
             (b"\r\n\r\n", Form::Relaxed, b""),
-            (
-                b" C \r\nD \t E\r\n\r\n\r\n",
-                Form::Relaxed,
-                b" C\r\nD E\r\n",
-            ),
-            (
-                b" C \r\nD \t E\r\n\r\n\r\n",
-                Form::Simple,
-                b" C \r\nD \t E\r\n",
-            ),
+            (b" C \r\nD \t E\r\n\r\n\r\n", Form::Relaxed, b" C\r\nD E\r\n"),
+            (b" C \r\nD \t E\r\n\r\n\r\n", Form::Simple, b" C \r\nD \t E\r\n"),
             (b" \r\n \r\n", Form::Relaxed, b""),
             (b" \r\n", Form::Simple, b" \r\n"),
             (b"a \r\n\r\n b\r\n\t\r\n", Form::Relaxed, b"a\r\n\r\n b\r\n"),
@@ -308,11 +262,7 @@ mod tests {
         for (body, form, expected) in cases {
             let raw = [b"A: 1\r\n\r\n", *body].concat();
             let message = SignedMessage::split(&raw);
-            assert_eq!(
-                message.canonical_body(*form),
-                *expected,
-                "{body:?} {form:?}"
-            );
+            assert_eq!(message.canonical_body(*form), *expected, "{body:?} {form:?}");
         }
     }
 }

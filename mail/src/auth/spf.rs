@@ -48,10 +48,7 @@ pub struct SpfOutcome {
 /// Evaluates `check_host()` of RFC 7208 section 4.
 pub async fn check_host(request: &SpfRequest, resolver: &dyn Resolver) -> SpfOutcome {
     // IPv4 over an IPv6 socket is IPv4 (section 5): otherwise `ip4:` would never match it and `ip6:` might.
-    let request = SpfRequest {
-        peer: request.peer.to_canonical(),
-        ..request.clone()
-    };
+    let request = SpfRequest { peer: request.peer.to_canonical(), ..request.clone() };
     let sender = match request.sender.split_once('@') {
         // A missing local part stands for postmaster (section 4.3).
         Some(("", domain)) => format!("postmaster@{domain}"),
@@ -59,27 +56,12 @@ pub async fn check_host(request: &SpfRequest, resolver: &dyn Resolver) -> SpfOut
         None => format!("postmaster@{}", request.sender),
     };
     let request = SpfRequest { sender, ..request };
-    let mut evaluation = Evaluation {
-        request: &request,
-        resolver,
-        lookups: 0,
-        voids: 0,
-        peer_name: None,
-    };
+    let mut evaluation = Evaluation { request: &request, resolver, lookups: 0, voids: 0, peer_name: None };
     let domain = request.domain.trim_end_matches('.').to_ascii_lowercase();
     match evaluation.check(domain, true).await {
-        Ok((result, explanation)) => SpfOutcome {
-            result,
-            reason: explanation,
-        },
-        Err(Failure::Temporary(reason)) => SpfOutcome {
-            result: AuthResult::Temperror,
-            reason: Some(reason),
-        },
-        Err(Failure::Permanent(reason)) => SpfOutcome {
-            result: AuthResult::Permerror,
-            reason: Some(reason),
-        },
+        Ok((result, explanation)) => SpfOutcome { result, reason: explanation },
+        Err(Failure::Temporary(reason)) => SpfOutcome { result: AuthResult::Temperror, reason: Some(reason) },
+        Err(Failure::Permanent(reason)) => SpfOutcome { result: AuthResult::Permerror, reason: Some(reason) },
     }
 }
 
@@ -97,10 +79,7 @@ fn permanent(reason: impl Into<String>) -> Failure {
 }
 
 fn printable(text: &str) -> String {
-    text.chars()
-        .filter(|c| c.is_ascii_graphic() || *c == ' ')
-        .take(300)
-        .collect()
+    text.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(300).collect()
 }
 
 type Checked = Result<(AuthResult, Option<String>), Failure>;
@@ -115,11 +94,7 @@ struct Evaluation<'a> {
 
 impl Evaluation<'_> {
     /// Checks one domain. Recursion (include, redirect) costs a lookup each and is bounded by their number.
-    fn check(
-        &mut self,
-        domain: String,
-        explain: bool,
-    ) -> Pin<Box<dyn Future<Output = Checked> + Send + '_>> {
+    fn check(&mut self, domain: String, explain: bool) -> Pin<Box<dyn Future<Output = Checked> + Send + '_>> {
         Box::pin(async move {
             if !is_checkable(&domain) {
                 return Ok((AuthResult::None, None));
@@ -135,10 +110,7 @@ impl Evaluation<'_> {
                         Qualifier::Softfail => AuthResult::Softfail,
                         Qualifier::Neutral => AuthResult::Neutral,
                     };
-                    let wanted = record
-                        .exp
-                        .as_ref()
-                        .filter(|_| explain && result == AuthResult::Fail);
+                    let wanted = record.exp.as_ref().filter(|_| explain && result == AuthResult::Fail);
                     let explanation = match wanted {
                         Some(exp) => self.explanation(exp, &domain).await,
                         None => None,
@@ -150,12 +122,9 @@ impl Evaluation<'_> {
                 Some(redirect) => {
                     self.count_lookup()?;
                     let target = self.target(Some(redirect), &domain).await;
-                    let target =
-                        target.ok_or_else(|| permanent("redirect to an impossible name"))?;
+                    let target = target.ok_or_else(|| permanent("redirect to an impossible name"))?;
                     match self.check(target, explain).await? {
-                        (AuthResult::None, _) => {
-                            Err(permanent("redirect to a domain without a record"))
-                        }
+                        (AuthResult::None, _) => Err(permanent("redirect to a domain without a record")),
                         checked => Ok(checked),
                     }
                 }
@@ -177,26 +146,16 @@ impl Evaluation<'_> {
         if records.next().is_some() {
             return Err(permanent("several records"));
         }
-        record::parse(text)
-            .map(Some)
-            .map_err(|error| permanent(error.0))
+        record::parse(text).map(Some).map_err(|error| permanent(error.0))
     }
 
     fn count_lookup(&mut self) -> Result<(), Failure> {
         self.lookups += 1;
-        if self.lookups > LOOKUPS_MAX {
-            Err(permanent("too many DNS lookups"))
-        } else {
-            Ok(())
-        }
+        if self.lookups > LOOKUPS_MAX { Err(permanent("too many DNS lookups")) } else { Ok(()) }
     }
 
     /// Turns "no such name" into an empty answer and counts empty answers.
-    fn answered<T>(
-        &mut self,
-        name: &str,
-        answer: Result<Vec<T>, DnsError>,
-    ) -> Result<Vec<T>, Failure> {
+    fn answered<T>(&mut self, name: &str, answer: Result<Vec<T>, DnsError>) -> Result<Vec<T>, Failure> {
         let records = match answer {
             Ok(records) => records,
             Err(DnsError::NxDomain) => Vec::new(),
@@ -214,12 +173,8 @@ impl Evaluation<'_> {
     async fn matches(&mut self, mechanism: &Mechanism, domain: &str) -> Result<bool, Failure> {
         match mechanism {
             Mechanism::All => Ok(true),
-            Mechanism::Ip4(network, length) => {
-                Ok(in_network(self.request.peer, IpAddr::V4(*network), *length))
-            }
-            Mechanism::Ip6(network, length) => {
-                Ok(in_network(self.request.peer, IpAddr::V6(*network), *length))
-            }
+            Mechanism::Ip4(network, length) => Ok(in_network(self.request.peer, IpAddr::V4(*network), *length)),
+            Mechanism::Ip6(network, length) => Ok(in_network(self.request.peer, IpAddr::V6(*network), *length)),
             Mechanism::Include(target) => self.included(target, domain).await,
             Mechanism::A(target, cidr) => {
                 self.count_lookup()?;
@@ -274,10 +229,7 @@ impl Evaluation<'_> {
         if exchangers.len() > NAMES_MAX {
             return Err(permanent("too many mail exchangers"));
         }
-        for exchanger in exchangers
-            .iter()
-            .filter(|exchanger| !exchanger.exchange.is_empty())
-        {
+        for exchanger in exchangers.iter().filter(|exchanger| !exchanger.exchange.is_empty()) {
             match self.addresses(&exchanger.exchange).await {
                 Ok(addresses) if self.any_in_network(&addresses, cidr) => return Ok(true),
                 Ok(_) | Err(DnsError::NxDomain) => {}
@@ -290,48 +242,22 @@ impl Evaluation<'_> {
     /// The addresses of a name, of the peer's family only.
     async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, DnsError> {
         Ok(match self.request.peer {
-            IpAddr::V4(_) => self
-                .resolver
-                .a(name)
-                .await?
-                .into_iter()
-                .map(IpAddr::V4)
-                .collect(),
-            IpAddr::V6(_) => self
-                .resolver
-                .aaaa(name)
-                .await?
-                .into_iter()
-                .map(IpAddr::V6)
-                .collect(),
+            IpAddr::V4(_) => self.resolver.a(name).await?.into_iter().map(IpAddr::V4).collect(),
+            IpAddr::V6(_) => self.resolver.aaaa(name).await?.into_iter().map(IpAddr::V6).collect(),
         })
     }
 
     fn any_in_network(&self, addresses: &[IpAddr], cidr: Cidr) -> bool {
-        let length = if self.request.peer.is_ipv4() {
-            cidr.v4
-        } else {
-            cidr.v6
-        };
-        addresses
-            .iter()
-            .any(|address| in_network(self.request.peer, *address, length))
+        let length = if self.request.peer.is_ipv4() { cidr.v4 } else { cidr.v6 };
+        addresses.iter().any(|address| in_network(self.request.peer, *address, length))
     }
 
     /// The names of the peer that lead back to it; errors mean none (section 5.5).
     async fn validated_names(&self) -> Vec<String> {
-        let names = self
-            .resolver
-            .ptr(self.request.peer)
-            .await
-            .unwrap_or_default();
+        let names = self.resolver.ptr(self.request.peer).await.unwrap_or_default();
         let mut validated = Vec::new();
         for name in names.into_iter().take(NAMES_MAX) {
-            if self
-                .addresses(&name)
-                .await
-                .is_ok_and(|addresses| addresses.contains(&self.request.peer))
-            {
+            if self.addresses(&name).await.is_ok_and(|addresses| addresses.contains(&self.request.peer)) {
                 validated.push(name.trim_end_matches('.').to_ascii_lowercase());
             }
         }
@@ -353,9 +279,7 @@ impl Evaluation<'_> {
             let names = self.validated_names().await;
             // The domain itself is preferred, then one below it, then any (section 7.3).
             let best = names.iter().find(|name| *name == domain);
-            let best = best
-                .or_else(|| names.iter().find(|name| is_same_or_below(name, domain)))
-                .or(names.first());
+            let best = best.or_else(|| names.iter().find(|name| is_same_or_below(name, domain))).or(names.first());
             self.peer_name = Some(best.cloned().unwrap_or_else(|| "unknown".to_owned()));
         }
         text.expand(&Values {
@@ -391,9 +315,7 @@ fn is_possible_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 253
         && name.is_ascii()
-        && name
-            .split('.')
-            .all(|label| !label.is_empty() && label.len() <= 63)
+        && name.split('.').all(|label| !label.is_empty() && label.len() <= 63)
         && !name.bytes().any(|byte| byte < b' ' || byte == 0x7f)
 }
 
@@ -410,24 +332,17 @@ fn shorten_name(name: &str) -> String {
 }
 
 fn is_same_or_below(name: &str, domain: &str) -> bool {
-    name == domain
-        || name
-            .strip_suffix(domain)
-            .is_some_and(|rest| rest.ends_with('.'))
+    name == domain || name.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'))
 }
 
 fn in_network(peer: IpAddr, network: IpAddr, length: u8) -> bool {
     match (peer, network) {
         (IpAddr::V4(peer), IpAddr::V4(network)) => {
-            let mask = u32::MAX
-                .checked_shl(32 - u32::from(length.min(32)))
-                .unwrap_or(0);
+            let mask = u32::MAX.checked_shl(32 - u32::from(length.min(32))).unwrap_or(0);
             u32::from(peer) & mask == u32::from(network) & mask
         }
         (IpAddr::V6(peer), IpAddr::V6(network)) => {
-            let mask = u128::MAX
-                .checked_shl(128 - u32::from(length.min(128)))
-                .unwrap_or(0);
+            let mask = u128::MAX.checked_shl(128 - u32::from(length.min(128))).unwrap_or(0);
             u128::from(peer) & mask == u128::from(network) & mask
         }
         _ => false,

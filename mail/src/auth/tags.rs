@@ -26,14 +26,8 @@ impl TagList {
             }
             let (name, value) = piece.split_once('=')?;
             let (name, value) = (name.trim_matches(is_fws), value.trim_matches(is_fws));
-            let first = name
-                .bytes()
-                .next()
-                .is_some_and(|byte| byte.is_ascii_alphabetic());
-            let fine = first
-                && name
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+            let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic());
+            let fine = first && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
             let printable = value.chars().all(|c| is_fws(c) || !c.is_control());
             let known = tags.iter().any(|(known, _)| known == name);
             if !fine || !printable || known || tags.len() >= TAGS_MAX {
@@ -46,29 +40,22 @@ impl TagList {
 
     /// Returns a value as written. Names are case-sensitive.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.tags
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.as_str())
+        self.tags.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
     /// Returns a value without any white space inside.
     pub(super) fn compact(&self, name: &str) -> Option<String> {
-        self.get(name)
-            .map(|value| value.chars().filter(|c| !is_fws(*c)).collect())
+        self.get(name).map(|value| value.chars().filter(|c| !is_fws(*c)).collect())
     }
 
     /// Returns the items of a colon-separated value, without white space.
     pub(super) fn items(&self, name: &str) -> Option<Vec<String>> {
-        self.compact(name)
-            .map(|value| value.split(':').map(str::to_owned).collect())
+        self.compact(name).map(|value| value.split(':').map(str::to_owned).collect())
     }
 
     /// Returns the first tag's name and value.
     pub(super) fn first(&self) -> (&str, &str) {
-        self.tags
-            .first()
-            .map_or(("", ""), |(name, value)| (name.as_str(), value.as_str()))
+        self.tags.first().map_or(("", ""), |(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// Returns an unsigned number, or `Err` if the value is none.
@@ -76,14 +63,8 @@ impl TagList {
         let Some(value) = self.get(name) else {
             return Ok(None);
         };
-        let digits = !value.is_empty()
-            && value.len() <= 20
-            && value.bytes().all(|byte| byte.is_ascii_digit());
-        if digits {
-            value.parse().map(Some).map_err(|_| ())
-        } else {
-            Err(())
-        }
+        let digits = !value.is_empty() && value.len() <= 20 && value.bytes().all(|byte| byte.is_ascii_digit());
+        if digits { value.parse().map(Some).map_err(|_| ()) } else { Err(()) }
     }
 }
 
@@ -106,17 +87,11 @@ mod tests {
 
     #[test]
     fn lists_are_read_strictly() {
-        let list =
-            TagList::parse(b" v=1; a = rsa-sha256 ;\r\n\th=from : to;b=AB\r\n CD==; ").unwrap();
-        assert_eq!(
-            (list.get("a"), list.compact("b").as_deref()),
-            (Some("rsa-sha256"), Some("ABCD=="))
-        );
+        let list = TagList::parse(b" v=1; a = rsa-sha256 ;\r\n\th=from : to;b=AB\r\n CD==; ").unwrap();
+        assert_eq!((list.get("a"), list.compact("b").as_deref()), (Some("rsa-sha256"), Some("ABCD==")));
         assert_eq!(list.items("h").unwrap(), ["from", "to"]);
         assert_eq!((list.first(), list.get("V")), (("v", "1"), None));
-        for broken in [
-            "", ";", "a", "a=1;;b=2", "a=1; a=2", "1a=2", "a=\u{1}", "=1",
-        ] {
+        for broken in ["", ";", "a", "a=1;;b=2", "a=1; a=2", "1a=2", "a=\u{1}", "=1"] {
             assert_eq!(TagList::parse(broken.as_bytes()), None, "{broken}");
         }
     }

@@ -24,9 +24,7 @@ fn kind(character: char) -> Option<Kind> {
     match character {
         '\u{fe00}'..='\u{fe0f}' => Some(Kind::Presentation),
         '\u{e0000}'..='\u{e007f}' => Some(Kind::Tag),
-        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-            Some(Kind::Bidi)
-        }
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => Some(Kind::Bidi),
         '\u{ad}'
         | '\u{34f}'
         | '\u{115f}'
@@ -56,22 +54,25 @@ pub fn is_invisible(character: char) -> bool {
 /// Returns text without invisible and control characters (line breaks and tabs stay), and what was removed.
 pub fn strip_invisible(text: &str) -> (String, Counts) {
     let mut counts = Counts::default();
-    let kept =
-        text.chars()
-            .filter_map(|character| match kind(character) {
-                None if matches!(character, '\u{2028}' | '\u{2029}') => Some('\n'),
-                None => (!character.is_control() || matches!(character, '\n' | '\t'))
-                    .then_some(character),
-                Some(kind) => {
-                    match kind {
-                        Kind::ZeroWidth => counts.zero_width += 1,
-                        Kind::Tag => counts.tag_chars += 1,
-                        Kind::Bidi => counts.bidi += 1,
-                        Kind::Presentation => {}
-                    }
-                    None
+    // Most mail is plain ASCII and needs no look at each character.
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n' | b'\t')) {
+        return (text.to_owned(), counts);
+    }
+    let kept = text
+        .chars()
+        .filter_map(|character| match kind(character) {
+            None if matches!(character, '\u{2028}' | '\u{2029}') => Some('\n'),
+            None => (!character.is_control() || matches!(character, '\n' | '\t')).then_some(character),
+            Some(kind) => {
+                match kind {
+                    Kind::ZeroWidth => counts.zero_width += 1,
+                    Kind::Tag => counts.tag_chars += 1,
+                    Kind::Bidi => counts.bidi += 1,
+                    Kind::Presentation => {}
                 }
-            })
-            .collect();
+                None
+            }
+        })
+        .collect();
     (kept, counts)
 }

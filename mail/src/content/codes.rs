@@ -113,10 +113,7 @@ const ACTION_WORDS: &[&str] = &[
 
 /// Returns the codes of a text, each once.
 pub(super) fn codes(text: &str) -> Vec<Code> {
-    let lines: Vec<&str> = text
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-        .collect();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let mut found: Vec<Code> = Vec::new();
     let announces = |line: &str| {
         let lower = line.to_lowercase();
@@ -126,10 +123,7 @@ pub(super) fn codes(text: &str) -> Vec<Code> {
         if line.len() > 2000 || !line.bytes().any(|byte| byte.is_ascii_digit()) {
             continue;
         }
-        let above = at
-            .checked_sub(1)
-            .and_then(|above| lines.get(above))
-            .filter(|line| announces(line));
+        let above = at.checked_sub(1).and_then(|above| lines.get(above)).filter(|line| announces(line));
         let here = announces(line);
         // A code on a line of its own is announced by the line above; one in a sentence, by the sentence.
         let alone = line.split_whitespace().count() <= 3;
@@ -142,15 +136,8 @@ pub(super) fn codes(text: &str) -> Vec<Code> {
                 return found;
             }
             if found.iter().all(|code| code.value != value) {
-                let context = if here {
-                    (*line).to_owned()
-                } else {
-                    format!("{} {}", above.unwrap_or(line), line)
-                };
-                found.push(Code {
-                    value,
-                    context: shorten(&context),
-                });
+                let context = if here { (*line).to_owned() } else { format!("{} {}", above.unwrap_or(line), line) };
+                found.push(Code { value, context: shorten(&context) });
             }
         }
     }
@@ -165,8 +152,7 @@ fn contains_word(text: &str, word: &str) -> bool {
     text.match_indices(word).any(|(at, _)| {
         let before = text[..at].chars().next_back();
         let after = text[at + word.len()..].chars().next();
-        !before.is_some_and(char::is_alphanumeric)
-            && !after.is_some_and(|c| c.is_alphanumeric() && c != 's')
+        !before.is_some_and(char::is_alphanumeric) && !after.is_some_and(|c| c.is_alphanumeric() && c != 's')
     })
 }
 
@@ -177,16 +163,11 @@ fn candidates(line: &str) -> Vec<String> {
     while let Some(word) = words.get(at) {
         at += 1;
         let bare = word.trim_matches(|c: char| !c.is_alphanumeric());
-        if bare.contains("://")
-            || bare.contains('@')
-            || bare.contains(['/', '.', ',', '$', '€', '£', '%'])
-        {
+        if bare.contains("://") || bare.contains('@') || bare.contains(['/', '.', ',', '$', '€', '£', '%']) {
             continue;
         }
         // "123 456" is one code in two groups.
-        if let Some(next) = words
-            .get(at)
-            .map(|next| next.trim_matches(|c: char| !c.is_alphanumeric()))
+        if let Some(next) = words.get(at).map(|next| next.trim_matches(|c: char| !c.is_alphanumeric()))
             && is_group(bare)
             && is_group(next)
             && word.ends_with(bare)
@@ -199,9 +180,7 @@ fn candidates(line: &str) -> Vec<String> {
         let digits = joined.bytes().filter(u8::is_ascii_digit).count();
         let letters = joined.bytes().filter(u8::is_ascii_uppercase).count();
         let whole = digits + letters == joined.len() && (4..=8).contains(&joined.len());
-        let year = joined.len() == 4
-            && (joined.starts_with("19") || joined.starts_with("20"))
-            && letters == 0;
+        let year = joined.len() == 4 && (joined.starts_with("19") || joined.starts_with("20")) && letters == 0;
         let amount = word.starts_with(['$', '€', '£', '#', '+', '(']);
         if whole && digits >= 2 && !year && !amount {
             values.push(joined);
@@ -221,9 +200,7 @@ pub(super) fn links(text: &str) -> Vec<Link> {
     let mut rest = text;
     while let Some(at) = rest.find("http") {
         let candidate = &rest[at..];
-        let scheme = ["https://", "http://"]
-            .iter()
-            .find(|scheme| candidate.starts_with(**scheme));
+        let scheme = ["https://", "http://"].iter().find(|scheme| candidate.starts_with(**scheme));
         let Some(scheme) = scheme else {
             rest = &candidate[4..];
             continue;
@@ -232,18 +209,12 @@ pub(super) fn links(text: &str) -> Vec<Link> {
             .find(|c: char| {
                 c.is_whitespace()
                     || c.is_control()
-                    || matches!(
-                        c,
-                        '<' | '>' | '"' | '`' | '「' | '」' | '（' | '）' | '。' | '，'
-                    )
+                    || matches!(c, '<' | '>' | '"' | '`' | '「' | '」' | '（' | '）' | '。' | '，')
             })
             .unwrap_or(candidate.len());
         let url = trim_url(&candidate[..end]);
         if url.len() > scheme.len() && found.len() < LINKS_MAX && known.insert(url) {
-            found.push(Link {
-                url: url.to_owned(),
-                words: String::new(),
-            });
+            found.push(Link { url: url.to_owned(), words: String::new() });
         }
         rest = &candidate[end.max(4)..];
     }
@@ -259,8 +230,7 @@ fn trim_url(url: &str) -> &str {
     loop {
         let trimmed = url.trim_end_matches(['.', ',', ';', ':', '!', '?', '\'', '*', '_', '|']);
         let unbalanced = |open: char, close: char| {
-            trimmed.ends_with(close)
-                && trimmed.matches(close).count() > trimmed.matches(open).count()
+            trimmed.ends_with(close) && trimmed.matches(close).count() > trimmed.matches(open).count()
         };
         if unbalanced('(', ')') || unbalanced('[', ']') || unbalanced('{', '}') {
             url = &trimmed[..trimmed.len() - 1];
@@ -283,19 +253,12 @@ pub(super) fn action_links(text: &str, links: &[Link]) -> Vec<ActionLink> {
         .filter(|link| link.url.starts_with("http"))
         .take(200)
         .filter_map(|link| {
-            let line = if link.words.is_empty() {
-                text.lines().find(|line| line.contains(&link.url))
-            } else {
-                None
-            };
+            let line = if link.words.is_empty() { text.lines().find(|line| line.contains(&link.url)) } else { None };
             let context = line.unwrap_or(&link.words);
             let lower = link.url.to_lowercase();
-            let refused =
-                lower.contains("unsubscribe") || context.to_lowercase().contains("unsubscribe");
-            (!refused && (asks(context) || asks(&link.url))).then(|| ActionLink {
-                url: link.url.clone(),
-                context: shorten(context),
-            })
+            let refused = lower.contains("unsubscribe") || context.to_lowercase().contains("unsubscribe");
+            (!refused && (asks(context) || asks(&link.url)))
+                .then(|| ActionLink { url: link.url.clone(), context: shorten(context) })
         })
         .take(20)
         .collect()

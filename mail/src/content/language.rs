@@ -9,48 +9,21 @@ pub(super) struct Attribution {
 /// `On … wrote:` and its relatives, lower case.
 pub(super) const ATTRIBUTIONS: &[Attribution] = &[
     // English, German, French, Spanish, Catalan, Italian, Portuguese, Dutch
-    Attribution {
-        starts: &["on "],
-        verbs: &["wrote", "said", "writes"],
-    },
-    Attribution {
-        starts: &["am ", "von "],
-        verbs: &["schrieb", "hat geschrieben"],
-    },
+    Attribution { starts: &["on "], verbs: &["wrote", "said", "writes"] },
+    Attribution { starts: &["am ", "von "], verbs: &["schrieb", "hat geschrieben"] },
     Attribution {
         starts: &["le ", "il ", "el "],
         verbs: &["a écrit", "ha scritto", "escribió", "va escriure", "écrit"],
     },
-    Attribution {
-        starts: &["em ", "no dia ", "a "],
-        verbs: &["escreveu"],
-    },
-    Attribution {
-        starts: &["op "],
-        verbs: &["schreef", "heeft geschreven", "geschreven"],
-    },
+    Attribution { starts: &["em ", "no dia ", "a "], verbs: &["escreveu"] },
+    Attribution { starts: &["op "], verbs: &["schreef", "heeft geschreven", "geschreven"] },
     // Swedish, Danish, Norwegian, Finnish, Icelandic
-    Attribution {
-        starts: &["den ", "på ", "fra ", "kl "],
-        verbs: &["skrev", "skreiv"],
-    },
-    Attribution {
-        starts: &["þann ", "á "],
-        verbs: &["skrifaði"],
-    },
+    Attribution { starts: &["den ", "på ", "fra ", "kl "], verbs: &["skrev", "skreiv"] },
+    Attribution { starts: &["þann ", "á "], verbs: &["skrifaði"] },
     // Romanian, Indonesian and Malay, Vietnamese
-    Attribution {
-        starts: &["în ", "pe "],
-        verbs: &["a scris"],
-    },
-    Attribution {
-        starts: &["pada "],
-        verbs: &["menulis"],
-    },
-    Attribution {
-        starts: &["vào "],
-        verbs: &["đã viết"],
-    },
+    Attribution { starts: &["în ", "pe "], verbs: &["a scris"] },
+    Attribution { starts: &["pada "], verbs: &["menulis"] },
+    Attribution { starts: &["vào "], verbs: &["đã viết"] },
     // Languages that put the verb last and often begin with the date or the name itself
     Attribution {
         starts: &[],
@@ -366,13 +339,8 @@ const BLOCK_LABELS: [&[&str]; 4] = [
 
 fn between_dashes(line: &str) -> Option<String> {
     let line = line.trim().trim_matches('*').trim();
-    let inner = line
-        .trim_matches(|c: char| matches!(c, '-' | '_' | '—' | '–' | '='))
-        .trim();
-    let dashed = line.starts_with("--")
-        || line.starts_with("__")
-        || line.starts_with("==")
-        || line.starts_with('—');
+    let inner = line.trim_matches(|c: char| matches!(c, '-' | '_' | '—' | '–' | '=')).trim();
+    let dashed = line.starts_with("--") || line.starts_with("__") || line.starts_with("==") || line.starts_with('—');
     (dashed && !inner.is_empty() && inner.chars().count() <= 60).then(|| inner.to_lowercase())
 }
 
@@ -385,20 +353,16 @@ pub(super) fn is_original_message(line: &str) -> bool {
 pub(crate) fn is_forward_marker(text: &str) -> bool {
     let line = text.lines().next().unwrap_or_default().trim();
     let line: String = line.chars().take(120).collect();
-    let plain = line.trim_matches(|c: char| {
-        c.is_whitespace() || matches!(c, '-' | '_' | '—' | '=' | ':' | '*')
-    });
+    let plain = line.trim_matches(|c: char| c.is_whitespace() || matches!(c, '-' | '_' | '—' | '=' | ':' | '*'));
     let plain = plain.to_lowercase();
-    FORWARDED_MESSAGE
-        .iter()
-        .any(|marker| plain.starts_with(marker))
+    FORWARDED_MESSAGE.iter().any(|marker| plain.starts_with(marker))
 }
 
 /// Returns whether a subject says that the message is passed on.
 pub(super) fn has_forward_prefix(subject: &str) -> bool {
-    subject.split_once([':', '：']).is_some_and(|(prefix, _)| {
-        FORWARD_PREFIXES.contains(&prefix.trim().to_lowercase().as_str())
-    })
+    subject
+        .split_once([':', '：'])
+        .is_some_and(|(prefix, _)| FORWARD_PREFIXES.contains(&prefix.trim().to_lowercase().as_str()))
 }
 
 /// Returns which kind of label (0 from, 1 date, 2 to, 3 subject) begins a line, if one does.
@@ -410,9 +374,7 @@ pub(super) fn block_label(line: &str) -> Option<usize> {
         return None;
     }
     let label = label.to_lowercase();
-    BLOCK_LABELS
-        .iter()
-        .position(|labels| labels.contains(&label.as_str()))
+    BLOCK_LABELS.iter().position(|labels| labels.contains(&label.as_str()))
 }
 
 /// Beginnings of the lines that phones and mail programs add, lower case.
@@ -464,13 +426,5 @@ pub(super) const MOBILE_SIGNATURE_STARTS: &[&str] = &[
 ];
 
 /// Ends of such lines in languages that put the verb last, lower case.
-pub(super) const MOBILE_SIGNATURE_ENDS: &[&str] = &[
-    "gesendet",
-    "gönderildi",
-    "から送信",
-    "から送信されました",
-    "에서 보냄",
-    "에서 보냈습니다",
-    "küldve",
-    "傳送",
-];
+pub(super) const MOBILE_SIGNATURE_ENDS: &[&str] =
+    &["gesendet", "gönderildi", "から送信", "から送信されました", "에서 보냄", "에서 보냈습니다", "küldve", "傳送"];

@@ -9,18 +9,11 @@ pub(super) fn strip(lines: Vec<&str>) -> Vec<&str> {
         keep[cut..].fill(false);
     }
     strip_blocks(&lines, &mut keep);
-    let remains = lines
-        .iter()
-        .zip(&keep)
-        .any(|(line, keep)| *keep && !line.trim().is_empty());
+    let remains = lines.iter().zip(&keep).any(|(line, keep)| *keep && !line.trim().is_empty());
     if !remains {
         return lines;
     }
-    lines
-        .into_iter()
-        .zip(keep)
-        .filter_map(|(line, keep)| keep.then_some(line))
-        .collect()
+    lines.into_iter().zip(keep).filter_map(|(line, keep)| keep.then_some(line)).collect()
 }
 
 fn is_blank(line: &str) -> bool {
@@ -62,8 +55,7 @@ fn before_rule(lines: &[&str], at: usize) -> usize {
     let previous = (0..at).rev().find(|index| !is_blank(lines[*index]));
     match previous {
         Some(index)
-            if lines[index].trim().len() >= 8
-                && lines[index].trim().chars().all(|c| matches!(c, '_' | '-')) =>
+            if lines[index].trim().len() >= 8 && lines[index].trim().chars().all(|c| matches!(c, '_' | '-')) =>
         {
             index
         }
@@ -77,10 +69,7 @@ fn is_header_block(lines: &[&str], at: usize) -> bool {
         return false;
     }
     let mut seen = [true, false, false, false];
-    let window = lines[at + 1..]
-        .iter()
-        .filter(|line| !is_blank(line))
-        .take(5);
+    let window = lines[at + 1..].iter().filter(|line| !is_blank(line)).take(5);
     for line in window {
         match block_label(line) {
             Some(kind) => seen[kind] = true,
@@ -122,16 +111,13 @@ fn is_attribution(text: &str) -> bool {
     let Some(text) = text.trim_end().strip_suffix([':', '：']) else {
         return false;
     };
-    let lower = text
-        .trim_matches(|c: char| c.is_whitespace() || c == '*')
-        .to_lowercase();
+    let lower = text.trim_matches(|c: char| c.is_whitespace() || c == '*').to_lowercase();
     // A person or a moment is named: without either this is an ordinary sentence.
     if !lower.contains(['@', '<']) && !lower.chars().any(|c| c.is_numeric()) {
         return false;
     }
     ATTRIBUTIONS.iter().any(|rule| {
-        let starts =
-            rule.starts.is_empty() || rule.starts.iter().any(|start| lower.starts_with(start));
+        let starts = rule.starts.is_empty() || rule.starts.iter().any(|start| lower.starts_with(start));
         starts
             && rule.verbs.iter().any(|verb| match lower.rfind(verb) {
                 // The verb is last, or only a name follows it ("schrieb Erika Muster").
@@ -142,19 +128,11 @@ fn is_attribution(text: &str) -> bool {
 }
 
 fn is_dated(lines: &[&str]) -> bool {
-    lines
-        .iter()
-        .flat_map(|line| line.chars())
-        .filter(|c| c.is_ascii_digit())
-        .count()
-        >= 4
+    lines.iter().flat_map(|line| line.chars()).filter(|c| c.is_ascii_digit()).count() >= 4
 }
 
 fn followed_by_quote(lines: &[&str], from: usize) -> bool {
-    lines[from..]
-        .iter()
-        .find(|line| !is_blank(line))
-        .is_some_and(|line| is_quoted(line))
+    lines[from..].iter().find(|line| !is_blank(line)).is_some_and(|line| is_quoted(line))
 }
 
 /// A run of `>` lines and the attribution above it.
@@ -170,8 +148,7 @@ struct Block {
 fn strip_blocks(lines: &[&str], keep: &mut [bool]) {
     let blocks = blocks(lines, keep);
     let Some(last) = blocks.last() else { return };
-    let own_after =
-        |block: &Block| (block.end..lines.len()).any(|at| keep[at] && !is_blank(lines[at]));
+    let own_after = |block: &Block| (block.end..lines.len()).any(|at| keep[at] && !is_blank(lines[at]));
     let own_before = |block: &Block| (0..block.start).any(|at| keep[at] && !is_blank(lines[at]));
     let last_is_trailing = !own_after(last);
     let answered = &blocks[..blocks.len() - usize::from(last_is_trailing)];
@@ -202,21 +179,14 @@ fn blocks(lines: &[&str], keep: &[bool]) -> Vec<Block> {
         let mut end = at + 1;
         let mut ahead = end;
         // Empty lines between quoted lines belong to the quote.
-        while ahead < lines.len()
-            && keep[ahead]
-            && (is_quoted(lines[ahead]) || is_blank(lines[ahead]))
-        {
+        while ahead < lines.len() && keep[ahead] && (is_quoted(lines[ahead]) || is_blank(lines[ahead])) {
             ahead += 1;
             if is_quoted(lines[ahead - 1]) {
                 end = ahead;
             }
         }
         let floor = blocks.last().map_or(0, |block| block.end);
-        blocks.push(Block {
-            start: attribution_above(lines, quote, floor),
-            quote,
-            end,
-        });
+        blocks.push(Block { start: attribution_above(lines, quote, floor), quote, end });
         at = end;
     }
     blocks
@@ -228,10 +198,7 @@ fn attribution_above(lines: &[&str], quote: usize, floor: usize) -> usize {
         return quote;
     };
     for length in 1..=ATTRIBUTION_LINES_MAX {
-        let Some(start) = (last + 1)
-            .checked_sub(length)
-            .filter(|start| *start >= floor)
-        else {
+        let Some(start) = (last + 1).checked_sub(length).filter(|start| *start >= floor) else {
             break;
         };
         if attribution(lines, start) == Some(length) {

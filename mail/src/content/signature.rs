@@ -13,10 +13,7 @@ pub(super) fn strip(lines: Vec<&str>) -> Vec<&str> {
         end = separator;
     }
     loop {
-        let Some(last) = lines[..end]
-            .iter()
-            .rposition(|line| !line.trim().is_empty())
-        else {
+        let Some(last) = lines[..end].iter().rposition(|line| !line.trim().is_empty()) else {
             return lines;
         };
         let above = lines[..last].iter().any(|line| !line.trim().is_empty());
@@ -48,12 +45,8 @@ fn is_mobile_signature(line: &str) -> bool {
     let plain = line.trim_end_matches(['.', '。', '!']);
     let length = plain.chars().count();
     (4..=100).contains(&length)
-        && (MOBILE_SIGNATURE_STARTS
-            .iter()
-            .any(|start| plain.starts_with(start))
-            || length <= 50
-                && MOBILE_SIGNATURE_ENDS.iter().any(|end| plain.ends_with(end))
-                && has_device(plain))
+        && (MOBILE_SIGNATURE_STARTS.iter().any(|start| plain.starts_with(start))
+            || length <= 50 && MOBILE_SIGNATURE_ENDS.iter().any(|end| plain.ends_with(end)) && has_device(plain))
 }
 
 /// "… gesendet" alone is an ordinary sentence; with a device or program in it, it is not.

@@ -16,10 +16,7 @@ pub struct EmailAddress {
 impl EmailAddress {
     /// Returns the domain in lower case.
     pub fn domain(&self) -> String {
-        self.email
-            .rsplit_once('@')
-            .map_or("", |(_, domain)| domain)
-            .to_ascii_lowercase()
+        self.email.rsplit_once('@').map_or("", |(_, domain)| domain).to_ascii_lowercase()
     }
 }
 
@@ -32,12 +29,7 @@ const NAME_CHARS_MAX: usize = 1000;
 ///
 /// Groups are flattened, comments become the name where there is none, entries without an `@` are dropped.
 pub fn addresses(text: &str, addresses_max: usize) -> (Vec<EmailAddress>, bool) {
-    let mut list = List {
-        out: Vec::new(),
-        entry: Entry::default(),
-        addresses_max,
-        truncated: false,
-    };
+    let mut list = List { out: Vec::new(), entry: Entry::default(), addresses_max, truncated: false };
     let mut characters = text.chars().peekable();
     while let Some(character) = characters.next() {
         if list.truncated {
@@ -56,9 +48,7 @@ pub fn addresses(text: &str, addresses_max: usize) -> (Vec<EmailAddress>, bool) 
                 list.entry.plain.push(']');
             }
             ',' | ';' => list.finish(),
-            ':' if list.entry.angle.is_none() && !list.entry.plain.contains('@') => {
-                list.entry = Entry::default()
-            }
+            ':' if list.entry.angle.is_none() && !list.entry.plain.contains('@') => list.entry = Entry::default(),
             other => list.entry.plain.push(other),
         }
     }
@@ -168,12 +158,7 @@ impl Entry {
         };
         let name = [name.as_str(), self.comment.as_str()]
             .into_iter()
-            .map(|text| {
-                decode_words(text.trim())
-                    .split_whitespace()
-                    .collect::<Vec<_>>()
-                    .join(" ")
-            })
+            .map(|text| decode_words(text.trim()).split_whitespace().collect::<Vec<_>>().join(" "))
             .find(|text| !text.is_empty())
             .map(|text| text.chars().take(NAME_CHARS_MAX).collect());
         Some(EmailAddress { name, email })
@@ -184,12 +169,8 @@ impl Entry {
         let words = split_words(&self.plain);
         let at = words.iter().rposition(|word| word.contains('@'))?;
         let email = addr_spec(&words[at].replace(MARK, "\""))?;
-        let others: Vec<String> = words
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| *i != at)
-            .map(|(_, word)| word.replace(MARK, ""))
-            .collect();
+        let others: Vec<String> =
+            words.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, word)| word.replace(MARK, "")).collect();
         Some((email, others.join(" ")))
     }
 }
@@ -212,11 +193,7 @@ fn split_words(plain: &str) -> Vec<String> {
 fn addr_spec(text: &str) -> Option<String> {
     let text = text.trim();
     // A source route `@a,@b:c@d` is obsolete and ignored (RFC 5321 appendix C).
-    let text = if text.starts_with('@') {
-        text.split_once(':').map_or(text, |(_, rest)| rest)
-    } else {
-        text
-    };
+    let text = if text.starts_with('@') { text.split_once(':').map_or(text, |(_, rest)| rest) } else { text };
     let text = text.strip_prefix("mailto:").unwrap_or(text);
     let mut quoted = false;
     let email: String = text
@@ -236,33 +213,20 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str) -> Vec<(Option<String>, String)> {
-        addresses(text, 100)
-            .0
-            .into_iter()
-            .map(|address| (address.name, address.email))
-            .collect()
+        addresses(text, 100).0.into_iter().map(|address| (address.name, address.email)).collect()
     }
 
     fn named(name: &str, email: &str) -> (Option<String>, String) {
-        (
-            (!name.is_empty()).then(|| name.to_owned()),
-            email.to_owned(),
-        )
+        ((!name.is_empty()).then(|| name.to_owned()), email.to_owned())
     }
 
     #[test]
     fn addresses_are_split_right() {
         let cases: &[(&str, &[(&str, &str)])] = &[
             ("a@b.example", &[("", "a@b.example")]),
-            (
-                "Bob <b@x>, \"Doe, Jane\" <j@x>",
-                &[("Bob", "b@x"), ("Doe, Jane", "j@x")],
-            ),
+            ("Bob <b@x>, \"Doe, Jane\" <j@x>", &[("Bob", "b@x"), ("Doe, Jane", "j@x")]),
             ("undisclosed-recipients:;", &[]),
-            (
-                "Team: a@x, B <b@x>;, c@x",
-                &[("", "a@x"), ("B", "b@x"), ("", "c@x")],
-            ),
+            ("Team: a@x, B <b@x>;, c@x", &[("", "a@x"), ("B", "b@x"), ("", "c@x")]),
             ("a@x (Alice (the first))", &[("Alice (the first)", "a@x")]),
             ("(c) Bob (d) <b@x>", &[("Bob", "b@x")]),
             ("Bob b@x", &[("Bob", "b@x")]),
@@ -270,30 +234,18 @@ mod tests {
             ("\"john doe\"@x", &[("", "\"john doe\"@x")]),
             ("<@r1,@r2:u@x>", &[("", "u@x")]),
             ("=?utf-8?q?J=C3=BCrgen?= <j@x>", &[("Jürgen", "j@x")]),
-            (
-                "=?utf-8?q?a=2C_b=3Cx=40y=3E?= <j@x>",
-                &[("a, b<x@y>", "j@x")],
-            ),
+            ("=?utf-8?q?a=2C_b=3Cx=40y=3E?= <j@x>", &[("a, b<x@y>", "j@x")]),
             ("\"=?utf-8?b?xb4=?=\" <j@x>", &[("ž", "j@x")]),
             ("Jörg <j@münchen.example>", &[("Jörg", "j@münchen.example")]),
-            (
-                "u@[IPv6:2001:db8::1], v@x",
-                &[("", "u@[IPv6:2001:db8::1]"), ("", "v@x")],
-            ),
+            ("u@[IPv6:2001:db8::1], v@x", &[("", "u@[IPv6:2001:db8::1]"), ("", "v@x")]),
             ("Just A Name, ,, <>", &[]),
             ("Bob <b@x", &[("Bob", "b@x")]),
             ("Bob <b@x, c@y", &[("Bob", "b@x"), ("", "c@y")]),
-            (
-                "\"a \\\"quoted\\\" name\" <q@x>",
-                &[("a \"quoted\" name", "q@x")],
-            ),
+            ("\"a \\\"quoted\\\" name\" <q@x>", &[("a \"quoted\" name", "q@x")]),
             ("a@b c@d", &[("a@b", "c@d")]),
         ];
         for (input, expected) in cases {
-            let expected: Vec<_> = expected
-                .iter()
-                .map(|(name, email)| named(name, email))
-                .collect();
+            let expected: Vec<_> = expected.iter().map(|(name, email)| named(name, email)).collect();
             assert_eq!(parsed(input), expected, "{input}");
         }
     }

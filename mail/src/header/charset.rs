@@ -17,8 +17,8 @@ pub(super) fn decode_known(label: &str, bytes: &[u8]) -> Option<String> {
     let label = normalise(label);
     match label.as_str() {
         // "ASCII" with the eighth bit set, and the names mailers use for "we do not know".
-        "" | "us-ascii" | "ascii" | "ansi_x3.4-1968" | "unknown-8bit" | "x-unknown" | "unknown"
-        | "default" | "binary" | "8bit" => Some(decode_undeclared(bytes)),
+        "" | "us-ascii" | "ascii" | "ansi_x3.4-1968" | "unknown-8bit" | "x-unknown" | "unknown" | "default"
+        | "binary" | "8bit" => Some(decode_undeclared(bytes)),
         "iso-2022-kr" | "csiso2022kr" => Some(iso_2022_kr(bytes)),
         "hz-gb-2312" | "hz" => Some(hz(bytes)),
         "utf-7" | "unicode-1-1-utf-7" | "csutf7" | "x-unicode-2-0-utf-7" => {
@@ -40,8 +40,7 @@ fn decode(encoding: &'static Encoding, bytes: &[u8]) -> String {
 }
 
 fn normalise(label: &str) -> String {
-    let label =
-        label.trim_matches(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '\0' | ';'));
+    let label = label.trim_matches(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '\0' | ';'));
     match label.to_ascii_lowercase().as_str() {
         "utf" | "utf_8" | "utf8mb4" | "utf-8n" | "utf 8" => "utf-8".to_owned(),
         other => other.strip_prefix("charset=").unwrap_or(other).to_owned(),
@@ -57,11 +56,7 @@ pub fn decode_undeclared(bytes: &[u8]) -> String {
     // The first part of a long text decides: detection costs more than decoding.
     detector.feed(&bytes[..bytes.len().min(DETECT_BYTES_MAX)], true);
     let encoding = detector.guess(None, Utf8Detection::Allow);
-    if encoding == UTF_8 {
-        String::from_utf8_lossy(bytes).into_owned()
-    } else {
-        decode(encoding, bytes)
-    }
+    if encoding == UTF_8 { String::from_utf8_lossy(bytes).into_owned() } else { decode(encoding, bytes) }
 }
 
 const DETECT_BYTES_MAX: usize = 64 * 1024;
@@ -153,13 +148,7 @@ mod tests {
     fn undeclared_eight_bit_text_is_detected() {
         assert_eq!(decode_undeclared("plain ž".as_bytes()), "plain ž");
         let (koi8, ..) = encoding_rs::KOI8_R.encode("Здравствуйте, это письмо написано по-русски");
-        assert_eq!(
-            decode_undeclared(&koi8),
-            "Здравствуйте, это письмо написано по-русски"
-        );
-        assert_eq!(
-            decode_undeclared(b"Gr\xfc\xdfe aus M\xfcnchen"),
-            "Grüße aus München"
-        );
+        assert_eq!(decode_undeclared(&koi8), "Здравствуйте, это письмо написано по-русски");
+        assert_eq!(decode_undeclared(b"Gr\xfc\xdfe aus M\xfcnchen"), "Grüße aus München");
     }
 }

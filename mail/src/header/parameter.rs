@@ -29,28 +29,14 @@ impl Parameterised {
     pub fn parse(text: &str) -> Self {
         let text = without_comments(text);
         let mut pieces = split_outside_quotes(&text);
-        let value: String = pieces
-            .remove(0)
-            .chars()
-            .filter(|c| !c.is_whitespace() && !c.is_control())
-            .collect();
-        let segments: Vec<Segment> = pieces
-            .iter()
-            .take(PARAMETERS_MAX)
-            .filter_map(|piece| segment(piece))
-            .collect();
-        Parameterised {
-            value: value.to_ascii_lowercase(),
-            parameters: combine(segments),
-        }
+        let value: String = pieces.remove(0).chars().filter(|c| !c.is_whitespace() && !c.is_control()).collect();
+        let segments: Vec<Segment> = pieces.iter().take(PARAMETERS_MAX).filter_map(|piece| segment(piece)).collect();
+        Parameterised { value: value.to_ascii_lowercase(), parameters: combine(segments) }
     }
 
     /// Returns a parameter by its lower-case name.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.parameters
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 }
 
@@ -114,12 +100,7 @@ fn segment(piece: &str) -> Option<Segment> {
         index = Some(number);
         name = base.to_owned();
     }
-    (!name.is_empty()).then(|| Segment {
-        name,
-        index,
-        extended,
-        value: unquote(value.trim()),
-    })
+    (!name.is_empty()).then(|| Segment { name, index, extended, value: unquote(value.trim()) })
 }
 
 fn unquote(value: &str) -> String {
@@ -152,22 +133,14 @@ fn combine(segments: Vec<Segment>) -> Vec<(String, String)> {
         if let Some(whole) = of_name().find(|segment| segment.extended && segment.index.is_none()) {
             return extended_value(&[whole]);
         }
-        let mut parts: Vec<&Segment> = of_name()
-            .filter(|segment| segment.index.is_some())
-            .collect();
+        let mut parts: Vec<&Segment> = of_name().filter(|segment| segment.index.is_some()).collect();
         if !parts.is_empty() {
             parts.sort_by_key(|segment| segment.index);
             return extended_value(&parts);
         }
-        of_name()
-            .next()
-            .map(|segment| decode_words(&segment.value))
-            .unwrap_or_default()
+        of_name().next().map(|segment| decode_words(&segment.value)).unwrap_or_default()
     };
-    names
-        .iter()
-        .map(|name| ((*name).to_owned(), value_of(name)))
-        .collect()
+    names.iter().map(|name| ((*name).to_owned(), value_of(name))).collect()
 }
 
 fn extended_value(parts: &[&Segment]) -> String {
@@ -177,25 +150,15 @@ fn extended_value(parts: &[&Segment]) -> String {
         let mut value = part.value.as_str();
         if part.extended && position == 0 {
             let mut pieces = value.splitn(3, '\'');
-            if let (Some(label), Some(_), Some(rest)) =
-                (pieces.next(), pieces.next(), pieces.next())
-            {
+            if let (Some(label), Some(_), Some(rest)) = (pieces.next(), pieces.next(), pieces.next()) {
                 charset = Some(label.to_owned());
                 value = rest;
             }
         }
-        if part.extended {
-            bytes.extend(percent_decode(value))
-        } else {
-            bytes.extend_from_slice(value.as_bytes())
-        }
+        if part.extended { bytes.extend(percent_decode(value)) } else { bytes.extend_from_slice(value.as_bytes()) }
     }
     let text = decode_charset(charset.as_deref(), &bytes);
-    if charset.is_some() {
-        text
-    } else {
-        decode_words(&text)
-    }
+    if charset.is_some() { text } else { decode_words(&text) }
 }
 
 fn percent_decode(text: &str) -> Vec<u8> {
@@ -222,38 +185,17 @@ mod tests {
     fn file_names_are_found_in_every_form() {
         let cases = [
             ("attachment; filename=plain.txt", "plain.txt"),
-            (
-                "attachment; filename=\"a;b \\\"c\\\".txt\"",
-                "a;b \"c\".txt",
-            ),
+            ("attachment; filename=\"a;b \\\"c\\\".txt\"", "a;b \"c\".txt"),
             ("attachment; filename=my file.txt", "my file.txt"),
-            (
-                "attachment; filename*=utf-8''na%C3%AFve%20file.txt",
-                "naïve file.txt",
-            ),
+            ("attachment; filename*=utf-8''na%C3%AFve%20file.txt", "naïve file.txt"),
             ("attachment; filename*=iso-8859-1'en'%A3.txt", "£.txt"),
-            (
-                "attachment; filename=bad.txt; filename*=utf-8''good.txt",
-                "good.txt",
-            ),
-            (
-                "attachment; filename*1=\"b.txt\"; filename*0=\"a\"",
-                "ab.txt",
-            ),
-            (
-                "attachment; filename*1*=%AFve.txt; filename*0*=utf-8''na%C3",
-                "naïve.txt",
-            ),
-            (
-                "attachment; filename*0*=utf-8''a%20; filename*1=\"b%20c.txt\"",
-                "a b%20c.txt",
-            ),
+            ("attachment; filename=bad.txt; filename*=utf-8''good.txt", "good.txt"),
+            ("attachment; filename*1=\"b.txt\"; filename*0=\"a\"", "ab.txt"),
+            ("attachment; filename*1*=%AFve.txt; filename*0*=utf-8''na%C3", "naïve.txt"),
+            ("attachment; filename*0*=utf-8''a%20; filename*1=\"b%20c.txt\"", "a b%20c.txt"),
             ("attachment; filename=\"=?utf-8?B?xb4=?=.txt\"", "ž.txt"),
             ("attachment; FileName = \"x.txt\"", "x.txt"),
-            (
-                "attachment; filename=\"C:\\temp\\x.txt\"",
-                "C:\\temp\\x.txt",
-            ),
+            ("attachment; filename=\"C:\\temp\\x.txt\"", "C:\\temp\\x.txt"),
             ("attachment (a comment); filename=x.txt (another)", "x.txt"),
             ("attachment; filename=report (1.txt", "report (1.txt"),
             ("attachment; filename=\"no end", "no end"),
@@ -269,11 +211,7 @@ mod tests {
     fn a_content_type_is_lower_case_and_survives_nonsense() {
         let parsed = Parameterised::parse("Text/Plain; charset=\"UTF-8\"; format=flowed; ;=; x");
         assert_eq!(
-            (
-                parsed.value.as_str(),
-                parsed.get("charset"),
-                parsed.get("format")
-            ),
+            (parsed.value.as_str(), parsed.get("charset"), parsed.get("format")),
             ("text/plain", Some("UTF-8"), Some("flowed"))
         );
         assert_eq!(Parameterised::parse("").value, "");

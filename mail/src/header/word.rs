@@ -35,11 +35,7 @@ pub fn decode_words(text: &str) -> String {
             continue;
         }
         flush(&mut out, run.take());
-        let step =
-            text[at..].find("=?").map_or(
-                text.len() - at,
-                |offset| if offset == 0 { 2 } else { offset },
-            );
+        let step = text[at..].find("=?").map_or(text.len() - at, |offset| if offset == 0 { 2 } else { offset });
         out.push_str(&text[at..at + step]);
         at += step;
     }
@@ -63,9 +59,7 @@ impl Closes<'_> {
         match self.next {
             Some(next) if next >= at => next,
             _ => {
-                let found = self.text[at..]
-                    .find("?=")
-                    .map_or(self.text.len(), |offset| at + offset);
+                let found = self.text[at..].find("?=").map_or(self.text.len(), |offset| at + offset);
                 self.next = Some(found);
                 found
             }
@@ -92,47 +86,29 @@ fn parse_word(text: &str, at: usize, closes: &mut Closes<'_>) -> Option<(Run, us
     let charset_start = at + 2;
     let window = &bytes[charset_start..bytes.len().min(charset_start + CHARSET_BYTES_MAX)];
     let charset_end = charset_start + window.iter().position(|byte| *byte == b'?')?;
-    let charset = text
-        .get(charset_start..charset_end)?
-        .split('*')
-        .next()?
-        .to_ascii_lowercase();
+    let charset = text.get(charset_start..charset_end)?.split('*').next()?.to_ascii_lowercase();
     let encoding = *bytes.get(charset_end + 1)?;
     let content_start = charset_end + 3;
     if bytes.get(charset_end + 2) != Some(&b'?') || charset.is_empty() {
         return None;
     }
     let content_end = closes.after(content_start);
-    let content = bytes
-        .get(content_start..content_end)
-        .filter(|_| content_end < bytes.len())?;
+    let content = bytes.get(content_start..content_end).filter(|_| content_end < bytes.len())?;
     let decoded = match encoding {
         b'b' | b'B' => decode_base64(content),
         b'q' | b'Q' => {
-            let spaced: Vec<u8> = content
-                .iter()
-                .map(|byte| if *byte == b'_' { b' ' } else { *byte })
-                .collect();
+            let spaced: Vec<u8> = content.iter().map(|byte| if *byte == b'_' { b' ' } else { *byte }).collect();
             decode_word_quoted(&spaced)
         }
         _ => return None,
     };
     decode_known(&charset, b"")?;
-    Some((
-        Run {
-            charset,
-            bytes: decoded,
-        },
-        content_end + 2,
-    ))
+    Some((Run { charset, bytes: decoded }, content_end + 2))
 }
 
 /// The Q encoding: like quoted-printable, but a space at the end is text.
 fn decode_word_quoted(content: &[u8]) -> Vec<u8> {
-    let kept = content
-        .iter()
-        .rposition(|byte| *byte != b' ')
-        .map_or(0, |last| last + 1);
+    let kept = content.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1);
     let mut decoded = decode_quoted_printable(&content[..kept]);
     decoded.extend_from_slice(&content[kept..]);
     decoded
@@ -155,10 +131,7 @@ mod tests {
             ("\"=?iso-8859-1?q?Andr=E9?=\" x", "\"André\" x"),
             ("=?no-such?q?raw?=", "=?no-such?q?raw?="),
             ("=?utf-8?q?spaces inside?=", "spaces inside"),
-            (
-                "=?utf-8?x?bad?= =? a =?utf-8?q",
-                "=?utf-8?x?bad?= =? a =?utf-8?q",
-            ),
+            ("=?utf-8?x?bad?= =? a =?utf-8?q", "=?utf-8?x?bad?= =? a =?utf-8?q"),
             ("=?iso-2022-jp?b?GyRCJU8lbSE8GyhC?=", "ハロー"),
             ("plain\u{0}nul\u{7}", "plainnul "),
             ("=?utf-8?q?=00a=07?=", "a "),

@@ -34,9 +34,7 @@ pub(super) fn limit_attributes(html: &str, attributes_max: usize) -> Cow<'_, str
 fn tag_extent(bytes: &[u8], mut at: usize, attributes_max: usize) -> (Option<usize>, usize) {
     let mut attributes = 0;
     let mut cut = None;
-    while at < bytes.len()
-        && !matches!(bytes[at], b'>' | b' ' | b'\t' | b'\n' | b'\r' | 0x0c | b'/')
-    {
+    while at < bytes.len() && !matches!(bytes[at], b'>' | b' ' | b'\t' | b'\n' | b'\r' | 0x0c | b'/') {
         at += 1;
     }
     while at < bytes.len() && bytes[at] != b'>' {
@@ -57,10 +55,7 @@ fn tag_extent(bytes: &[u8], mut at: usize, attributes_max: usize) -> (Option<usi
 fn attribute_end(bytes: &[u8], mut at: usize) -> usize {
     // A leading `=` belongs to the name.
     at += 1;
-    while at < bytes.len()
-        && !bytes[at].is_ascii_whitespace()
-        && !matches!(bytes[at], b'>' | b'/' | b'=')
-    {
+    while at < bytes.len() && !bytes[at].is_ascii_whitespace() && !matches!(bytes[at], b'>' | b'/' | b'=') {
         at += 1;
     }
     let mut ahead = at;
@@ -77,16 +72,10 @@ fn attribute_end(bytes: &[u8], mut at: usize) -> usize {
     match bytes.get(ahead) {
         Some(&quote @ (b'"' | b'\'')) => {
             let inside = &bytes[ahead + 1..];
-            ahead
-                + 1
-                + inside
-                    .iter()
-                    .position(|byte| *byte == quote)
-                    .map_or(inside.len(), |offset| offset + 1)
+            ahead + 1 + inside.iter().position(|byte| *byte == quote).map_or(inside.len(), |offset| offset + 1)
         }
         _ => {
-            while ahead < bytes.len() && !bytes[ahead].is_ascii_whitespace() && bytes[ahead] != b'>'
-            {
+            while ahead < bytes.len() && !bytes[ahead].is_ascii_whitespace() && bytes[ahead] != b'>' {
                 ahead += 1;
             }
             ahead

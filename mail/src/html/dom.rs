@@ -53,11 +53,7 @@ pub(super) struct Node {
 impl Node {
     /// Returns the element's local name, or an empty string.
     pub(super) fn name(&self) -> &str {
-        if let Data::Element { name, .. } = &self.data {
-            &name.local
-        } else {
-            ""
-        }
+        if let Data::Element { name, .. } = &self.data { &name.local } else { "" }
     }
 
     /// Returns an attribute of an element.
@@ -65,18 +61,11 @@ impl Node {
         let Data::Element { attributes, .. } = &self.data else {
             return None;
         };
-        attributes
-            .iter()
-            .find(|(name, _)| name == wanted)
-            .map(|(_, value)| value.as_str())
+        attributes.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
     }
 
     pub(super) fn has_class(&self, wanted: &str) -> bool {
-        self.attribute("class").is_some_and(|classes| {
-            classes
-                .split_ascii_whitespace()
-                .any(|class| class == wanted)
-        })
+        self.attribute("class").is_some_and(|classes| classes.split_ascii_whitespace().any(|class| class == wanted))
     }
 }
 
@@ -97,11 +86,7 @@ impl Document {
     pub(super) fn parse(html: &str) -> Self {
         let sink = Arena::default();
         sink.node(Data::Document);
-        let options = TreeBuilderOpts {
-            scripting_enabled: false,
-            drop_doctype: true,
-            ..TreeBuilderOpts::default()
-        };
+        let options = TreeBuilderOpts { scripting_enabled: false, drop_doctype: true, ..TreeBuilderOpts::default() };
         let guard = Guard {
             builder: TreeBuilder::new(sink, options),
             formatting: Cell::new(0),
@@ -111,19 +96,14 @@ impl Document {
         };
         let tokenizer = Tokenizer::new(guard, TokenizerOpts::default());
         let input = BufferQueue::default();
-        input.push_back(StrTendril::from(
-            limit_attributes(html, ATTRIBUTES_MAX).as_ref(),
-        ));
+        input.push_back(StrTendril::from(limit_attributes(html, ATTRIBUTES_MAX).as_ref()));
         // `feed` stops at every script so that a browser could run it; we only go on.
         while !input.is_empty() {
             let _ = tokenizer.feed(&input);
         }
         tokenizer.end();
         let truncated = tokenizer.sink.truncated.get();
-        Document {
-            nodes: tokenizer.sink.builder.sink.nodes.into_inner(),
-            truncated,
-        }
+        Document { nodes: tokenizer.sink.builder.sink.nodes.into_inner(), truncated }
     }
 
     /// Walks in document order without recursion. `visit` returns whether to enter the node's children.
@@ -230,11 +210,7 @@ impl TokenSink for Guard {
             Token::CharacterTokens(_) => !self.silenced.get(),
             _ => true,
         };
-        if admitted {
-            self.builder.process_token(token, line)
-        } else {
-            TokenSinkResult::Continue
-        }
+        if admitted { self.builder.process_token(token, line) } else { TokenSinkResult::Continue }
     }
 
     fn end(&self) {
@@ -242,27 +218,14 @@ impl TokenSink for Guard {
     }
 
     fn adjusted_current_node_present_but_not_in_html_namespace(&self) -> bool {
-        self.builder
-            .adjusted_current_node_present_but_not_in_html_namespace()
+        self.builder.adjusted_current_node_present_but_not_in_html_namespace()
     }
 }
 
 fn is_formatting(name: &str) -> bool {
     matches!(
         name,
-        "a" | "b"
-            | "big"
-            | "code"
-            | "em"
-            | "font"
-            | "i"
-            | "nobr"
-            | "s"
-            | "small"
-            | "strike"
-            | "strong"
-            | "tt"
-            | "u"
+        "a" | "b" | "big" | "code" | "em" | "font" | "i" | "nobr" | "s" | "small" | "strike" | "strong" | "tt" | "u"
     )
 }
 
@@ -286,10 +249,7 @@ pub(super) fn is_void(name: &str) -> bool {
 }
 
 fn plain_attributes(attributes: &[Attribute]) -> Vec<(String, String)> {
-    attributes
-        .iter()
-        .map(|a| (a.name.local.to_string(), a.value.to_string()))
-        .collect()
+    attributes.iter().map(|a| (a.name.local.to_string(), a.value.to_string())).collect()
 }
 
 /// The tree sink: nodes in a vector, linked by index.
@@ -303,25 +263,13 @@ struct Arena {
 impl Arena {
     fn node(&self, data: Data) -> usize {
         let mut nodes = self.nodes.borrow_mut();
-        nodes.push(Node {
-            data,
-            parent: None,
-            first: None,
-            last: None,
-            previous: None,
-            next: None,
-            depth: 0,
-        });
+        nodes.push(Node { data, parent: None, first: None, last: None, previous: None, next: None, depth: 0 });
         nodes.len() - 1
     }
 
     fn detach(&self, target: usize) {
         let mut nodes = self.nodes.borrow_mut();
-        let (parent, previous, next) = (
-            nodes[target].parent,
-            nodes[target].previous,
-            nodes[target].next,
-        );
+        let (parent, previous, next) = (nodes[target].parent, nodes[target].previous, nodes[target].next);
         match (previous, parent) {
             (Some(previous), _) => nodes[previous].next = next,
             (None, Some(parent)) => nodes[parent].first = next,
@@ -342,8 +290,7 @@ impl Arena {
         let previous = before.map_or(nodes[parent].last, |before| nodes[before].previous);
         let depth = nodes[parent].depth + 1;
         let node = &mut nodes[child];
-        (node.parent, node.previous, node.next, node.depth) =
-            (Some(parent), previous, before, depth);
+        (node.parent, node.previous, node.next, node.depth) = (Some(parent), previous, before, depth);
         if matches!(node.data, Data::Element { .. }) {
             self.depth.set(depth);
         }
@@ -410,24 +357,12 @@ impl TreeSink for Arena {
     fn elem_name(&self, target: &usize) -> Name {
         match &self.nodes.borrow()[*target].data {
             Data::Element { name, .. } => Name(name.clone()),
-            _ => Name(QualName::new(
-                None,
-                Namespace::default(),
-                LocalName::default(),
-            )),
+            _ => Name(QualName::new(None, Namespace::default(), LocalName::default())),
         }
     }
 
-    fn create_element(
-        &self,
-        name: QualName,
-        attributes: Vec<Attribute>,
-        _flags: ElementFlags,
-    ) -> usize {
-        self.node(Data::Element {
-            name,
-            attributes: plain_attributes(&attributes),
-        })
+    fn create_element(&self, name: QualName, attributes: Vec<Attribute>, _flags: ElementFlags) -> usize {
+        self.node(Data::Element { name, attributes: plain_attributes(&attributes) })
     }
 
     fn create_comment(&self, _text: StrTendril) -> usize {
@@ -442,12 +377,7 @@ impl TreeSink for Arena {
         self.insert(*parent, child, None);
     }
 
-    fn append_based_on_parent_node(
-        &self,
-        element: &usize,
-        previous: &usize,
-        child: NodeOrText<usize>,
-    ) {
+    fn append_based_on_parent_node(&self, element: &usize, previous: &usize, child: NodeOrText<usize>) {
         let parent = self.nodes.borrow()[*element].parent;
         match parent {
             Some(parent) => self.insert(parent, child, Some(*element)),
@@ -455,13 +385,7 @@ impl TreeSink for Arena {
         }
     }
 
-    fn append_doctype_to_document(
-        &self,
-        _name: StrTendril,
-        _public: StrTendril,
-        _system: StrTendril,
-    ) {
-    }
+    fn append_doctype_to_document(&self, _name: StrTendril, _public: StrTendril, _system: StrTendril) {}
 
     /// The contents of a template are never shown; they are kept under the element itself, which is hidden.
     fn get_template_contents(&self, target: &usize) -> usize {
@@ -482,13 +406,9 @@ impl TreeSink for Arena {
     }
 
     fn add_attrs_if_missing(&self, target: &usize, attributes: Vec<Attribute>) {
-        if let Data::Element {
-            attributes: own, ..
-        } = &mut self.nodes.borrow_mut()[*target].data
-        {
+        if let Data::Element { attributes: own, .. } = &mut self.nodes.borrow_mut()[*target].data {
             for (name, value) in plain_attributes(&attributes) {
-                if own.len() < ATTRIBUTES_MAX && !own.iter().any(|(existing, _)| *existing == name)
-                {
+                if own.len() < ATTRIBUTES_MAX && !own.iter().any(|(existing, _)| *existing == name) {
                     own.push((name, value));
                 }
             }

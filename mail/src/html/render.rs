@@ -52,11 +52,7 @@ pub(super) fn text(document: &Document, marks: &Marks) -> (String, Vec<Link>) {
                 _ => out.text("- ", true),
             },
             ("img", true) => {
-                if let Some(alt) = node
-                    .attribute("alt")
-                    .map(str::trim)
-                    .filter(|alt| !alt.is_empty())
-                {
+                if let Some(alt) = node.attribute("alt").map(str::trim).filter(|alt| !alt.is_empty()) {
                     out.text(alt, false);
                 }
             }
@@ -73,11 +69,10 @@ pub(super) fn text(document: &Document, marks: &Marks) -> (String, Vec<Link>) {
 fn gap(name: &str) -> usize {
     match name {
         "p" | "h1" | "h2" | "h3" | "h4" | "h5" | "h6" | "blockquote" | "pre" => 2,
-        "address" | "article" | "aside" | "body" | "center" | "dd" | "details" | "dialog"
-        | "div" | "dl" | "dt" | "fieldset" | "figcaption" | "figure" | "footer" | "form"
-        | "header" | "hr" | "html" | "legend" | "li" | "main" | "menu" | "nav" | "ol"
-        | "section" | "summary" | "table" | "caption" | "tbody" | "thead" | "tfoot" | "tr"
-        | "ul" | "textarea" | "option" => 1,
+        "address" | "article" | "aside" | "body" | "center" | "dd" | "details" | "dialog" | "div" | "dl" | "dt"
+        | "fieldset" | "figcaption" | "figure" | "footer" | "form" | "header" | "hr" | "html" | "legend" | "li"
+        | "main" | "menu" | "nav" | "ol" | "section" | "summary" | "table" | "caption" | "tbody" | "thead"
+        | "tfoot" | "tr" | "ul" | "textarea" | "option" => 1,
         _ => 0,
     }
 }
@@ -100,9 +95,7 @@ impl Out {
                 '\r' => {}
                 // A soft hyphen is a place to break a line, not a character.
                 '\u{ad}' => {}
-                character if character.is_whitespace() && (!preformatted || character != ' ') => {
-                    self.space()
-                }
+                character if character.is_whitespace() && (!preformatted || character != ' ') => self.space(),
                 character => self.character(character),
             }
         }
@@ -160,34 +153,20 @@ impl Links {
         let Some(href) = href.map(str::trim) else {
             return;
         };
-        let scheme = href
-            .split(':')
-            .next()
-            .unwrap_or_default()
-            .to_ascii_lowercase();
-        if !matches!(scheme.as_str(), "http" | "https" | "mailto") || self.found.len() >= LINKS_MAX
-        {
+        let scheme = href.split(':').next().unwrap_or_default().to_ascii_lowercase();
+        if !matches!(scheme.as_str(), "http" | "https" | "mailto") || self.found.len() >= LINKS_MAX {
             return;
         }
-        let href: String = href
-            .chars()
-            .filter(|c| !c.is_control() && !crate::content::is_invisible(*c))
-            .collect();
+        let href: String = href.chars().filter(|c| !c.is_control() && !crate::content::is_invisible(*c)).collect();
         if self.known.insert(href.clone()) {
             self.words_from = Some((self.found.len(), text_length));
-            self.found.push(Link {
-                url: href,
-                words: String::new(),
-            });
+            self.found.push(Link { url: href, words: String::new() });
         }
     }
 
     fn close(&mut self, text: &str) {
         if let Some((link, from)) = self.words_from.take() {
-            let words = text[from..]
-                .split_whitespace()
-                .collect::<Vec<_>>()
-                .join(" ");
+            let words = text[from..].split_whitespace().collect::<Vec<_>>().join(" ");
             self.found[link].words = words.chars().take(WORDS_CHARS_MAX).collect();
         }
     }

@@ -70,23 +70,11 @@ pub(super) fn clean(document: &Document, marks: &Marks, images: RemoteImages) ->
         .add_tags(["font"])
         .add_tag_attributes("font", ["color", "face", "size"])
         .add_tag_attributes("img", ["data-blocked-src"])
-        .add_tag_attributes(
-            "table",
-            [
-                "align",
-                "bgcolor",
-                "border",
-                "cellpadding",
-                "cellspacing",
-                "width",
-            ],
-        )
+        .add_tag_attributes("table", ["align", "bgcolor", "border", "cellpadding", "cellspacing", "width"])
         .add_tag_attributes("td", ["align", "bgcolor", "valign", "width", "height"])
         .add_tag_attributes("th", ["bgcolor", "valign", "width", "height"])
         .add_tag_attributes("tr", ["bgcolor", "valign"])
-        .url_schemes(HashSet::from([
-            "http", "https", "mailto", "tel", "cid", "data",
-        ]))
+        .url_schemes(HashSet::from(["http", "https", "mailto", "tel", "cid", "data"]))
         .url_relative(ammonia::UrlRelative::Deny)
         .link_rel(Some("noopener noreferrer nofollow"))
         .attribute_filter(allowed_value);
@@ -98,28 +86,17 @@ fn allowed_value<'v>(element: &str, attribute: &str, value: &'v str) -> Option<C
     let lower = value.trim_start().to_ascii_lowercase();
     let refused = match (element, attribute) {
         ("img", "src") => lower.starts_with("data:") && !is_data_image(&lower),
-        (_, "href" | "src" | "cite" | "longdesc") => {
-            lower.starts_with("data:") || lower.starts_with("cid:")
-        }
-        (_, "style") => {
-            lower.contains("url(") || lower.contains("expression(") || lower.contains('\\')
-        }
+        (_, "href" | "src" | "cite" | "longdesc") => lower.starts_with("data:") || lower.starts_with("cid:"),
+        (_, "style") => lower.contains("url(") || lower.contains("expression(") || lower.contains('\\'),
         _ => false,
     };
     (!refused).then_some(Cow::Borrowed(value))
 }
 
 fn is_data_image(lower: &str) -> bool {
-    [
-        "data:image/png",
-        "data:image/jpeg",
-        "data:image/jpg",
-        "data:image/gif",
-        "data:image/webp",
-        "data:image/bmp",
-    ]
-    .iter()
-    .any(|kind| lower.starts_with(kind))
+    ["data:image/png", "data:image/jpeg", "data:image/jpg", "data:image/gif", "data:image/webp", "data:image/bmp"]
+        .iter()
+        .any(|kind| lower.starts_with(kind))
 }
 
 fn serialize(document: &Document, marks: &Marks, images: RemoteImages) -> String {
@@ -154,10 +131,7 @@ fn serialize(document: &Document, marks: &Marks, images: RemoteImages) -> String
                 }
             }
             Data::Text(text) if entering && marks.shown(index) => {
-                let text: String = text
-                    .chars()
-                    .filter(|c| !crate::content::is_invisible(*c))
-                    .collect();
+                let text: String = text.chars().filter(|c| !crate::content::is_invisible(*c)).collect();
                 out.push_str(&escape(&text));
             }
             _ => {}
@@ -168,35 +142,22 @@ fn serialize(document: &Document, marks: &Marks, images: RemoteImages) -> String
 }
 
 fn is_plain_name(name: &str) -> bool {
-    !matches!(
-        name,
-        "html" | "body" | "plaintext" | "xmp" | "listing" | "noscript" | "textarea" | "select"
-    ) && name.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    !matches!(name, "html" | "body" | "plaintext" | "xmp" | "listing" | "noscript" | "textarea" | "select")
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 fn open(out: &mut String, name: &str, attributes: &[(String, String)], images: RemoteImages) {
     out.push('<');
     out.push_str(name);
     for (key, value) in attributes {
-        if !key
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-            || key.starts_with("data-")
-        {
+        if !key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') || key.starts_with("data-") {
             continue;
         }
         let lower = value.trim_start().to_ascii_lowercase();
         let local = lower.starts_with("cid:") || lower.starts_with("data:");
         let blocked = name == "img" && key == "src" && images == RemoteImages::Blocked && !local;
-        let key = if blocked {
-            "data-blocked-src"
-        } else {
-            key.as_str()
-        };
-        let value: String = value
-            .chars()
-            .filter(|c| !crate::content::is_invisible(*c))
-            .collect();
+        let key = if blocked { "data-blocked-src" } else { key.as_str() };
+        let value: String = value.chars().filter(|c| !crate::content::is_invisible(*c)).collect();
         out.push(' ');
         out.push_str(key);
         out.push_str("=\"");
@@ -224,11 +185,7 @@ pub fn escape(text: &str) -> String {
 /// Returns plain text as HTML: paragraphs at empty lines, `<br>` at line ends.
 pub fn from_text(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + text.len() / 8 + 16);
-    for paragraph in text
-        .split("\n\n")
-        .map(|paragraph| paragraph.trim_matches('\n'))
-        .filter(|p| !p.is_empty())
-    {
+    for paragraph in text.split("\n\n").map(|paragraph| paragraph.trim_matches('\n')).filter(|p| !p.is_empty()) {
         out.push_str("<p>");
         out.push_str(&escape(paragraph).replace('\n', "<br>\n"));
         out.push_str("</p>\n");

@@ -109,31 +109,17 @@ pub(super) fn declarations(style: &str) -> Declared {
             "visibility" => declared.invisible = Some(matches!(value, "hidden" | "collapse")),
             "opacity" => gone |= number(value).is_some_and(|n| n <= 0.01),
             "font-size" => declared.tiny = font_size_tiny(value),
-            "font" => {
-                declared.tiny = value
-                    .split_whitespace()
-                    .find_map(|word| font_size_tiny(word.split('/').next()?))
-            }
+            "font" => declared.tiny = value.split_whitespace().find_map(|word| font_size_tiny(word.split('/').next()?)),
             "color" => declared.colour = colour(value),
             "background" | "background-color" => declared.background = background(value),
             "background-image" if value != "none" => declared.background = Some(None),
             "max-height" | "max-width" | "height" | "width" => zero_box |= is_nothing(value),
-            "overflow" | "overflow-x" | "overflow-y" => {
-                clipped |= matches!(value, "hidden" | "clip")
-            }
+            "overflow" | "overflow-x" | "overflow-y" => clipped |= matches!(value, "hidden" | "clip"),
             "position" => positioned |= matches!(value, "absolute" | "fixed"),
-            "left" | "top" | "right" | "bottom" => {
-                far_away |= number(value).is_some_and(|n| n <= -200.0)
-            }
-            "text-indent" | "margin-left" | "margin-top" => {
-                gone |= number(value).is_some_and(|n| n <= -500.0)
-            }
+            "left" | "top" | "right" | "bottom" => far_away |= number(value).is_some_and(|n| n <= -200.0),
+            "text-indent" | "margin-left" | "margin-top" => gone |= number(value).is_some_and(|n| n <= -500.0),
             "clip" => gone |= compact(value).starts_with("rect(0"),
-            "clip-path" => {
-                gone |= ["inset(50%", "inset(100%"]
-                    .iter()
-                    .any(|start| compact(value).starts_with(start))
-            }
+            "clip-path" => gone |= ["inset(50%", "inset(100%"].iter().any(|start| compact(value).starts_with(start)),
             "transform" => gone |= compact(value).contains("scale(0)"),
             _ => {}
         }
@@ -151,8 +137,7 @@ fn compact(value: &str) -> String {
 /// A length of at most one pixel.
 fn is_nothing(value: &str) -> bool {
     let size = number(value);
-    size == Some(0.0)
-        || size.is_some_and(|size| size <= 1.0) && !value.ends_with('%') && !value.ends_with("em")
+    size == Some(0.0) || size.is_some_and(|size| size <= 1.0) && !value.ends_with('%') && !value.ends_with("em")
 }
 
 fn without_comments(text: &str) -> String {
@@ -160,9 +145,7 @@ fn without_comments(text: &str) -> String {
     let mut rest = text;
     while let Some(start) = rest.find("/*") {
         out.push_str(&rest[..start]);
-        rest = rest[start + 2..]
-            .find("*/")
-            .map_or("", |end| &rest[start + 2 + end + 2..]);
+        rest = rest[start + 2..].find("*/").map_or("", |end| &rest[start + 2 + end + 2..]);
     }
     out.push_str(rest);
     out
@@ -170,9 +153,7 @@ fn without_comments(text: &str) -> String {
 
 /// The number a value begins with, its unit ignored.
 fn number(value: &str) -> Option<f32> {
-    let end = value
-        .find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '-' | '+')))
-        .unwrap_or(value.len());
+    let end = value.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '-' | '+'))).unwrap_or(value.len());
     value[..end].parse().ok()
 }
 
@@ -188,36 +169,18 @@ fn font_size_tiny(value: &str) -> Option<bool> {
 }
 
 fn background(value: &str) -> Option<Option<Colour>> {
-    if matches!(
-        value,
-        "none" | "transparent" | "inherit" | "initial" | "unset"
-    ) {
+    if matches!(value, "none" | "transparent" | "inherit" | "initial" | "unset") {
         return None;
     }
-    Some(
-        value
-            .split_whitespace()
-            .find_map(colour)
-            .filter(|_| !value.contains("url(") && !value.contains("gradient")),
-    )
+    Some(value.split_whitespace().find_map(colour).filter(|_| !value.contains("url(") && !value.contains("gradient")))
 }
 
 fn colour(value: &str) -> Option<Colour> {
     let value = value.trim().to_ascii_lowercase();
-    if let Some(inside) = value
-        .strip_prefix("rgb(")
-        .or_else(|| value.strip_prefix("rgba("))
-    {
+    if let Some(inside) = value.strip_prefix("rgb(").or_else(|| value.strip_prefix("rgba(")) {
         let inside = inside.trim_end_matches(')');
-        let mut parts = inside
-            .split([',', ' ', '/'])
-            .filter(|part| !part.is_empty());
-        let mut channel = || {
-            parts
-                .next()
-                .and_then(|part| part.parse::<f32>().ok())
-                .map(|n| n.clamp(0.0, 255.0) as u8)
-        };
+        let mut parts = inside.split([',', ' ', '/']).filter(|part| !part.is_empty());
+        let mut channel = || parts.next().and_then(|part| part.parse::<f32>().ok()).map(|n| n.clamp(0.0, 255.0) as u8);
         return Some([channel()?, channel()?, channel()?]);
     }
     const NAMES: [(&str, Colour); 12] = [
@@ -251,10 +214,7 @@ fn colour(value: &str) -> Option<Colour> {
 
 /// Returns whether text of one colour cannot be told from its background.
 pub(super) fn is_camouflaged(colour: Colour, background: Colour) -> bool {
-    colour
-        .iter()
-        .zip(background)
-        .all(|(one, other)| one.abs_diff(other) <= 6)
+    colour.iter().zip(background).all(|(one, other)| one.abs_diff(other) <= 6)
 }
 
 /// A selector of the simple kind: all that is given must match.
@@ -279,16 +239,10 @@ const RULES_MAX: usize = 400;
 impl Sheet {
     /// Adds the text of one `<style>` element.
     pub(super) fn add(&mut self, css: &str) {
-        let css = without_comments(css)
-            .replace("<!--", " ")
-            .replace("-->", " ");
+        let css = without_comments(css).replace("<!--", " ").replace("-->", " ");
         let mut rest = css.as_str();
         while let Some(open) = rest.find('{') {
-            let prelude = rest[..open]
-                .rsplit([';', '}'])
-                .next()
-                .unwrap_or_default()
-                .trim();
+            let prelude = rest[..open].rsplit([';', '}']).next().unwrap_or_default().trim();
             let body = &rest[open + 1..];
             if prelude.starts_with('@') {
                 let end = block_end(body);
@@ -308,9 +262,7 @@ impl Sheet {
         }
         for selector in prelude.split(',') {
             match simple(selector.trim()) {
-                Some(selector) if self.rules.len() < RULES_MAX => {
-                    self.rules.push((selector, declared.clone()))
-                }
+                Some(selector) if self.rules.len() < RULES_MAX => self.rules.push((selector, declared.clone())),
                 _ => self.sets_unknown_background |= declared.background.is_some(),
             }
         }
@@ -320,24 +272,15 @@ impl Sheet {
     pub(super) fn declared(&self, name: &str, attributes: &[(String, String)]) -> Declared {
         let mut declared = Declared::default();
         if !self.rules.is_empty() {
-            let find = |wanted: &str| {
-                attributes
-                    .iter()
-                    .find(|(key, _)| key == wanted)
-                    .map(|(_, value)| value.as_str())
-            };
+            let find = |wanted: &str| attributes.iter().find(|(key, _)| key == wanted).map(|(_, value)| value.as_str());
             let (id, classes) = (find("id"), find("class").unwrap_or_default());
             for (selector, rule) in &self.rules {
                 let matches = selector.tag.as_deref().is_none_or(|tag| tag == name)
+                    && selector.id.as_deref().is_none_or(|wanted| id == Some(wanted))
                     && selector
-                        .id
+                        .class
                         .as_deref()
-                        .is_none_or(|wanted| id == Some(wanted))
-                    && selector.class.as_deref().is_none_or(|wanted| {
-                        classes
-                            .split_ascii_whitespace()
-                            .any(|class| class == wanted)
-                    });
+                        .is_none_or(|wanted| classes.split_ascii_whitespace().any(|class| class == wanted));
                 if matches {
                     declared.overlay(rule);
                 }
@@ -364,32 +307,16 @@ fn block_end(body: &str) -> usize {
 }
 
 fn simple(selector: &str) -> Option<Selector> {
-    let plain = |text: &str| {
-        !text.is_empty()
-            && text
-                .chars()
-                .all(|c| c.is_alphanumeric() || matches!(c, '-' | '_'))
-    };
+    let plain = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '_'));
     if let Some((tag, class)) = selector.split_once('.') {
         let tag_fine = tag.is_empty() || plain(tag);
         let tag = (!tag.is_empty()).then(|| tag.to_ascii_lowercase());
-        return (tag_fine && plain(class)).then(|| Selector {
-            tag,
-            id: None,
-            class: Some(class.to_owned()),
-        });
+        return (tag_fine && plain(class)).then(|| Selector { tag, id: None, class: Some(class.to_owned()) });
     }
     if let Some((tag, id)) = selector.split_once('#') {
         let tag_fine = tag.is_empty() || plain(tag);
         let tag = (!tag.is_empty()).then(|| tag.to_ascii_lowercase());
-        return (tag_fine && plain(id)).then(|| Selector {
-            tag,
-            id: Some(id.to_owned()),
-            class: None,
-        });
+        return (tag_fine && plain(id)).then(|| Selector { tag, id: Some(id.to_owned()), class: None });
     }
-    plain(selector).then(|| Selector {
-        tag: Some(selector.to_ascii_lowercase()),
-        ..Selector::default()
-    })
+    plain(selector).then(|| Selector { tag: Some(selector.to_ascii_lowercase()), ..Selector::default() })
 }

@@ -24,11 +24,7 @@ pub(super) struct Marks {
 impl Marks {
     /// Marks everything as shown.
     pub(super) fn none(document: &Document) -> Self {
-        Marks {
-            marks: vec![Mark::Shown; document.nodes.len()],
-            hidden_chars: 0,
-            quotes_stripped: false,
-        }
+        Marks { marks: vec![Mark::Shown; document.nodes.len()], hidden_chars: 0, quotes_stripped: false }
     }
 
     pub(super) fn shown(&self, node: usize) -> bool {
@@ -75,18 +71,14 @@ pub(super) fn mark(document: &Document, strip_quotes: bool) -> Marks {
     hide(document, &mut marks);
     if strip_quotes {
         let without_quotes = quote(document, &marks);
-        let remains = document
-            .nodes
-            .iter()
-            .zip(&without_quotes)
-            .any(|(node, mark)| {
-                *mark == Mark::Shown
-                    && match &node.data {
-                        Data::Text(text) => text.chars().any(|c| !c.is_whitespace()),
-                        Data::Element { .. } => node.name() == "img",
-                        _ => false,
-                    }
-            });
+        let remains = document.nodes.iter().zip(&without_quotes).any(|(node, mark)| {
+            *mark == Mark::Shown
+                && match &node.data {
+                    Data::Text(text) => text.chars().any(|c| !c.is_whitespace()),
+                    Data::Element { .. } => node.name() == "img",
+                    _ => false,
+                }
+        });
         if remains {
             marks.quotes_stripped = without_quotes.contains(&Mark::Quoted);
             marks.marks = without_quotes;
@@ -134,10 +126,7 @@ fn hide(document: &Document, marks: &mut Marks) {
                 let name = document.nodes[index].name();
                 let mut seen = around.with(&sheet.declared(name, attributes));
                 seen.machinery |= style::is_never_shown(name);
-                if seen.removed
-                    || seen.machinery
-                    || name == "img" && (seen.invisible || is_pixel(attributes))
-                {
+                if seen.removed || seen.machinery || name == "img" && (seen.invisible || is_pixel(attributes)) {
                     marks.marks[index] = Mark::Hidden;
                 }
                 stack.push(seen);
@@ -163,10 +152,7 @@ fn is_ink(character: char) -> bool {
 /// A tracking pixel has no business in the text, whatever its `alt` says.
 fn is_pixel(attributes: &[(String, String)]) -> bool {
     ["width", "height"].iter().all(|wanted| {
-        let value = attributes
-            .iter()
-            .find(|(key, _)| key == wanted)
-            .map(|(_, value)| value.trim());
+        let value = attributes.iter().find(|(key, _)| key == wanted).map(|(_, value)| value.trim());
         value.is_some_and(|value| matches!(value, "0" | "1" | "0px" | "1px"))
     })
 }
@@ -190,8 +176,7 @@ fn quote(document: &Document, hidden: &Marks) -> Vec<Mark> {
                     }
                 }
                 if let Data::Text(text) = &node.data {
-                    text_seen |=
-                        marks[index] == Mark::Shown && text.chars().any(|c| !c.is_whitespace());
+                    text_seen |= marks[index] == Mark::Shown && text.chars().any(|c| !c.is_whitespace());
                 }
                 // Elements that were open before the rest began hold text that stays.
                 if (inside.is_some() || rest) && marks[index] == Mark::Shown {
@@ -224,18 +209,9 @@ fn quoting(document: &Document, node: &Node) -> Quoting {
     if id.eq_ignore_ascii_case("divRplyFwdMsg") || id.eq_ignore_ascii_case("appendonsend") {
         return Quoting::AllThatFollows;
     }
-    let cite = name == "blockquote"
-        && node
-            .attribute("type")
-            .is_some_and(|kind| kind.eq_ignore_ascii_case("cite"));
-    let classes = [
-        "gmail_quote",
-        "yahoo_quoted",
-        "moz-cite-prefix",
-        "protonmail_quote",
-        "tutanota_quote",
-        "zmail_extra",
-    ];
+    let cite = name == "blockquote" && node.attribute("type").is_some_and(|kind| kind.eq_ignore_ascii_case("cite"));
+    let classes =
+        ["gmail_quote", "yahoo_quoted", "moz-cite-prefix", "protonmail_quote", "tutanota_quote", "zmail_extra"];
     let classed = classes.iter().any(|class| node.has_class(class));
     if (cite || classed) && !is_forward(document, node) {
         return Quoting::This;

@@ -36,34 +36,20 @@ pub struct Attachment {
 pub type AttachmentBytes = Vec<u8>;
 
 /// Lists the attachments; the flag tells whether some were beyond the limit of decoded bytes.
-pub(super) fn list(
-    raw: &[u8],
-    tree: &Tree,
-    bodies: &Bodies,
-    limits: &ParseLimits,
-) -> (Vec<Attachment>, bool) {
+pub(super) fn list(raw: &[u8], tree: &Tree, bodies: &Bodies, limits: &ParseLimits) -> (Vec<Attachment>, bool) {
     let mut decoded_total = 0_usize;
     let mut cut = false;
-    let html = bodies
-        .html
-        .as_deref()
-        .filter(|_| !bodies.html_derived)
-        .unwrap_or_default();
+    let html = bodies.html.as_deref().filter(|_| !bodies.html_derived).unwrap_or_default();
     let shown = content_ids(html);
     let mut attachments = Vec::new();
     for (index, part) in tree.parts.iter().enumerate() {
-        if part.multipart
-            || bodies.parts.contains(&index)
-            || index == 0 && part.bytes(raw).is_empty()
-        {
+        if part.multipart || bodies.parts.contains(&index) || index == 0 && part.bytes(raw).is_empty() {
             continue;
         }
         // The encoded size bounds the decoded one, so that nothing is decoded just to find it too large.
         decoded_total = decoded_total.saturating_add(part.bytes(raw).len());
         let content = (decoded_total <= limits.decoded_bytes_max).then(|| part.decode(raw));
-        cut |= content
-            .as_ref()
-            .is_none_or(|content| content.len() > limits.attachment_bytes_max);
+        cut |= content.as_ref().is_none_or(|content| content.len() > limits.attachment_bytes_max);
         attachments.push(describe(index, part, content.as_deref(), &shown));
     }
     (attachments, cut)
@@ -72,30 +58,17 @@ pub(super) fn list(
 /// The parts an HTML body refers to (RFC 2392).
 fn content_ids(html: &str) -> HashSet<&str> {
     let end = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '>' | ')' | '&' | '<');
-    html.split("cid:")
-        .skip(1)
-        .map(|after| after.split(end).next().unwrap_or_default())
-        .collect()
+    html.split("cid:").skip(1).map(|after| after.split(end).next().unwrap_or_default()).collect()
 }
 
-fn describe(
-    index: usize,
-    part: &Part,
-    content: Option<&[u8]>,
-    shown: &HashSet<&str>,
-) -> Attachment {
-    let shown_in_html = part
-        .content_id
-        .as_deref()
-        .is_some_and(|id| shown.contains(id));
+fn describe(index: usize, part: &Part, content: Option<&[u8]>, shown: &HashSet<&str>) -> Attachment {
+    let shown_in_html = part.content_id.as_deref().is_some_and(|id| shown.contains(id));
     let disposition = Some(part.disposition.value.clone()).filter(|value| !value.is_empty());
     Attachment {
         part_id: u32::try_from(index).unwrap_or(u32::MAX),
         filename: part.file_name().and_then(sanitize_filename),
         content_type: media_type(&part.content_type),
-        sniffed_type: content
-            .and_then(infer::get)
-            .map(|kind| kind.mime_type().to_owned()),
+        sniffed_type: content.and_then(infer::get).map(|kind| kind.mime_type().to_owned()),
         content_id: part.content_id.clone(),
         inline: shown_in_html || disposition.as_deref() == Some("inline"),
         disposition,
@@ -106,29 +79,21 @@ fn describe(
 
 /// Only what RFC 6838 allows gets through: this value ends up in a response header.
 fn media_type(declared: &str) -> String {
-    let allowed = |c: char| {
-        c.is_ascii_alphanumeric()
-            || matches!(c, '/' | '.' | '-' | '+' | '_' | '!' | '#' | '$' | '&' | '^')
-    };
+    let allowed =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '-' | '+' | '_' | '!' | '#' | '$' | '&' | '^');
     let fine = declared.len() <= 255
         && declared.chars().all(allowed)
         && declared.split('/').count() == 2
         && declared.split('/').all(|half| !half.is_empty());
-    if fine {
-        declared.to_owned()
-    } else {
-        "application/octet-stream".to_owned()
-    }
+    if fine { declared.to_owned() } else { "application/octet-stream".to_owned() }
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
-            let _ = write!(out, "{byte:02x}");
-            out
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
 }
 
 /// The longest file name, in bytes.
@@ -146,10 +111,7 @@ pub fn sanitize_filename(name: &str) -> Option<String> {
     if visible.len() <= FILENAME_BYTES_MAX {
         return Some(visible.to_owned());
     }
-    let extension = visible
-        .rfind('.')
-        .map(|dot| &visible[dot..])
-        .filter(|extension| extension.len() <= 20);
+    let extension = visible.rfind('.').map(|dot| &visible[dot..]).filter(|extension| extension.len() <= 20);
     let extension = extension.unwrap_or_default();
     let stem = &visible[..visible.floor_char_boundary(FILENAME_BYTES_MAX - extension.len())];
     Some(format!("{stem}{extension}"))
@@ -161,10 +123,7 @@ pub fn sanitize_filename(name: &str) -> Option<String> {
 pub fn attachment_bytes(raw: &[u8], part_id: u32, limits: &ParseLimits) -> Option<AttachmentBytes> {
     let raw = &*super::with_line_feeds(raw);
     let tree = split(raw, limits);
-    let part = tree
-        .parts
-        .get(usize::try_from(part_id).ok()?)
-        .filter(|part| !part.multipart)?;
+    let part = tree.parts.get(usize::try_from(part_id).ok()?).filter(|part| !part.multipart)?;
     let content = part.decode(raw);
     (content.len() <= limits.attachment_bytes_max).then_some(content)
 }

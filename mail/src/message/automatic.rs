@@ -38,62 +38,31 @@ impl AutomaticFacts {
             || self.null_return_path
     }
 
-    pub(super) fn read(
-        block: &Block<'_>,
-        sender: Option<&EmailAddress>,
-        content_type: &str,
-    ) -> Self {
+    pub(super) fn read(block: &Block<'_>, sender: Option<&EmailAddress>, content_type: &str) -> Self {
         let token = |name: &str| {
             let value = block.first(name).map(|field| field.text())?;
-            Some(
-                value
-                    .split([';', '('])
-                    .next()
-                    .unwrap_or_default()
-                    .trim()
-                    .to_ascii_lowercase(),
-            )
+            Some(value.split([';', '(']).next().unwrap_or_default().trim().to_ascii_lowercase())
         };
         let auto_submitted = token("Auto-Submitted").or_else(|| token("Autosubmitted"));
-        let suppress = block
-            .first("X-Auto-Response-Suppress")
-            .map(|field| field.text().to_ascii_lowercase());
-        let suppressed = |value: &str| {
-            value
-                .split([',', ' '])
-                .any(|word| matches!(word, "all" | "autoreply" | "oof"))
-        };
+        let suppress = block.first("X-Auto-Response-Suppress").map(|field| field.text().to_ascii_lowercase());
+        let suppressed = |value: &str| value.split([',', ' ']).any(|word| matches!(word, "all" | "autoreply" | "oof"));
         AutomaticFacts {
             auto_submitted: auto_submitted.filter(|value| value != "no" && !value.is_empty()),
-            precedence: token("Precedence")
-                .filter(|value| matches!(value.as_str(), "bulk" | "list" | "junk")),
-            list: block
-                .fields
-                .iter()
-                .any(|field| starts_with(field.name, "List-")),
+            precedence: token("Precedence").filter(|value| matches!(value.as_str(), "bulk" | "list" | "junk")),
+            list: block.fields.iter().any(|field| starts_with(field.name, "List-")),
             suppress_requested: suppress.is_some_and(|value| suppressed(&value)),
-            auto_reply_header: AUTO_REPLY_FIELDS
-                .iter()
-                .any(|name| block.first(name).is_some()),
+            auto_reply_header: AUTO_REPLY_FIELDS.iter().any(|name| block.first(name).is_some()),
             sender_is_robot: sender.is_some_and(|sender| is_robot(&sender.email)),
             report: content_type == "multipart/report",
-            null_return_path: block
-                .first("Return-Path")
-                .is_some_and(|field| field.text() == "<>"),
+            null_return_path: block.first("Return-Path").is_some_and(|field| field.text() == "<>"),
         }
     }
 }
 
-const AUTO_REPLY_FIELDS: [&str; 4] = [
-    "X-Autoreply",
-    "X-Autorespond",
-    "X-Autoresponder",
-    "X-Auto-Reply",
-];
+const AUTO_REPLY_FIELDS: [&str; 4] = ["X-Autoreply", "X-Autorespond", "X-Autoresponder", "X-Auto-Reply"];
 
 fn starts_with(name: &str, prefix: &str) -> bool {
-    name.get(..prefix.len())
-        .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
 /// Returns whether an address belongs to a program: daemons, no-reply senders, bounce and list machinery.
@@ -109,10 +78,7 @@ pub fn is_robot(email: &str) -> bool {
         "listserv",
         "majordomo",
     ];
-    let local = email
-        .rsplit_once('@')
-        .map_or(email, |(local, _)| local)
-        .to_ascii_lowercase();
+    let local = email.rsplit_once('@').map_or(email, |(local, _)| local).to_ascii_lowercase();
     // `no-reply+case42@` is `no-reply@` with a tag.
     let base = local.split('+').next().unwrap_or_default();
     EXACT.contains(&base)

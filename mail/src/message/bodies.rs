@@ -23,30 +23,17 @@ pub(super) fn select(raw: &[u8], tree: &Tree, limits: &ParseLimits) -> Bodies {
     let mut choice = Choice::default();
     choice.consider(tree, &[0], "mixed", false, true, true);
     let encrypted = tree.parts.iter().any(is_encrypted);
-    let mut reader = Reader {
-        raw,
-        tree,
-        limits,
-        truncated: false,
-    };
+    let mut reader = Reader { raw, tree, limits, truncated: false };
     let text = reader.text(&choice.text);
     let html = reader.html(&choice.html);
-    let has_html = choice
-        .html
-        .iter()
-        .any(|index| tree.parts[*index].is("text/html"));
-    let has_text = choice
-        .text
-        .iter()
-        .any(|index| tree.parts[*index].is("text/plain"));
+    let has_html = choice.html.iter().any(|index| tree.parts[*index].is("text/html"));
+    let has_text = choice.text.iter().any(|index| tree.parts[*index].is("text/plain"));
     let truncated = reader.truncated;
     let mut parts: Vec<usize> = choice.text.iter().chain(&choice.html).copied().collect();
     parts.sort_unstable();
     parts.dedup();
     parts.retain(|index| tree.parts[*index].content_type.starts_with("text/"));
-    let inline_pgp = text
-        .as_deref()
-        .is_some_and(|text| text.trim_start().starts_with("-----BEGIN PGP MESSAGE-----"));
+    let inline_pgp = text.as_deref().is_some_and(|text| text.trim_start().starts_with("-----BEGIN PGP MESSAGE-----"));
     Bodies {
         text_derived: text.is_some() && !has_text,
         html_derived: html.is_some() && !has_html,
@@ -61,10 +48,7 @@ pub(super) fn select(raw: &[u8], tree: &Tree, limits: &ParseLimits) -> Bodies {
 /// PGP/MIME (RFC 3156) and S/MIME (RFC 8551), whose content nobody here can read.
 fn is_encrypted(part: &Part) -> bool {
     let smime = part.is("application/pkcs7-mime") || part.is("application/x-pkcs7-mime");
-    let signed_only = part
-        .content
-        .get("smime-type")
-        .is_some_and(|kind| kind.eq_ignore_ascii_case("signed-data"));
+    let signed_only = part.content.get("smime-type").is_some_and(|kind| kind.eq_ignore_ascii_case("signed-data"));
     part.is("multipart/encrypted") || part.is("application/pgp-encrypted") || smime && !signed_only
 }
 
@@ -90,10 +74,7 @@ impl Choice {
             let part = &tree.parts[index];
             if part.multipart {
                 let children: Vec<usize> = tree.children(index).map(|(child, _)| child).collect();
-                let inner = part
-                    .content_type
-                    .trim_start_matches("multipart/")
-                    .to_owned();
+                let inner = part.content_type.trim_start_matches("multipart/").to_owned();
                 let in_alternative = alternative || inner == "alternative";
                 if inner != "encrypted" {
                     self.consider(tree, &children, &inner, in_alternative, text, html);
@@ -157,14 +138,8 @@ impl Reader<'_> {
                 return text;
             }
             let text = reader.decoded(part);
-            let flowed = part
-                .content
-                .get("format")
-                .is_some_and(|format| format.eq_ignore_ascii_case("flowed"));
-            let delete = part
-                .content
-                .get("delsp")
-                .is_some_and(|delete| delete.eq_ignore_ascii_case("yes"));
+            let flowed = part.content.get("format").is_some_and(|format| format.eq_ignore_ascii_case("flowed"));
+            let delete = part.content.get("delsp").is_some_and(|delete| delete.eq_ignore_ascii_case("yes"));
             if flowed { unflow(&text, delete) } else { text }
         })
     }
@@ -179,11 +154,7 @@ impl Reader<'_> {
         })
     }
 
-    fn join(
-        &mut self,
-        parts: &[usize],
-        read: impl Fn(&mut Self, usize) -> String,
-    ) -> Option<String> {
+    fn join(&mut self, parts: &[usize], read: impl Fn(&mut Self, usize) -> String) -> Option<String> {
         let mut joined: Option<String> = None;
         for index in parts {
             let next = read(self, *index);
@@ -211,11 +182,7 @@ impl Reader<'_> {
         }
         let declared = part.content.get("charset");
         let inside = declared.is_none() && part.is("text/html");
-        let label = if inside {
-            meta_charset(&bytes)
-        } else {
-            declared.map(str::to_owned)
-        };
+        let label = if inside { meta_charset(&bytes) } else { declared.map(str::to_owned) };
         plain(&decode_charset(label.as_deref(), &bytes))
     }
 }
@@ -235,20 +202,22 @@ fn meta_charset(bytes: &[u8]) -> Option<String> {
 
 fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let mut characters = text.chars().peekable();
-    while let Some(character) = characters.next() {
+    let mut rest = text;
+    loop {
+        // Runs of plain ASCII are copied whole: most mail is little else.
+        let run = rest.bytes().position(|byte| !matches!(byte, b' '..=b'~' | b'\n' | b'\t')).unwrap_or(rest.len());
+        out.push_str(&rest[..run]);
+        let mut characters = rest[run..].chars();
+        let Some(character) = characters.next() else {
+            return out;
+        };
+        rest = characters.as_str();
         match character {
-            '\r' => {
-                if characters.peek() != Some(&'\n') {
-                    out.push('\n');
-                }
-            }
-            '\u{c}' => out.push('\n'),
+            '\r' if rest.starts_with('\n') => {}
+            '\r' | '\u{c}' => out.push('\n'),
             '\u{feff}' if out.is_empty() => {}
-            '\n' | '\t' => out.push(character),
             _ if character.is_control() => {}
             _ => out.push(character),
         }
     }
-    out
 }

@@ -74,10 +74,7 @@ pub fn decode_quoted_printable(bytes: &[u8]) -> Vec<u8> {
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
         let (content, ending) = split_ending(line);
         // White space at a line's end was added in transit and is not content.
-        let kept = content
-            .iter()
-            .rposition(|byte| !matches!(byte, b' ' | b'\t'))
-            .map_or(0, |last| last + 1);
+        let kept = content.iter().rposition(|byte| !matches!(byte, b' ' | b'\t')).map_or(0, |last| last + 1);
         let mut rest = &content[..kept];
         let mut soft = false;
         while let Some((&byte, tail)) = rest.split_first() {

@@ -21,11 +21,7 @@ pub(super) fn unflow(text: &str, delete_space: bool) -> String {
         }
         // A signature separator is never flowed, although it ends in a space (section 4.3).
         if content.ends_with(' ') && !signature {
-            out.push_str(if delete_space {
-                &content[..content.len() - 1]
-            } else {
-                content
-            });
+            out.push_str(if delete_space { &content[..content.len() - 1] } else { content });
             open = Some(depth);
         } else {
             out.push_str(content);

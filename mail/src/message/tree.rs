@@ -43,9 +43,7 @@ impl Part {
 
     /// Returns the file name of the part, still untrusted.
     pub(super) fn file_name(&self) -> Option<&str> {
-        self.disposition
-            .get("filename")
-            .or_else(|| self.content.get("name"))
+        self.disposition.get("filename").or_else(|| self.content.get("name"))
     }
 }
 
@@ -59,10 +57,7 @@ pub(super) struct Tree {
 
 impl Tree {
     pub(super) fn children(&self, parent: usize) -> impl Iterator<Item = (usize, &Part)> {
-        self.parts
-            .iter()
-            .enumerate()
-            .filter(move |(_, part)| part.parent == Some(parent))
+        self.parts.iter().enumerate().filter(move |(_, part)| part.parent == Some(parent))
     }
 }
 
@@ -91,17 +86,8 @@ struct Splitter<'a> {
 
 /// Splits a message into its parts.
 pub(super) fn split(raw: &[u8], limits: &ParseLimits) -> Tree {
-    let tree = Tree {
-        parts: Vec::new(),
-        truncated: false,
-    };
-    let mut splitter = Splitter {
-        raw,
-        limits,
-        tree,
-        open: Vec::new(),
-        mode: Mode::Between,
-    };
+    let tree = Tree { parts: Vec::new(), truncated: false };
+    let mut splitter = Splitter { raw, limits, tree, open: Vec::new(), mode: Mode::Between };
     splitter.begin(None, 0);
     let mut at = 0;
     let mut full = false;
@@ -151,45 +137,21 @@ impl Splitter<'_> {
     /// Reads the finished header of a part and decides what its body is.
     fn end_header(&mut self, index: usize, body_start: usize) {
         let header_start = self.tree.parts[index].header_start;
-        let limits = if index == 0 {
-            self.limits.header()
-        } else {
-            PART_HEADER
-        };
+        let limits = if index == 0 { self.limits.header() } else { PART_HEADER };
         let block = Block::scan(&self.raw[header_start..body_start], limits);
-        let parsed = |name| {
-            block
-                .first(name)
-                .map(|field| Parameterised::parse(&field.unfolded()))
-        };
+        let parsed = |name| block.first(name).map(|field| Parameterised::parse(&field.unfolded()));
         let content = parsed("Content-Type").unwrap_or_default();
-        let encoding = block
-            .first("Content-Transfer-Encoding")
-            .map(|field| field.text());
+        let encoding = block.first("Content-Transfer-Encoding").map(|field| field.text());
         let content_id = block.first("Content-ID").map(|field| field.text());
-        let digest = self.tree.parts[index]
-            .parent
-            .is_some_and(|parent| self.tree.parts[parent].is("multipart/digest"));
-        let default = if digest {
-            "message/rfc822"
-        } else {
-            "text/plain"
-        };
+        let digest = self.tree.parts[index].parent.is_some_and(|parent| self.tree.parts[parent].is("multipart/digest"));
+        let default = if digest { "message/rfc822" } else { "text/plain" };
         let part = &mut self.tree.parts[index];
         part.body_start = body_start;
-        part.content_type = if content.value.contains('/') {
-            content.value.clone()
-        } else {
-            default.to_owned()
-        };
+        part.content_type = if content.value.contains('/') { content.value.clone() } else { default.to_owned() };
         part.content = content;
         part.disposition = parsed("Content-Disposition").unwrap_or_default();
-        part.encoding = encoding.map_or(TransferEncoding::Identity, |label| {
-            TransferEncoding::from_label(&label)
-        });
-        part.content_id = content_id
-            .map(|id| bare_content_id(&id))
-            .filter(|id| !id.is_empty());
+        part.encoding = encoding.map_or(TransferEncoding::Identity, |label| TransferEncoding::from_label(&label));
+        part.content_id = content_id.map(|id| bare_content_id(&id)).filter(|id| !id.is_empty());
         self.mode = Mode::Leaf(index);
         if part.content_type.starts_with("multipart/") {
             self.open_multipart(index, body_start);
@@ -198,23 +160,16 @@ impl Splitter<'_> {
 
     fn open_multipart(&mut self, index: usize, body_start: usize) {
         let part = &self.tree.parts[index];
-        let declared = part
-            .content
-            .get("boundary")
-            .map(|boundary| boundary.trim_end().as_bytes().to_vec());
+        let declared = part.content.get("boundary").map(|boundary| boundary.trim_end().as_bytes().to_vec());
         let boundary = declared.filter(|boundary| !boundary.is_empty());
         if part.depth >= self.limits.depth_max {
             let part = &mut self.tree.parts[index];
             part.opaque = true;
             part.content_type = "application/octet-stream".to_owned();
             self.tree.truncated = true;
-        } else if let Some(boundary) = boundary.or_else(|| guess_boundary(&self.raw[body_start..]))
-        {
+        } else if let Some(boundary) = boundary.or_else(|| guess_boundary(&self.raw[body_start..])) {
             self.tree.parts[index].multipart = true;
-            self.open.push(Open {
-                part: index,
-                boundary,
-            });
+            self.open.push(Open { part: index, boundary });
             self.mode = Mode::Between;
         } else {
             self.tree.parts[index].content_type = "text/plain".to_owned();
@@ -224,22 +179,15 @@ impl Splitter<'_> {
     /// Returns the innermost open multipart whose boundary this line is, and whether it closes it.
     fn boundary(&self, line: &[u8]) -> Option<(usize, bool)> {
         let content = line.strip_prefix(b"--")?;
-        let content = &content[..content
-            .iter()
-            .rposition(|b| !matches!(b, b' ' | b'\t'))
-            .map_or(0, |last| last + 1)];
-        self.open
-            .iter()
-            .enumerate()
-            .rev()
-            .find_map(|(level, open)| {
-                let rest = content.strip_prefix(open.boundary.as_slice())?;
-                match rest {
-                    b"" => Some((level, false)),
-                    b"--" => Some((level, true)),
-                    _ => None,
-                }
-            })
+        let content = &content[..content.iter().rposition(|b| !matches!(b, b' ' | b'\t')).map_or(0, |last| last + 1)];
+        self.open.iter().enumerate().rev().find_map(|(level, open)| {
+            let rest = content.strip_prefix(open.boundary.as_slice())?;
+            match rest {
+                b"" => Some((level, false)),
+                b"--" => Some((level, true)),
+                _ => None,
+            }
+        })
     }
 
     /// Handles a boundary line; `false` when the limit of parts ends the work.
@@ -267,19 +215,12 @@ impl Splitter<'_> {
                 }
                 self.tree.parts[part].end = end.max(self.tree.parts[part].body_start);
             }
-            Mode::Leaf(part) => {
-                self.tree.parts[part].end = end.max(self.tree.parts[part].body_start)
-            }
+            Mode::Leaf(part) => self.tree.parts[part].end = end.max(self.tree.parts[part].body_start),
             Mode::Between => {}
         }
         while self.open.len() > level {
             let Some(open) = self.open.pop() else { break };
-            let has_children = self
-                .tree
-                .parts
-                .iter()
-                .skip(open.part)
-                .any(|part| part.parent == Some(open.part));
+            let has_children = self.tree.parts.iter().skip(open.part).any(|part| part.parent == Some(open.part));
             let part = &mut self.tree.parts[open.part];
             part.end = end.max(part.body_start);
             if !has_children {
@@ -297,17 +238,10 @@ impl Splitter<'_> {
     }
 }
 
-const PART_HEADER: BlockLimits = BlockLimits {
-    fields_max: 100,
-    bytes_max: 32 * 1024,
-};
+const PART_HEADER: BlockLimits = BlockLimits { fields_max: 100, bytes_max: 32 * 1024 };
 
 fn bare_content_id(id: &str) -> String {
-    id.trim()
-        .trim_matches(|character| matches!(character, '<' | '>'))
-        .chars()
-        .filter(|c| !c.is_control())
-        .collect()
+    id.trim().trim_matches(|character| matches!(character, '<' | '>')).chars().filter(|c| !c.is_control()).collect()
 }
 
 /// Lines searched for a delimiter when a multipart names no boundary.

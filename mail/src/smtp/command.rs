@@ -137,9 +137,7 @@ impl SyntaxError {
             Self::Argument | Self::Chunk => Reply::new(501, 5, 4, text),
             Self::Mechanism => Reply::new(504, 5, 4, text),
             Self::Parameter => Reply::new(555, 5, 4, text),
-            Self::Sender(AddressError::Path) | Self::Recipient(AddressError::Path) => {
-                Reply::new(501, 5, 4, text)
-            }
+            Self::Sender(AddressError::Path) | Self::Recipient(AddressError::Path) => Reply::new(501, 5, 4, text),
             Self::Sender(error) if error.is_length() => Reply::new(553, 1, 7, text),
             Self::Recipient(error) if error.is_length() => Reply::new(553, 1, 3, text),
             Self::Sender(_) => Reply::new(501, 1, 7, text),
@@ -156,37 +154,21 @@ impl Command {
     /// # Errors
     /// A [`SyntaxError`] that names the part that is wrong.
     pub fn parse(line: &[u8]) -> Result<Self, SyntaxError> {
-        let end = line
-            .iter()
-            .rposition(|b| !matches!(b, b' ' | b'\t'))
-            .map_or(0, |last| last + 1);
+        let end = line.iter().rposition(|b| !matches!(b, b' ' | b'\t')).map_or(0, |last| last + 1);
         let line = &line[..end];
-        let verb_end = line
-            .iter()
-            .position(|b| matches!(b, b' ' | b'\t'))
-            .unwrap_or(line.len());
+        let verb_end = line.iter().position(|b| matches!(b, b' ' | b'\t')).unwrap_or(line.len());
         let (verb, rest) = line.split_at(verb_end);
         let verb = verb.to_ascii_uppercase();
         if is_http(&verb) {
             return Err(SyntaxError::Http);
         }
-        let text = std::str::from_utf8(rest)
-            .map_err(|_| not_utf8(&verb))?
-            .trim_matches([' ', '\t']);
+        let text = std::str::from_utf8(rest).map_err(|_| not_utf8(&verb))?.trim_matches([' ', '\t']);
         // An address with control characters is refused as an address; elsewhere they make no command.
         if text.contains(char::is_control) && !matches!(verb.as_slice(), b"MAIL" | b"RCPT") {
-            return Err(if verb == b"BDAT" {
-                SyntaxError::Chunk
-            } else {
-                SyntaxError::Unknown
-            });
+            return Err(if verb == b"BDAT" { SyntaxError::Chunk } else { SyntaxError::Unknown });
         }
         let bare = |command: Self| {
-            if text.is_empty() {
-                Ok(command)
-            } else {
-                Err(SyntaxError::Argument)
-            }
+            if text.is_empty() { Ok(command) } else { Err(SyntaxError::Argument) }
         };
         match verb.as_slice() {
             b"HELO" => parse_name(text).map(Self::Helo),
@@ -204,9 +186,7 @@ impl Command {
             b"STARTTLS" => bare(Self::StartTls),
             b"AUTH" => parse_auth(text),
             b"XCLIENT" => parse_xclient(text).map(Self::Xclient),
-            b"TURN" | b"ETRN" | b"ATRN" | b"SEND" | b"SOML" | b"SAML" => {
-                Err(SyntaxError::NotImplemented)
-            }
+            b"TURN" | b"ETRN" | b"ATRN" | b"SEND" | b"SOML" | b"SAML" => Err(SyntaxError::NotImplemented),
             _ => Err(SyntaxError::Unknown),
         }
     }
@@ -216,9 +196,7 @@ impl Command {
     #[must_use]
     pub fn ends_group(&self) -> bool {
         match self {
-            Self::Helo(_) | Self::Ehlo(_) | Self::Data | Self::Noop | Self::Vrfy | Self::Expn => {
-                true
-            }
+            Self::Helo(_) | Self::Ehlo(_) | Self::Data | Self::Noop | Self::Vrfy | Self::Expn => true,
             Self::StartTls | Self::Auth { .. } | Self::Xclient(_) => true,
             Self::Mail { .. } | Self::Rcpt { .. } | Self::Bdat { .. } => false,
             Self::Rset | Self::Quit | Self::Help => false,
@@ -227,18 +205,7 @@ impl Command {
 }
 
 fn is_http(verb: &[u8]) -> bool {
-    matches!(
-        verb,
-        b"GET"
-            | b"POST"
-            | b"PUT"
-            | b"HEAD"
-            | b"DELETE"
-            | b"OPTIONS"
-            | b"CONNECT"
-            | b"PATCH"
-            | b"TRACE"
-    )
+    matches!(verb, b"GET" | b"POST" | b"PUT" | b"HEAD" | b"DELETE" | b"OPTIONS" | b"CONNECT" | b"PATCH" | b"TRACE")
 }
 
 fn not_utf8(verb: &[u8]) -> SyntaxError {
@@ -268,11 +235,7 @@ fn parse_mail(text: &str) -> Result<Command, SyntaxError> {
     if !path_text.is_ascii() && !parameters.smtputf8 {
         return Err(SyntaxError::Utf8Unasked);
     }
-    Ok(Command::Mail {
-        path,
-        parameters,
-        extended: !rest.is_empty(),
-    })
+    Ok(Command::Mail { path, parameters, extended: !rest.is_empty() })
 }
 
 fn parse_rcpt(text: &str) -> Result<Command, SyntaxError> {
@@ -280,18 +243,13 @@ fn parse_rcpt(text: &str) -> Result<Command, SyntaxError> {
     let (path_text, rest) = split_path(text).map_err(SyntaxError::Recipient)?;
     let path = ForwardPath::parse(path_text).map_err(SyntaxError::Recipient)?;
     let parameters = parameters::parse_rcpt(rest)?;
-    Ok(Command::Rcpt {
-        path,
-        parameters,
-        utf8: !path_text.is_ascii(),
-    })
+    Ok(Command::Rcpt { path, parameters, utf8: !path_text.is_ascii() })
 }
 
 /// Strips `FROM:` or `TO:` and the spaces that many clients put behind it.
 fn strip_keyword<'a>(text: &'a str, keyword: &str) -> Option<&'a str> {
     let (head, rest) = text.split_at_checked(keyword.len())?;
-    head.eq_ignore_ascii_case(keyword)
-        .then(|| rest.trim_start_matches([' ', '\t']))
+    head.eq_ignore_ascii_case(keyword).then(|| rest.trim_start_matches([' ', '\t']))
 }
 
 /// Splits `<path>` from what follows it; a `>` inside quotes belongs to the path.
@@ -310,11 +268,7 @@ fn split_path(text: &str) -> Result<(&str, &str), AddressError> {
                 let (path, rest) = text.split_at(at + 1);
                 // Parameters are set off by a space.
                 let apart = rest.is_empty() || rest.starts_with([' ', '\t']);
-                return if apart {
-                    Ok((path, rest.trim_start()))
-                } else {
-                    Err(AddressError::Path)
-                };
+                return if apart { Ok((path, rest.trim_start())) } else { Err(AddressError::Path) };
             }
             _ => {}
         }
@@ -324,22 +278,14 @@ fn split_path(text: &str) -> Result<(&str, &str), AddressError> {
 
 fn parse_bdat(text: &str) -> Result<Command, SyntaxError> {
     let mut words = text.split_ascii_whitespace();
-    let octets = words
-        .next()
-        .filter(|word| word.bytes().all(|b| b.is_ascii_digit()));
-    let octets = octets
-        .and_then(|word| word.parse().ok())
-        .ok_or(SyntaxError::Chunk)?;
+    let octets = words.next().filter(|word| word.bytes().all(|b| b.is_ascii_digit()));
+    let octets = octets.and_then(|word| word.parse().ok()).ok_or(SyntaxError::Chunk)?;
     let last = match words.next() {
         None => false,
         Some(word) if word.eq_ignore_ascii_case("LAST") => true,
         Some(_) => return Err(SyntaxError::Chunk),
     };
-    if words.next().is_some() {
-        Err(SyntaxError::Chunk)
-    } else {
-        Ok(Command::Bdat { octets, last })
-    }
+    if words.next().is_some() { Err(SyntaxError::Chunk) } else { Ok(Command::Bdat { octets, last }) }
 }
 
 fn parse_auth(text: &str) -> Result<Command, SyntaxError> {
@@ -351,11 +297,7 @@ fn parse_auth(text: &str) -> Result<Command, SyntaxError> {
         Some(_) => return Err(SyntaxError::Mechanism),
     };
     let initial = words.next().map(str::to_owned);
-    if words.next().is_some() {
-        Err(SyntaxError::Argument)
-    } else {
-        Ok(Command::Auth { mechanism, initial })
-    }
+    if words.next().is_some() { Err(SyntaxError::Argument) } else { Ok(Command::Auth { mechanism, initial }) }
 }
 
 fn parse_xclient(text: &str) -> Result<XclientAttributes, SyntaxError> {
@@ -366,17 +308,10 @@ fn parse_xclient(text: &str) -> Result<XclientAttributes, SyntaxError> {
     for word in text.split_ascii_whitespace() {
         let (name, value) = word.split_once('=').ok_or(SyntaxError::Argument)?;
         let value = parameters::decode_xtext(value).ok_or(SyntaxError::Argument)?;
-        let known = !matches!(
-            value.to_ascii_uppercase().as_str(),
-            "[UNAVAILABLE]" | "[TEMPUNAVAIL]"
-        );
+        let known = !matches!(value.to_ascii_uppercase().as_str(), "[UNAVAILABLE]" | "[TEMPUNAVAIL]");
         match name.to_ascii_uppercase().as_str() {
-            "ADDR" if known => {
-                attributes.address = Some(parse_ip(&value).ok_or(SyntaxError::Argument)?)
-            }
-            "PORT" if known => {
-                attributes.port = Some(value.parse().map_err(|_| SyntaxError::Argument)?)
-            }
+            "ADDR" if known => attributes.address = Some(parse_ip(&value).ok_or(SyntaxError::Argument)?),
+            "PORT" if known => attributes.port = Some(value.parse().map_err(|_| SyntaxError::Argument)?),
             "NAME" if value.len() > HELO_OCTETS_MAX => return Err(SyntaxError::Argument),
             "NAME" => attributes.reverse_name = Some(known.then_some(value)),
             // The client says EHLO itself afterwards, and we take no login on a proxy's word.
@@ -389,10 +324,9 @@ fn parse_xclient(text: &str) -> Result<XclientAttributes, SyntaxError> {
 
 fn parse_ip(text: &str) -> Option<IpAddr> {
     match text.split_at_checked(5) {
-        Some((tag, v6)) if tag.eq_ignore_ascii_case("IPV6:") => v6
-            .parse::<Ipv6Addr>()
-            .ok()
-            .map(|v6| IpAddr::V6(v6).to_canonical()),
+        Some((tag, v6)) if tag.eq_ignore_ascii_case("IPV6:") => {
+            v6.parse::<Ipv6Addr>().ok().map(|v6| IpAddr::V6(v6).to_canonical())
+        }
         _ => text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
     }
 }

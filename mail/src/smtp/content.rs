@@ -37,13 +37,7 @@ impl Content {
     /// Starts an empty message; nothing is allocated yet.
     #[must_use]
     pub fn new(octets_max: u64, line_ends: LineEnds) -> Self {
-        Self {
-            bytes: Vec::new(),
-            octets: 0,
-            octets_max,
-            line_ends,
-            bare: false,
-        }
+        Self { bytes: Vec::new(), octets: 0, octets_max, line_ends, bare: false }
     }
 
     /// Returns how many octets the message has so far, kept or not.
@@ -109,16 +103,10 @@ pub(super) fn find_line_octet(bytes: &[u8]) -> Option<usize> {
     let is_line_octet = |byte: &u8| *byte == b'\r' || *byte == b'\n';
     let mut at = 0;
     for lane in bytes.chunks_exact(LANE) {
-        if lane
-            .iter()
-            .fold(false, |found, byte| found | is_line_octet(byte))
-        {
+        if lane.iter().fold(false, |found, byte| found | is_line_octet(byte)) {
             break;
         }
         at += LANE;
     }
-    bytes[at..]
-        .iter()
-        .position(is_line_octet)
-        .map(|offset| at + offset)
+    bytes[at..].iter().position(is_line_octet).map(|offset| at + offset)
 }

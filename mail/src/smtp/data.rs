@@ -25,9 +25,7 @@ impl DataDecoder {
     /// Starts before the first octet of content.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            state: State::LineStart,
-        }
+        Self { state: State::LineStart }
     }
 
     /// Decodes a piece into `content`. Returns how many octets belonged to the message, its end included,

@@ -157,10 +157,6 @@ impl Limits {
             delivery_seconds_max: 1, 600;
             greeting_delay_millis: 0, 60_000;
         }
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors)
-        }
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 }

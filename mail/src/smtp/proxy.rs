@@ -53,29 +53,16 @@ pub fn parse(input: &[u8]) -> Result<Progress, NotProxy> {
 fn parse_v1(input: &[u8]) -> Result<Progress, NotProxy> {
     let window = &input[..input.len().min(V1_OCTETS_MAX)];
     let Some(end) = window.windows(2).position(|pair| pair == b"\r\n") else {
-        return if window.len() < V1_OCTETS_MAX {
-            Ok(Progress::Incomplete)
-        } else {
-            Err(NotProxy)
-        };
+        return if window.len() < V1_OCTETS_MAX { Ok(Progress::Incomplete) } else { Err(NotProxy) };
     };
     let line = std::str::from_utf8(&window[..end]).map_err(|_| NotProxy)?;
     let mut words = line.split(' ').skip(1);
     let client = match words.next() {
         Some("UNKNOWN") => None,
         Some(family @ ("TCP4" | "TCP6")) => {
-            let source: IpAddr = words
-                .next()
-                .and_then(|word| word.parse().ok())
-                .ok_or(NotProxy)?;
-            let target: IpAddr = words
-                .next()
-                .and_then(|word| word.parse().ok())
-                .ok_or(NotProxy)?;
-            let port: u16 = words
-                .next()
-                .and_then(|word| word.parse().ok())
-                .ok_or(NotProxy)?;
+            let source: IpAddr = words.next().and_then(|word| word.parse().ok()).ok_or(NotProxy)?;
+            let target: IpAddr = words.next().and_then(|word| word.parse().ok()).ok_or(NotProxy)?;
+            let port: u16 = words.next().and_then(|word| word.parse().ok()).ok_or(NotProxy)?;
             let target_port: Option<u16> = words.next().and_then(|word| word.parse().ok());
             let v4 = family == "TCP4";
             let sound = source.is_ipv4() == v4 && target.is_ipv4() == v4 && target_port.is_some();
@@ -86,10 +73,7 @@ fn parse_v1(input: &[u8]) -> Result<Progress, NotProxy> {
         }
         _ => return Err(NotProxy),
     };
-    Ok(Progress::Complete {
-        client,
-        octets: end + 2,
-    })
+    Ok(Progress::Complete { client, octets: end + 2 })
 }
 
 fn parse_v2(input: &[u8]) -> Result<Progress, NotProxy> {
@@ -121,10 +105,7 @@ fn parse_v2(input: &[u8]) -> Result<Progress, NotProxy> {
             let block: &[u8; 36] = first(addresses)?;
             let source: &[u8; 16] = first(block)?;
             let port = u16::from_be_bytes([block[32], block[33]]);
-            Some(SocketAddr::new(
-                IpAddr::V6(Ipv6Addr::from(*source)).to_canonical(),
-                port,
-            ))
+            Some(SocketAddr::new(IpAddr::V6(Ipv6Addr::from(*source)).to_canonical(), port))
         }
         0x00 => None,
         _ => return Err(NotProxy),

@@ -18,22 +18,14 @@ impl Reply {
     /// Makes a reply with the enhanced status `<class of code>.subject.detail`.
     #[must_use]
     pub fn new(code: u16, subject: u8, detail: u8, text: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            code,
-            status: Some((subject, detail)),
-            text: text.into(),
-        }
+        Self { code, status: Some((subject, detail)), text: text.into() }
     }
 
     /// Makes a reply that carries no enhanced status: greeting, EHLO, 334, 354. Each line of `text` becomes
     /// a line of the reply.
     #[must_use]
     pub(crate) fn plain(code: u16, text: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            code,
-            status: None,
-            text: text.into(),
-        }
+        Self { code, status: None, text: text.into() }
     }
 
     /// Returns the three-digit code.
@@ -45,8 +37,7 @@ impl Reply {
     /// Returns the enhanced status, `5.1.1`, where there is one.
     #[must_use]
     pub fn enhanced(&self) -> Option<String> {
-        self.status
-            .map(|(subject, detail)| format!("{}.{subject}.{detail}", self.code / 100))
+        self.status.map(|(subject, detail)| format!("{}.{subject}.{detail}", self.code / 100))
     }
 
     /// Returns the text after the codes.
@@ -67,14 +58,8 @@ impl Reply {
                 out.extend_from_slice(enhanced.as_bytes());
                 out.push(b' ');
             }
-            let printable = line
-                .chars()
-                .map(|c| if matches!(c, ' '..='~') { c } else { '?' });
-            out.extend(
-                printable
-                    .take(TEXT_OCTETS_MAX)
-                    .filter_map(|c| u8::try_from(c).ok()),
-            );
+            let printable = line.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' });
+            out.extend(printable.take(TEXT_OCTETS_MAX).filter_map(|c| u8::try_from(c).ok()));
             out.extend_from_slice(b"\r\n");
         }
     }
@@ -96,9 +81,7 @@ impl ConnectionRefusal {
     #[must_use]
     pub fn reply(self) -> Vec<u8> {
         let reply = match self {
-            Self::TooManyFromPeer => {
-                Reply::new(421, 7, 0, "too many connections from your address")
-            }
+            Self::TooManyFromPeer => Reply::new(421, 7, 0, "too many connections from your address"),
             Self::TooMany => Reply::new(421, 3, 2, "too many connections, try again later"),
             Self::ShuttingDown => Reply::new(421, 3, 2, "shutting down, try again later"),
         };

@@ -105,14 +105,9 @@ enum Phase {
 /// What the driver has been asked, with what its answer completes.
 #[derive(Debug)]
 enum Question {
-    Sender {
-        path: ReversePath,
-        parameters: MailParameters,
-    },
+    Sender { path: ReversePath, parameters: MailParameters },
     Recipient(Recipient),
-    Credentials {
-        username: String,
-    },
+    Credentials { username: String },
     Delivery,
 }
 
@@ -222,11 +217,7 @@ impl Session {
             _ => {}
         }
         // Content need not pass through the inbox.
-        let taken = if self.inbox.is_empty() {
-            self.take_content(input)
-        } else {
-            0
-        };
+        let taken = if self.inbox.is_empty() { self.take_content(input) } else { 0 };
         // The content may have closed the session; whatever follows is then of no interest.
         if !matches!(self.phase, Phase::Closing) {
             self.inbox.extend(&input[taken..]);
@@ -260,9 +251,7 @@ impl Session {
             }
             if !self.advance() {
                 if self.outbox.is_empty() {
-                    return Action::NeedInput {
-                        deadline: self.deadline(),
-                    };
+                    return Action::NeedInput { deadline: self.deadline() };
                 }
                 return self.flush();
             }
@@ -281,10 +270,7 @@ impl Session {
     /// Tells that the deadline of [`Action::NeedInput`] has passed. Does nothing before it.
     pub fn timed_out(&mut self, now_micros: i64) {
         self.advance_clock(now_micros);
-        let waiting = matches!(
-            self.phase,
-            Phase::Command | Phase::Auth(_) | Phase::Data(_) | Phase::Chunk { .. }
-        );
+        let waiting = matches!(self.phase, Phase::Command | Phase::Auth(_) | Phase::Data(_) | Phase::Chunk { .. });
         if waiting && self.pending.is_none() && self.now >= self.deadline() {
             self.disconnect(Reply::new(421, 4, 2, "timeout"));
         }
@@ -355,26 +341,19 @@ impl Session {
     /// Returns the sender of the transaction under way.
     #[must_use]
     pub fn reverse_path(&self) -> Option<&ReversePath> {
-        self.envelope
-            .as_ref()
-            .map(|envelope| &envelope.reverse_path)
+        self.envelope.as_ref().map(|envelope| &envelope.reverse_path)
     }
 
     /// Returns how many recipients the transaction under way has.
     #[must_use]
     pub fn recipients(&self) -> usize {
-        self.envelope
-            .as_ref()
-            .map_or(0, |envelope| envelope.recipients.len())
+        self.envelope.as_ref().map_or(0, |envelope| envelope.recipients.len())
     }
 
     /// Returns how much memory its content takes, in octets, so that a listener can bound the sum.
     #[must_use]
     pub fn held_octets(&self) -> usize {
-        let chunks = self
-            .envelope
-            .as_ref()
-            .and_then(|envelope| envelope.chunks.as_ref());
+        let chunks = self.envelope.as_ref().and_then(|envelope| envelope.chunks.as_ref());
         let data = match &self.phase {
             Phase::Data(data) => data.1.held_octets(),
             _ => 0,
@@ -430,10 +409,7 @@ impl Session {
     }
 
     fn banner(&mut self) {
-        self.reply(&Reply::plain(
-            220,
-            format!("{} ESMTP ready", self.config.hostname),
-        ));
+        self.reply(&Reply::plain(220, format!("{} ESMTP ready", self.config.hostname)));
     }
 
     fn flush(&mut self) -> Action {
@@ -505,11 +481,8 @@ impl Session {
     fn deadline(&self) -> i64 {
         let limits = &self.config.limits;
         if !matches!(self.phase, Phase::Data(_) | Phase::Chunk { .. }) {
-            let seconds = if self.overloaded {
-                limits.overload_command_idle_seconds
-            } else {
-                limits.command_idle_seconds
-            };
+            let seconds =
+                if self.overloaded { limits.overload_command_idle_seconds } else { limits.command_idle_seconds };
             return after_seconds(self.waiting_since, seconds).min(self.session_end());
         }
         let idle = after_seconds(self.waiting_since, limits.content_idle_seconds);

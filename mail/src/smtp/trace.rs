@@ -44,28 +44,12 @@ pub struct Received<'a> {
 impl fmt::Display for Received<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let helo = printable(self.helo);
-        let name = self
-            .reverse_name
-            .map_or(Cow::Borrowed("unknown"), printable);
-        write!(
-            f,
-            "Received: from {helo} ({name} {})\r\n",
-            literal(self.address)
-        )?;
-        let protocol = protocol(
-            self.esmtp,
-            self.tls.is_some(),
-            self.authenticated,
-            self.smtputf8,
-        );
+        let name = self.reverse_name.map_or(Cow::Borrowed("unknown"), printable);
+        write!(f, "Received: from {helo} ({name} {})\r\n", literal(self.address))?;
+        let protocol = protocol(self.esmtp, self.tls.is_some(), self.authenticated, self.smtputf8);
         write!(f, "\tby {} with {protocol}", printable(self.by))?;
         if let Some(tls) = self.tls {
-            write!(
-                f,
-                "\r\n\t({} {})",
-                printable(&tls.version),
-                printable(&tls.cipher)
-            )?;
+            write!(f, "\r\n\t({} {})", printable(&tls.version), printable(&tls.cipher))?;
         }
         write!(f, "\r\n\tid {}", printable(self.id))?;
         if let Some(recipient) = self.recipient {
@@ -102,15 +86,9 @@ pub fn return_path(sender: &ReversePath) -> String {
 /// A time outside the years that the calendar can express becomes the nearest one it can.
 #[must_use]
 pub fn rfc5322_date(at_micros: i64) -> String {
-    let nearest = if at_micros < 0 {
-        Timestamp::MIN
-    } else {
-        Timestamp::MAX
-    };
+    let nearest = if at_micros < 0 { Timestamp::MIN } else { Timestamp::MAX };
     let at = Timestamp::from_microsecond(at_micros).unwrap_or(nearest);
-    at.to_zoned(TimeZone::UTC)
-        .strftime("%a, %d %b %Y %H:%M:%S +0000")
-        .to_string()
+    at.to_zoned(TimeZone::UTC).strftime("%a, %d %b %Y %H:%M:%S +0000").to_string()
 }
 
 /// Keeps what is a word in a trace field; a client's name must not open comments or clauses of its own.
@@ -121,11 +99,7 @@ fn printable(text: &str) -> Cow<'_, str> {
     } else if text.chars().all(allowed) {
         Cow::Borrowed(text)
     } else {
-        Cow::Owned(
-            text.chars()
-                .map(|c| if allowed(c) { c } else { '?' })
-                .collect(),
-        )
+        Cow::Owned(text.chars().map(|c| if allowed(c) { c } else { '?' }).collect())
     }
 }
 
@@ -184,19 +158,12 @@ impl<'a> Iterator for Fields<'a> {
             Some(colon) => (whole[..colon].trim_ascii(), &whole[colon + 1..]),
             None => (&[][..], whole),
         };
-        Some(Field {
-            name,
-            value,
-            range: start..end,
-        })
+        Some(Field { name, value, range: start..end })
     }
 }
 
 fn line_end(raw: &[u8], start: usize) -> usize {
-    raw[start..]
-        .iter()
-        .position(|&b| b == b'\n')
-        .map_or(raw.len(), |offset| start + offset + 1)
+    raw[start..].iter().position(|&b| b == b'\n').map_or(raw.len(), |offset| start + offset + 1)
 }
 
 fn trim_line_end(line: &[u8]) -> &[u8] {
@@ -228,14 +195,8 @@ pub fn count_header(raw: &[u8]) -> HeaderCount {
 }
 
 /// Returns the message without the fields for which `unwanted` holds, its body untouched.
-pub fn without_fields<'a>(
-    raw: &'a [u8],
-    mut unwanted: impl FnMut(&Field<'_>) -> bool,
-) -> Cow<'a, [u8]> {
-    let dropped: Vec<Range<usize>> = fields(raw)
-        .filter(|field| unwanted(field))
-        .map(|f| f.range)
-        .collect();
+pub fn without_fields<'a>(raw: &'a [u8], mut unwanted: impl FnMut(&Field<'_>) -> bool) -> Cow<'a, [u8]> {
+    let dropped: Vec<Range<usize>> = fields(raw).filter(|field| unwanted(field)).map(|f| f.range).collect();
     if dropped.is_empty() {
         return Cow::Borrowed(raw);
     }
@@ -260,9 +221,7 @@ pub fn without_forged_results<'a>(raw: &'a [u8], authserv_id: &str) -> Cow<'a, [
 /// without `Return-Path`, of which final delivery writes the only one.
 #[must_use]
 pub fn without_untrusted_trace<'a>(raw: &'a [u8], authserv_id: &str) -> Cow<'a, [u8]> {
-    without_fields(raw, |field| {
-        field.is("Return-Path") || is_forged_result(field, authserv_id)
-    })
+    without_fields(raw, |field| field.is("Return-Path") || is_forged_result(field, authserv_id))
 }
 
 fn is_forged_result(field: &Field<'_>, authserv_id: &str) -> bool {
@@ -271,9 +230,7 @@ fn is_forged_result(field: &Field<'_>, authserv_id: &str) -> bool {
     }
     let claimed = claimed_authserv_id(field.value);
     let normal = |id: &str| normalise_domain(id).unwrap_or_else(|_| id.to_ascii_lowercase());
-    claimed
-        .trim_end_matches('.')
-        .eq_ignore_ascii_case(authserv_id)
+    claimed.trim_end_matches('.').eq_ignore_ascii_case(authserv_id)
         || normal(claimed.trim_end_matches('.')) == normal(authserv_id)
 }
 

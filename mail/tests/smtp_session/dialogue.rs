@@ -13,90 +13,38 @@ fn a_plain_dialogue_delivers_one_message() {
         "Subject: x\r\n\r\n..dot\r\nbody\r\n.\r\n",
         "QUIT\r\n",
     ]);
-    outcome.assert_codes(&[
-        "250",
-        "250 2.1.0",
-        "250 2.1.5",
-        "354",
-        "250 2.0.0",
-        "221 2.0.0",
-    ]);
+    outcome.assert_codes(&["250", "250 2.1.0", "250 2.1.5", "354", "250 2.0.0", "221 2.0.0"]);
     assert!(outcome.transcript.starts_with("220 mx.example.org ESMTP "));
-    assert!(
-        outcome
-            .transcript
-            .contains("250 2.0.0 accepted as msg_0\r\n")
-    );
+    assert!(outcome.transcript.contains("250 2.0.0 accepted as msg_0\r\n"));
     assert!(outcome.closed);
-    let [message] = outcome.delivered.as_slice() else {
-        panic!("one message")
-    };
+    let [message] = outcome.delivered.as_slice() else { panic!("one message") };
     assert_eq!(message.data, b"Subject: x\r\n\r\n.dot\r\nbody\r\n");
     assert_eq!(message.reverse_path.to_string(), "<a@example.net>");
     assert_eq!(message.recipients[0].path.to_string(), "<u@example.org>");
-    assert_eq!(
-        (message.helo.as_str(), message.esmtp),
-        ("client.example", true)
-    );
-    assert_eq!(
-        (message.tls.as_ref(), message.authenticated.as_ref()),
-        (None, None)
-    );
+    assert_eq!((message.helo.as_str(), message.esmtp), ("client.example", true));
+    assert_eq!((message.tls.as_ref(), message.authenticated.as_ref()), (None, None));
 }
 
 #[test]
 fn ehlo_lists_what_the_profile_and_the_connection_offer() {
     let lines = |outcome: &Outcome| -> Vec<String> {
-        let last = outcome
-            .transcript
-            .rsplit("220 mx.example.org ESMTP ready\r\n")
-            .next()
-            .unwrap();
-        last.lines()
-            .filter(|line| line.starts_with("250"))
-            .map(|line| line[4..].to_owned())
-            .collect()
+        let last = outcome.transcript.rsplit("220 mx.example.org ESMTP ready\r\n").next().unwrap();
+        last.lines().filter(|line| line.starts_with("250")).map(|line| line[4..].to_owned()).collect()
     };
-    let common = [
-        "mx.example.org",
-        "PIPELINING",
-        "SIZE 26214400",
-        "8BITMIME",
-        "SMTPUTF8",
-        "ENHANCEDSTATUSCODES",
-    ];
+    let common = ["mx.example.org", "PIPELINING", "SIZE 26214400", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"];
     let with = |more: &[&str]| -> Vec<String> {
-        let all = common
-            .iter()
-            .chain(["CHUNKING"].iter())
-            .chain(more)
-            .chain(["LIMITS RCPTMAX=1000 MAILMAX=1000"].iter());
+        let all =
+            common.iter().chain(["CHUNKING"].iter()).chain(more).chain(["LIMITS RCPTMAX=1000 MAILMAX=1000"].iter());
         all.map(|line| (*line).to_owned()).collect()
     };
     assert_eq!(lines(&talk(&["EHLO x\r\n"])), with(&["BINARYMIME"]));
-    let offering = mail::smtp::Config {
-        start_tls: StartTls::Optional,
-        ..inbound()
-    };
-    assert_eq!(
-        lines(&talk_with(&offering, &["EHLO x\r\n"])),
-        with(&["BINARYMIME", "STARTTLS"])
-    );
-    assert_eq!(
-        lines(&talk_with(&submission(), &["EHLO x\r\n"])),
-        with(&["DSN", "STARTTLS"])
-    );
+    let offering = mail::smtp::Config { start_tls: StartTls::Optional, ..inbound() };
+    assert_eq!(lines(&talk_with(&offering, &["EHLO x\r\n"])), with(&["BINARYMIME", "STARTTLS"]));
+    assert_eq!(lines(&talk_with(&submission(), &["EHLO x\r\n"])), with(&["DSN", "STARTTLS"]));
     let secure = talk_as(&submission(), &under_tls(), &[b"EHLO x\r\n"]);
     assert_eq!(lines(&secure), with(&["DSN", "AUTH PLAIN LOGIN"]));
-    let open = mail::smtp::Config {
-        dangerous_auth_without_tls: true,
-        start_tls: StartTls::Off,
-        ..submission()
-    };
-    assert_eq!(
-        lines(&talk_with(&open, &["EHLO x\r\n"])),
-        with(&["DSN", "AUTH PLAIN LOGIN"])
-    );
+    let open = mail::smtp::Config { dangerous_auth_without_tls: true, start_tls: StartTls::Off, ..submission() };
+    assert_eq!(lines(&talk_with(&open, &["EHLO x\r\n"])), with(&["DSN", "AUTH PLAIN LOGIN"]));
 }
 
 #[test]
@@ -109,15 +57,7 @@ fn helo_answers_one_line_and_uses_no_extensions() {
         "DATA\r\n",
         "x\r\n.\r\n",
     ]);
-    outcome.assert_codes(&[
-        "250",
-        "555 5.5.4",
-        "250 2.1.0",
-        "250 2.1.5",
-        "503 5.5.1",
-        "354",
-        "250 2.0.0",
-    ]);
+    outcome.assert_codes(&["250", "555 5.5.4", "250 2.1.0", "250 2.1.5", "503 5.5.1", "354", "250 2.0.0"]);
     assert!(outcome.transcript.contains("250 mx.example.org\r\n"));
     assert!(!outcome.delivered[0].esmtp);
 }
@@ -142,14 +82,8 @@ fn each_line_has_its_reply() {
         ("MAIL FROM:<a@example.net> SIZE=26214400", "250 2.1.0"),
         ("MAIL FROM:<a@example.net> SIZE=26214401", "552 5.3.4"),
         ("MAIL FROM:<a@example.net> SIZE=99999999999", "552 5.3.4"),
-        (
-            "MAIL FROM:<a@example.net> SIZE=99999999999999999999",
-            "552 5.3.4",
-        ),
-        (
-            "MAIL FROM:<a@example.net> SIZE=999999999999999999999",
-            "501 5.5.4",
-        ),
+        ("MAIL FROM:<a@example.net> SIZE=99999999999999999999", "552 5.3.4"),
+        ("MAIL FROM:<a@example.net> SIZE=999999999999999999999", "501 5.5.4"),
         ("MAIL FROM:<a@example.net> FOO=bar", "555 5.5.4"),
         ("MAIL FROM:<a@example.net> FOO", "555 5.5.4"),
         ("MAIL FROM:<a@example.net> =bar", "501 5.5.4"),
@@ -208,10 +142,7 @@ fn each_line_has_its_reply() {
 fn invalid_utf8_is_an_invalid_argument() {
     // RFC 6531 §3.3
     for (line, expected) in [
-        (
-            &b"MAIL FROM:<\xff@example.net> SMTPUTF8\r\n"[..],
-            "501 5.1.7",
-        ),
+        (&b"MAIL FROM:<\xff@example.net> SMTPUTF8\r\n"[..], "501 5.1.7"),
         (b"EHLO \xff\r\n", "501 5.5.4"),
         (b"\xff\xfe\r\n", "500 5.5.2"),
         (b"NOOP \xff\r\n", "500 5.5.2"),
@@ -219,15 +150,8 @@ fn invalid_utf8_is_an_invalid_argument() {
         let outcome = talk_as(&inbound(), &PeerInfo::default(), &[b"EHLO x\r\n", line]);
         assert_eq!(outcome.last(), expected, "{line:?}");
     }
-    let steps: [&[u8]; 3] = [
-        b"EHLO x\r\n",
-        b"MAIL FROM:<a@b> SMTPUTF8\r\n",
-        b"RCPT TO:<\xff@example.org>\r\n",
-    ];
-    assert_eq!(
-        talk_as(&inbound(), &PeerInfo::default(), &steps).last(),
-        "501 5.1.3"
-    );
+    let steps: [&[u8]; 3] = [b"EHLO x\r\n", b"MAIL FROM:<a@b> SMTPUTF8\r\n", b"RCPT TO:<\xff@example.org>\r\n"];
+    assert_eq!(talk_as(&inbound(), &PeerInfo::default(), &steps).last(), "501 5.1.3");
 }
 
 #[test]
@@ -293,15 +217,8 @@ fn a_second_ehlo_and_rset_reset_the_transaction_only() {
 
 #[test]
 fn an_http_client_is_sent_away_at_once() {
-    for first in [
-        "GET / HTTP/1.1\r\n",
-        "POST / HTTP/1.1\r\n",
-        "CONNECT mx:25 HTTP/1.1\r\n",
-        "get /\r\n",
-    ] {
-        let outcome = talk(&[&format!(
-            "{first}Host: mx.example.org\r\n\r\nMAIL FROM:<a@b>\r\n"
-        )]);
+    for first in ["GET / HTTP/1.1\r\n", "POST / HTTP/1.1\r\n", "CONNECT mx:25 HTTP/1.1\r\n", "get /\r\n"] {
+        let outcome = talk(&[&format!("{first}Host: mx.example.org\r\n\r\nMAIL FROM:<a@b>\r\n")]);
         outcome.assert_codes(&["421 4.7.0"]);
         assert!(outcome.closed);
     }
@@ -327,13 +244,7 @@ fn a_client_that_talks_before_the_greeting_is_refused() {
         assert_eq!(driver.outcome.transcript.get(..9), Some("554 5.5.0"));
         assert!(driver.outcome.closed && !driver.outcome.transcript.contains("220"));
     }
-    let mut driver = Driver::new(
-        inbound(),
-        PeerInfo {
-            trusted: true,
-            ..PeerInfo::default()
-        },
-    );
+    let mut driver = Driver::new(inbound(), PeerInfo { trusted: true, ..PeerInfo::default() });
     driver.session.early_talk(START);
     driver.say("EHLO x\r\n");
     driver.outcome.assert_codes(&["250"]);
@@ -341,36 +252,21 @@ fn a_client_that_talks_before_the_greeting_is_refused() {
 
 #[test]
 fn a_listed_proxy_names_the_real_client() {
-    let proxy = PeerInfo {
-        may_xclient: true,
-        reverse_name: Some("lb.example.org".to_owned()),
-        ..PeerInfo::default()
-    };
+    let proxy = PeerInfo { may_xclient: true, reverse_name: Some("lb.example.org".to_owned()), ..PeerInfo::default() };
     let mut driver = Driver::greeted(inbound(), proxy.clone());
-    driver
-        .say("EHLO lb\r\n")
-        .say("XCLIENT NAME=client.example ADDR=192.0.2.9 PORT=25252 PROTO=ESMTP\r\n");
+    driver.say("EHLO lb\r\n").say("XCLIENT NAME=client.example ADDR=192.0.2.9 PORT=25252 PROTO=ESMTP\r\n");
     driver.outcome.assert_codes(&["250", "220"]);
     assert!(driver.outcome.transcript.contains("XCLIENT NAME ADDR"));
     assert_eq!(driver.session.peer().address.to_string(), "192.0.2.9");
     assert_eq!(
-        (
-            driver.session.peer().port,
-            driver.session.peer().reverse_name.as_deref()
-        ),
+        (driver.session.peer().port, driver.session.peer().reverse_name.as_deref()),
         (25252, Some("client.example"))
     );
     assert_eq!(driver.session.helo(), None);
     driver.say("XCLIENT ADDR=IPV6:2001:db8::1 NAME=[UNAVAILABLE]\r\n");
     assert_eq!(driver.session.peer().address.to_string(), "2001:db8::1");
     assert_eq!(driver.session.peer().reverse_name, None);
-    for broken in [
-        "XCLIENT",
-        "XCLIENT ADDR",
-        "XCLIENT ADDR=x",
-        "XCLIENT FOO=bar",
-        "XCLIENT PORT=70000",
-    ] {
+    for broken in ["XCLIENT", "XCLIENT ADDR", "XCLIENT ADDR=x", "XCLIENT FOO=bar", "XCLIENT PORT=70000"] {
         let outcome = talk_as(&inbound(), &proxy, &[format!("{broken}\r\n").as_bytes()]);
         assert_eq!(outcome.last(), "501 5.5.4", "{broken}");
     }

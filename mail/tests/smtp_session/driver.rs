@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mail::address::{ForwardPath, ReversePath};
-use mail::smtp::{
-    Action, Config, PeerInfo, Profile, Session, StartTls, TlsInfo, Transaction, Verdict,
-};
+use mail::smtp::{Action, Config, PeerInfo, Profile, Session, StartTls, TlsInfo, Transaction, Verdict};
 
 pub const START: i64 = 1_700_000_000_000_000;
 pub const SECOND: i64 = 1_000_000;
@@ -24,21 +22,13 @@ pub struct Outcome {
 impl Outcome {
     /// Code and enhanced status of each reply after the greeting, or its code alone.
     pub fn codes(&self) -> Vec<String> {
-        let last_lines = self
-            .transcript
-            .lines()
-            .filter(|line| line.as_bytes().get(3) == Some(&b' '));
+        let last_lines = self.transcript.lines().filter(|line| line.as_bytes().get(3) == Some(&b' '));
         last_lines
             .skip(1)
             .map(|line| {
                 let enhanced = line[4..].split(' ').next().unwrap_or_default();
-                let is_status =
-                    enhanced.len() >= 5 && enhanced.starts_with(&format!("{}.", &line[..1]));
-                if is_status {
-                    format!("{} {enhanced}", &line[..3])
-                } else {
-                    line[..3].to_owned()
-                }
+                let is_status = enhanced.len() >= 5 && enhanced.starts_with(&format!("{}.", &line[..1]));
+                if is_status { format!("{} {enhanced}", &line[..3]) } else { line[..3].to_owned() }
             })
             .collect()
     }
@@ -54,10 +44,7 @@ impl Outcome {
     }
 
     pub fn data(&self) -> Vec<&[u8]> {
-        self.delivered
-            .iter()
-            .map(|transaction| transaction.data.as_slice())
-            .collect()
+        self.delivered.iter().map(|transaction| transaction.data.as_slice()).collect()
     }
 }
 
@@ -71,18 +58,8 @@ pub struct Driver {
 impl Driver {
     pub fn new(config: Config, peer: PeerInfo) -> Self {
         let session = Session::new(Arc::new(config), peer, START);
-        let outcome = Outcome {
-            transcript: String::new(),
-            delivered: Vec::new(),
-            closed: false,
-            delays: Vec::new(),
-        };
-        Self {
-            session,
-            outcome,
-            now: START,
-            deadline: None,
-        }
+        let outcome = Outcome { transcript: String::new(), delivered: Vec::new(), closed: false, delays: Vec::new() };
+        Self { session, outcome, now: START, deadline: None }
     }
 
     /// A driver that has greeted.
@@ -111,35 +88,23 @@ impl Driver {
             match self.session.next_action() {
                 Action::Reply(octets) => {
                     assert!(octets.ends_with(b"\r\n"), "a reply must be whole");
-                    self.outcome
-                        .transcript
-                        .push_str(&String::from_utf8(octets).unwrap());
+                    self.outcome.transcript.push_str(&String::from_utf8(octets).unwrap());
                 }
                 Action::StartTls => self.session.tls_established(tls(), self.now),
-                Action::CheckSender { path, .. } => {
-                    self.session.answer(judge_sender(&path), self.now)
-                }
+                Action::CheckSender { path, .. } => self.session.answer(judge_sender(&path), self.now),
                 Action::CheckRecipient { path, .. } => {
                     assert!(self.session.reverse_path().is_some());
                     self.session.answer(judge_recipient(&path), self.now);
                 }
                 Action::Authenticate(credentials) => {
-                    let right =
-                        credentials.username == "key" && credentials.secret.expose() == "secret";
-                    let verdict = if right {
-                        Verdict::Accept
-                    } else {
-                        Verdict::wrong_credentials()
-                    };
+                    let right = credentials.username == "key" && credentials.secret.expose() == "secret";
+                    let verdict = if right { Verdict::Accept } else { Verdict::wrong_credentials() };
                     self.session.answer(verdict, self.now);
                 }
                 Action::Deliver(transaction) => {
                     let verdict = match transaction.reverse_path.as_str() {
                         "full@example.net" => Verdict::storage_full(),
-                        _ => Verdict::AcceptWith(format!(
-                            "accepted as msg_{}",
-                            self.outcome.delivered.len()
-                        )),
+                        _ => Verdict::AcceptWith(format!("accepted as msg_{}", self.outcome.delivered.len())),
                     };
                     self.outcome.delivered.push(*transaction);
                     assert_eq!(self.session.next_action(), Action::NeedAnswer);
@@ -183,10 +148,7 @@ fn judge_recipient(path: &ForwardPath) -> Verdict {
 }
 
 pub fn tls() -> TlsInfo {
-    TlsInfo {
-        version: "TLSv1.3".to_owned(),
-        cipher: "TLS_AES_256_GCM_SHA384".to_owned(),
-    }
+    TlsInfo { version: "TLSv1.3".to_owned(), cipher: "TLS_AES_256_GCM_SHA384".to_owned() }
 }
 
 pub fn inbound() -> Config {
@@ -194,17 +156,11 @@ pub fn inbound() -> Config {
 }
 
 pub fn submission() -> Config {
-    Config {
-        start_tls: StartTls::Required,
-        ..Config::new(Profile::Submission, "mx.example.org").unwrap()
-    }
+    Config { start_tls: StartTls::Required, ..Config::new(Profile::Submission, "mx.example.org").unwrap() }
 }
 
 pub fn under_tls() -> PeerInfo {
-    PeerInfo {
-        tls: Some(tls()),
-        ..PeerInfo::default()
-    }
+    PeerInfo { tls: Some(tls()), ..PeerInfo::default() }
 }
 
 /// Plays a script whole, then again in pieces, and returns what came of it.
@@ -220,12 +176,7 @@ pub fn talk_as(config: &Config, peer: &PeerInfo, steps: &[&[u8]]) -> Outcome {
     };
     let whole = play(usize::MAX);
     for piece in [1, 2, 7, 64] {
-        assert_eq!(
-            play(piece),
-            whole,
-            "in pieces of {piece}: {}",
-            whole.transcript
-        );
+        assert_eq!(play(piece), whole, "in pieces of {piece}: {}", whole.transcript);
     }
     whole
 }
@@ -246,12 +197,7 @@ pub fn reply_to(line: &str) -> String {
 
 /// Plays EHLO and MAIL, then one line, and returns the reply to that line.
 pub fn reply_in_transaction(line: &str) -> String {
-    talk(&[
-        "EHLO client.example\r\n",
-        "MAIL FROM:<a@example.net>\r\n",
-        &format!("{line}\r\n"),
-    ])
-    .last()
+    talk(&["EHLO client.example\r\n", "MAIL FROM:<a@example.net>\r\n", &format!("{line}\r\n")]).last()
 }
 
 pub const ENVELOPE: &str = "MAIL FROM:<a@example.net>\r\nRCPT TO:<u@example.org>\r\n";

@@ -10,10 +10,7 @@ fn a_pipelined_group_is_answered_in_order_and_in_one_write() {
     assert!(matches!(session.next_action(), Action::Reply(_)));
     session.feed(b"EHLO x\r\n", START);
     assert!(matches!(session.next_action(), Action::Reply(_)));
-    session.feed(
-        b"MAIL FROM:<a@example.net>\r\nRCPT TO:<u@example.org>\r\nRCPT TO:<v@example.org>\r\nDATA\r\n",
-        START,
-    );
+    session.feed(b"MAIL FROM:<a@example.net>\r\nRCPT TO:<u@example.org>\r\nRCPT TO:<v@example.org>\r\nDATA\r\n", START);
     let mut writes = Vec::new();
     loop {
         match session.next_action() {
@@ -25,33 +22,19 @@ fn a_pipelined_group_is_answered_in_order_and_in_one_write() {
             other => panic!("{other:?}"),
         }
     }
-    let [write] = writes.as_slice() else {
-        panic!("{writes:?}")
-    };
+    let [write] = writes.as_slice() else { panic!("{writes:?}") };
     let codes: Vec<&str> = write.lines().map(|line| &line[..3]).collect();
     assert_eq!(codes, ["250", "250", "250", "354"]);
 }
 
 #[test]
 fn data_needs_one_accepted_recipient() {
-    let refused = "MAIL FROM:<a@example.net>\r\nRCPT TO:<unknown@example.org>\r\nRCPT TO:<x@elsewhere.example>\r\nDATA\r\n";
-    talk(&["EHLO x\r\n", refused]).assert_codes(&[
-        "250",
-        "250 2.1.0",
-        "550 5.1.1",
-        "550 5.7.1",
-        "554 5.5.1",
-    ]);
+    let refused =
+        "MAIL FROM:<a@example.net>\r\nRCPT TO:<unknown@example.org>\r\nRCPT TO:<x@elsewhere.example>\r\nDATA\r\n";
+    talk(&["EHLO x\r\n", refused]).assert_codes(&["250", "250 2.1.0", "550 5.1.1", "550 5.7.1", "554 5.5.1"]);
     let one = "MAIL FROM:<a@example.net>\r\nRCPT TO:<unknown@example.org>\r\nRCPT TO:<u@example.org>\r\nDATA\r\n";
     let outcome = talk(&["EHLO x\r\n", one, "hi\r\n.\r\n"]);
-    outcome.assert_codes(&[
-        "250",
-        "250 2.1.0",
-        "550 5.1.1",
-        "250 2.1.5",
-        "354",
-        "250 2.0.0",
-    ]);
+    outcome.assert_codes(&["250", "250 2.1.0", "550 5.1.1", "250 2.1.5", "354", "250 2.0.0"]);
     assert_eq!(outcome.delivered[0].recipients.len(), 1);
     let broken = "MAIL FROM:<a@example.net>\r\nRCPT TO:<>\r\nDATA\r\n";
     talk(&["EHLO x\r\n", broken]).assert_codes(&["250", "250 2.1.0", "501 5.1.3", "554 5.5.1"]);
@@ -60,18 +43,8 @@ fn data_needs_one_accepted_recipient() {
 #[test]
 fn input_that_should_have_waited_for_a_reply_ends_the_session() {
     for (steps, codes) in [
-        (
-            &[
-                "EHLO x\r\n",
-                ENVELOPE,
-                "DATA\r\nSubject: blind\r\n\r\n.\r\n",
-            ][..],
-            &["250", "250 2.1.0", "250 2.1.5"][..],
-        ),
-        (
-            &["EHLO x\r\n", "DATA\r\nSubject: blind\r\n\r\n.\r\n"],
-            &["250"],
-        ),
+        (&["EHLO x\r\n", ENVELOPE, "DATA\r\nSubject: blind\r\n\r\n.\r\n"][..], &["250", "250 2.1.0", "250 2.1.5"][..]),
+        (&["EHLO x\r\n", "DATA\r\nSubject: blind\r\n\r\n.\r\n"], &["250"]),
         (&["EHLO x\r\nMAIL FROM:<a@example.net>\r\n"], &[]),
         (&["HELO x\r\nMAIL FROM:<a@example.net>\r\n"], &[]),
         (&["EHLO x\r\n", "NOOP\r\nNOOP\r\n"], &["250"]),
@@ -91,21 +64,13 @@ fn input_that_should_have_waited_for_a_reply_ends_the_session() {
 #[test]
 fn the_next_transaction_may_follow_the_final_dot_at_once() {
     let next = format!("one\r\n.\r\n{ENVELOPE}DATA\r\n");
-    let outcome = talk(&[
-        "EHLO x\r\n",
-        &format!("{ENVELOPE}DATA\r\n"),
-        &next,
-        "two\r\n.\r\nQUIT\r\n",
-    ]);
+    let outcome = talk(&["EHLO x\r\n", &format!("{ENVELOPE}DATA\r\n"), &next, "two\r\n.\r\nQUIT\r\n"]);
     assert_eq!(outcome.data(), [b"one\r\n", b"two\r\n"]);
     assert!(outcome.closed);
 }
 
 fn with_tls() -> Config {
-    Config {
-        start_tls: StartTls::Optional,
-        ..inbound()
-    }
+    Config { start_tls: StartTls::Optional, ..inbound() }
 }
 
 #[test]
@@ -135,33 +100,14 @@ fn starttls_forgets_what_was_said_in_the_clear() {
         "250 2.0.0",
     ]);
     assert_eq!(outcome.transcript.matches("STARTTLS").count(), 1);
-    assert_eq!(
-        (
-            outcome.delivered[0].tls.clone(),
-            outcome.delivered[0].helo.as_str()
-        ),
-        (Some(tls()), "y")
-    );
+    assert_eq!((outcome.delivered[0].tls.clone(), outcome.delivered[0].helo.as_str()), (Some(tls()), "y"));
 }
 
 #[test]
 fn starttls_takes_no_argument_and_may_be_required() {
     talk_with(&with_tls(), &["STARTTLS x\r\n"]).assert_codes(&["501 5.5.4"]);
-    let required = Config {
-        start_tls: StartTls::Required,
-        ..inbound()
-    };
-    talk_with(
-        &required,
-        &[
-            "EHLO x\r\n",
-            ENVELOPE,
-            "STARTTLS\r\n",
-            "EHLO x\r\n",
-            ENVELOPE,
-        ],
-    )
-    .assert_codes(&[
+    let required = Config { start_tls: StartTls::Required, ..inbound() };
+    talk_with(&required, &["EHLO x\r\n", ENVELOPE, "STARTTLS\r\n", "EHLO x\r\n", ENVELOPE]).assert_codes(&[
         "250",
         "530 5.7.0",
         "503 5.5.1",
@@ -176,9 +122,7 @@ fn starttls_takes_no_argument_and_may_be_required() {
 fn octets_sent_in_the_clear_after_starttls_are_never_interpreted() {
     // In the same segment as the command.
     let mut driver = Driver::greeted(with_tls(), mail::smtp::PeerInfo::default());
-    driver
-        .say("EHLO x\r\n")
-        .say("STARTTLS\r\nMAIL FROM:<evil@example.net>\r\n");
+    driver.say("EHLO x\r\n").say("STARTTLS\r\nMAIL FROM:<evil@example.net>\r\n");
     driver.outcome.assert_codes(&["250", "554 5.5.0"]);
     assert!(driver.outcome.closed);
 

@@ -17,15 +17,9 @@ fn any_line() -> impl Strategy<Value = Vec<u8>> {
         Just(b"AUTH PLAIN AGtleQBzZWNyZXQ=\r\n".to_vec()),
         Just(b"\r\n.\r\n".to_vec()),
         Just(b".\r\n".to_vec()),
-        (0_usize..40, any::<bool>()).prop_map(|(n, last)| format!(
-            "BDAT {n}{}\r\n",
-            if last { " LAST" } else { "" }
-        )
-        .into_bytes()),
-        proptest::collection::vec(
-            prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'.'), Just(0), any::<u8>()],
-            0..60
-        ),
+        (0_usize..40, any::<bool>())
+            .prop_map(|(n, last)| format!("BDAT {n}{}\r\n", if last { " LAST" } else { "" }).into_bytes()),
+        proptest::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'.'), Just(0), any::<u8>()], 0..60),
         Just(vec![b'y'; 3000]),
     ]
 }
@@ -40,10 +34,7 @@ fn reference(content: &[u8]) -> Option<(Vec<u8>, usize)> {
     let mut at = 0;
     while at < kept.len() {
         message.push(kept[at]);
-        if message.ends_with(b"\r\n")
-            && kept.get(at + 1) == Some(&b'.')
-            && kept[..=at].ends_with(b"\r\n")
-        {
+        if message.ends_with(b"\r\n") && kept.get(at + 1) == Some(&b'.') && kept[..=at].ends_with(b"\r\n") {
             at += 1;
         }
         at += 1;

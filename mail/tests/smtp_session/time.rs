@@ -23,10 +23,7 @@ fn an_idle_client_is_sent_away_after_five_minutes() {
     assert!(!driver.outcome.closed);
     driver.session.timed_out(START + 400 * SECOND);
     driver.run();
-    assert_eq!(
-        (driver.outcome.last().as_str(), driver.outcome.closed),
-        ("421 4.4.2", true)
-    );
+    assert_eq!((driver.outcome.last().as_str(), driver.outcome.closed), ("421 4.4.2", true));
 }
 
 #[test]
@@ -58,10 +55,7 @@ fn idle_content_is_dropped_without_delivery() {
         assert_eq!(driver.deadline, Some(START + (179 + 180) * SECOND));
         driver.session.timed_out(START + (179 + 180) * SECOND);
         driver.run();
-        assert_eq!(
-            (driver.outcome.last().as_str(), driver.outcome.closed),
-            ("421 4.4.2", true)
-        );
+        assert_eq!((driver.outcome.last().as_str(), driver.outcome.closed), ("421 4.4.2", true));
         driver.say("\r\n.\r\n");
         assert!(driver.outcome.delivered.is_empty());
         assert_eq!(driver.session.held_octets(), 0);
@@ -91,23 +85,10 @@ fn a_session_lasts_an_hour_and_ends_between_commands() {
     driver.say(ENVELOPE).say("DATA\r\n");
     driver.now = START + 3700 * SECOND;
     driver.say("x\r\n.\r\n");
-    driver.outcome.assert_codes(&[
-        "250",
-        "250 2.1.0",
-        "250 2.1.5",
-        "354",
-        "250 2.0.0",
-        "421 4.4.2",
-    ]);
+    driver.outcome.assert_codes(&["250", "250 2.1.0", "250 2.1.5", "354", "250 2.0.0", "421 4.4.2"]);
     assert!(driver.outcome.closed);
-    assert_eq!(
-        driver.outcome.delivered[0].received_at,
-        START + 3700 * SECOND
-    );
-    assert_eq!(
-        driver.outcome.delivered[0].started_at,
-        START + 3599 * SECOND
-    );
+    assert_eq!(driver.outcome.delivered[0].received_at, START + 3700 * SECOND);
+    assert_eq!(driver.outcome.delivered[0].started_at, START + 3599 * SECOND);
 
     let mut driver = greeted();
     driver.now = START + 3500 * SECOND;
@@ -138,10 +119,7 @@ fn shutdown_waits_for_the_message_under_way() {
     assert!(!busy.outcome.closed);
     busy.say(format!(".\r\n{ENVELOPE}"));
     assert_eq!(busy.outcome.codes()[4..], ["250 2.0.0", "421 4.3.2"]);
-    assert_eq!(
-        (busy.outcome.delivered.len(), busy.outcome.closed),
-        (1, true)
-    );
+    assert_eq!((busy.outcome.delivered.len(), busy.outcome.closed), (1, true));
 
     let mut fresh = Driver::new(inbound(), PeerInfo::default());
     fresh.session.shutdown();
@@ -159,10 +137,7 @@ fn the_greeting_may_be_delayed_to_hear_who_talks_first() {
     assert!(driver.outcome.transcript.starts_with("220 "));
 
     let mut driver = Driver::new(config, PeerInfo::default());
-    assert_eq!(
-        driver.session.next_action(),
-        Action::Delay(Duration::from_millis(1500))
-    );
+    assert_eq!(driver.session.next_action(), Action::Delay(Duration::from_millis(1500)));
     driver.session.early_talk(START);
     driver.run();
     assert!(driver.outcome.closed && driver.outcome.transcript.starts_with("554 5.5.0"));
@@ -171,9 +146,7 @@ fn the_greeting_may_be_delayed_to_hear_who_talks_first() {
 #[test]
 fn an_answer_nobody_asked_for_is_ignored() {
     let mut driver = greeted();
-    driver
-        .session
-        .answer(mail::smtp::Verdict::unavailable(), START);
+    driver.session.answer(mail::smtp::Verdict::unavailable(), START);
     driver.say("NOOP\r\n");
     driver.outcome.assert_codes(&["250", "250 2.0.0"]);
 }

@@ -244,6 +244,14 @@ impl Guard {
 /// Attaches shadows to a SQLite connection, each under its name.
 pub(super) async fn attach(connection: Connection<'_>, shadows: &Shadows) -> Result<(), Error> {
     let Connection::Sqlite(connection) = connection else { return Ok(()) };
+    // A rebuild whose future was dropped may have left some.
+    let sql = "SELECT name FROM pragma_database_list WHERE name LIKE 'views!_rebuild!_%' ESCAPE '!'";
+    for (name,) in sqlx::query_as::<_, (String,)>(sql).fetch_all(&mut *connection).await? {
+        sqlx::query(AssertSqlSafe(format!("DETACH DATABASE {name}")))
+            .persistent(false)
+            .execute(&mut *connection)
+            .await?;
+    }
     for shadow in &shadows.list {
         let Db::Sqlite { location, .. } = &shadow.db else { continue };
         let sql = format!("ATTACH DATABASE $1 AS {}", shadow.name);

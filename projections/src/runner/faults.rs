@@ -37,7 +37,7 @@ struct Fault {
 
 /// All projections that cannot go on, by team.
 #[derive(Debug, Default)]
-pub(super) struct Faults {
+pub(crate) struct Faults {
     teams: HashMap<TeamId, HashMap<&'static str, Fault>>,
 }
 
@@ -60,7 +60,7 @@ impl Faults {
         Ok(faults)
     }
 
-    pub(super) fn has(&self, team: &TeamId) -> bool {
+    pub(crate) fn has(&self, team: &TeamId) -> bool {
         self.teams.contains_key(team)
     }
 
@@ -80,9 +80,27 @@ impl Faults {
         (sound, faulty.into_iter().filter(is_due).collect())
     }
 
-    /// Returns when the next try is due.
-    pub(super) fn next_retry(&self) -> Option<Instant> {
-        self.teams.values().flat_map(HashMap::values).filter_map(|fault| fault.retry).min()
+    /// Returns when the next try is due, of teams that are not about to be visited anyway.
+    pub(super) fn next_retry(&self, is_queued: impl Fn(&TeamId) -> bool) -> Option<Instant> {
+        let waiting = self.teams.iter().filter(|(team, _)| !is_queued(team));
+        waiting.flat_map(|(_, faults)| faults.values()).filter_map(|fault| fault.retry).min()
+    }
+
+    /// Gives another chance to those that somebody took off the list: a rebuild, or an operator.
+    pub(super) async fn look_again(&mut self, views: &Views) -> Result<(), Error> {
+        if self.teams.values().flat_map(HashMap::values).all(|fault| fault.retry.is_some()) {
+            return Ok(());
+        }
+        let listed = views.parked().await?;
+        for (team, faults) in &mut self.teams {
+            for (name, fault) in faults {
+                let is_listed = listed.iter().any(|parked| parked.team == *team && parked.projection == *name);
+                if fault.retry.is_none() && !is_listed {
+                    (fault.retry, fault.tries, fault.is_listed) = (Some(Instant::now()), 0, false);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Returns the teams with a try that is due.

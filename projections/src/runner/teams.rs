@@ -49,6 +49,10 @@ impl Teams {
         self.all = true;
     }
 
+    pub(super) fn is_queued(&self, team: &TeamId) -> bool {
+        self.queued.contains_key(team)
+    }
+
     pub(super) fn has_next(&self) -> bool {
         !self.queue.is_empty()
     }

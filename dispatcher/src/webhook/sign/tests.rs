@@ -20,10 +20,7 @@ fn secret(seed: u8) -> Secret {
 }
 
 fn get<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
-    headers
-        .get(name)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default()
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 /// Secret, `webhook-signature` as the Python reference library 1.1.0 makes it, and the native signature as Python's
@@ -66,18 +63,14 @@ fn signatures_are_those_of_independent_implementations() {
 fn during_a_rotation_each_secret_verifies_the_standard_signature() {
     let (current, previous, stranger) = (secret(1), secret(2), secret(3));
     let body = BODY.as_bytes();
-    let headers = headers(&attempt(body), &current, std::slice::from_ref(&previous))
-        .expect("a valid attempt");
+    let headers = headers(&attempt(body), &current, std::slice::from_ref(&previous)).expect("a valid attempt");
     assert_eq!(get(&headers, "webhook-signature").split(' ').count(), 2);
     let standard = |secret| verify_standard(secret, &headers, body, AT_SECONDS, TOLERANCE_SECONDS);
     assert_eq!(standard(&current), Ok(()));
     assert_eq!(standard(&previous), Ok(()));
     assert_eq!(standard(&stranger), Err(Unverified::Signature));
     assert_eq!(verify_native(&current, &headers, body), Ok(()));
-    assert_eq!(
-        verify_native(&previous, &headers, body),
-        Err(Unverified::Signature)
-    );
+    assert_eq!(verify_native(&previous, &headers, body), Err(Unverified::Signature));
 }
 
 #[test]
@@ -108,10 +101,7 @@ fn a_missing_or_malformed_header_is_named() {
         verify_native(&secret, &headers, b"{}")
     };
     assert_eq!(with(""), Err(Unverified::Header("x-sendmux-signature")));
-    assert_eq!(
-        with("sha1=00"),
-        Err(Unverified::Header("x-sendmux-signature"))
-    );
+    assert_eq!(with("sha1=00"), Err(Unverified::Header("x-sendmux-signature")));
     assert_eq!(with("sha256="), Err(Unverified::Signature));
 }
 
@@ -125,31 +115,13 @@ fn a_secret_has_24_to_64_bytes_and_a_prefix() {
     }
     let refused = |text: &str| Secret::parse(text).err();
     for length in [0, 23, 65] {
-        assert_eq!(
-            Secret::from_random(&vec![1; length]).err(),
-            Some(InvalidSecret::Length)
-        );
-        assert_eq!(
-            refused(&format!("whsec_{}", STANDARD.encode(vec![1; length]))),
-            Some(InvalidSecret::Length)
-        );
+        assert_eq!(Secret::from_random(&vec![1; length]).err(), Some(InvalidSecret::Length));
+        assert_eq!(refused(&format!("whsec_{}", STANDARD.encode(vec![1; length]))), Some(InvalidSecret::Length));
     }
-    assert_eq!(
-        refused("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),
-        Some(InvalidSecret::Prefix)
-    );
-    assert_eq!(
-        refused("WHSEC_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),
-        Some(InvalidSecret::Prefix)
-    );
-    assert_eq!(
-        refused("whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"),
-        Some(InvalidSecret::Encoding)
-    );
-    assert_eq!(
-        refused("whsec_ AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),
-        Some(InvalidSecret::Encoding)
-    );
+    assert_eq!(refused("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="), Some(InvalidSecret::Prefix));
+    assert_eq!(refused("WHSEC_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="), Some(InvalidSecret::Prefix));
+    assert_eq!(refused("whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"), Some(InvalidSecret::Encoding));
+    assert_eq!(refused("whsec_ AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="), Some(InvalidSecret::Encoding));
 }
 
 #[test]
@@ -163,27 +135,13 @@ fn fields_that_would_break_the_headers_or_the_signed_text_are_refused() {
     let good = attempt(b"{}");
     let long = "e".repeat(129);
     for event_id in ["", "evt.1", "evt 1", "evt\r\nx: y", "évt", long.as_str()] {
-        assert_eq!(
-            headers(&Attempt { event_id, ..good }, &secret, &[]),
-            Err(InvalidAttempt::EventId),
-            "{event_id}"
-        );
+        assert_eq!(headers(&Attempt { event_id, ..good }, &secret, &[]), Err(InvalidAttempt::EventId), "{event_id}");
     }
     for event_type in ["", "Message.Received", "a b", "a\nb", "a-b", long.as_str()] {
         let signed = headers(&Attempt { event_type, ..good }, &secret, &[]);
         assert_eq!(signed, Err(InvalidAttempt::EventType), "{event_type}");
     }
-    assert_eq!(
-        headers(
-            &Attempt {
-                at_micros: -1,
-                ..good
-            },
-            &secret,
-            &[]
-        ),
-        Err(InvalidAttempt::At)
-    );
+    assert_eq!(headers(&Attempt { at_micros: -1, ..good }, &secret, &[]), Err(InvalidAttempt::At));
 }
 
 proptest! {

@@ -22,13 +22,7 @@ pub(super) struct MacroString {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
     Literal(String),
-    Macro {
-        letter: u8,
-        escape: bool,
-        keep: Option<usize>,
-        reverse: bool,
-        delimiters: String,
-    },
+    Macro { letter: u8, escape: bool, keep: Option<usize>, reverse: bool, delimiters: String },
 }
 
 /// What macros stand for.
@@ -87,9 +81,7 @@ impl MacroString {
 
     /// Returns whether the peer's name is needed, which costs queries.
     pub(super) fn needs_peer_name(&self) -> bool {
-        self.pieces
-            .iter()
-            .any(|piece| matches!(piece, Piece::Macro { letter: b'p', .. }))
+        self.pieces.iter().any(|piece| matches!(piece, Piece::Macro { letter: b'p', .. }))
     }
 
     /// Replaces the macros by what they stand for.
@@ -98,19 +90,9 @@ impl MacroString {
         for piece in &self.pieces {
             match piece {
                 Piece::Literal(text) => out.push_str(text),
-                Piece::Macro {
-                    letter,
-                    escape,
-                    keep,
-                    reverse,
-                    delimiters,
-                } => {
+                Piece::Macro { letter, escape, keep, reverse, delimiters } => {
                     let value = transform(&values.of(*letter), *keep, *reverse, delimiters);
-                    if *escape {
-                        out.push_str(&url_escape(&value))
-                    } else {
-                        out.push_str(&value)
-                    }
+                    if *escape { out.push_str(&url_escape(&value)) } else { out.push_str(&value) }
                 }
             }
         }
@@ -121,40 +103,29 @@ impl MacroString {
 fn macro_piece(body: &str, place: Place) -> Option<Piece> {
     let letter = *body.as_bytes().first()?;
     let lower = letter.to_ascii_lowercase();
-    let known =
-        b"slodiphv".contains(&lower) || place == Place::Explanation && b"crt".contains(&lower);
+    let known = b"slodiphv".contains(&lower) || place == Place::Explanation && b"crt".contains(&lower);
     if !known {
         return None;
     }
     let rest = &body[1..];
-    let digits_end = rest
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(rest.len());
+    let digits_end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
     let keep = match &rest[..digits_end] {
         "" => None,
         // More labels than a name can have are all of them.
-        digits => Some(digits.parse::<usize>().unwrap_or(usize::MAX))
-            .filter(|keep| *keep > 0)
-            .map(Some)?,
+        digits => Some(digits.parse::<usize>().unwrap_or(usize::MAX)).filter(|keep| *keep > 0).map(Some)?,
     };
     let rest = &rest[digits_end..];
     let (reverse, delimiters) = match rest.strip_prefix(['r', 'R']) {
         Some(delimiters) => (true, delimiters),
         None => (false, rest),
     };
-    let fine = delimiters
-        .chars()
-        .all(|c| matches!(c, '.' | '-' | '+' | ',' | '/' | '_' | '='));
+    let fine = delimiters.chars().all(|c| matches!(c, '.' | '-' | '+' | ',' | '/' | '_' | '='));
     fine.then(|| Piece::Macro {
         letter: lower,
         escape: letter.is_ascii_uppercase(),
         keep,
         reverse,
-        delimiters: if delimiters.is_empty() {
-            ".".to_owned()
-        } else {
-            delimiters.to_owned()
-        },
+        delimiters: if delimiters.is_empty() { ".".to_owned() } else { delimiters.to_owned() },
     })
 }
 
@@ -163,11 +134,7 @@ fn ends_like_a_domain(pieces: &[Piece], text: &str) -> bool {
     match pieces.last() {
         None => false,
         Some(Piece::Macro { .. }) => true,
-        Some(Piece::Literal(_))
-            if text.ends_with("%%") || text.ends_with("%_") || text.ends_with("%-") =>
-        {
-            true
-        }
+        Some(Piece::Literal(_)) if text.ends_with("%%") || text.ends_with("%_") || text.ends_with("%-") => true,
         Some(Piece::Literal(literal)) => {
             let name = literal.strip_suffix('.').unwrap_or(literal);
             name.rsplit_once('.').is_some_and(|(before, top)| {
@@ -181,23 +148,16 @@ fn ends_like_a_domain(pieces: &[Piece], text: &str) -> bool {
 /// Letters and digits with at least one letter, or with a hyphen inside.
 fn is_top_label(label: &str) -> bool {
     let bytes = label.as_bytes();
-    let edges = bytes.first().is_some_and(u8::is_ascii_alphanumeric)
-        && bytes.last().is_some_and(u8::is_ascii_alphanumeric);
+    let edges =
+        bytes.first().is_some_and(u8::is_ascii_alphanumeric) && bytes.last().is_some_and(u8::is_ascii_alphanumeric);
     edges
-        && bytes
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-')
-        && bytes
-            .iter()
-            .any(|byte| byte.is_ascii_alphabetic() || *byte == b'-')
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-')
+        && bytes.iter().any(|byte| byte.is_ascii_alphabetic() || *byte == b'-')
 }
 
 impl Values<'_> {
     fn of(&self, letter: u8) -> String {
-        let (local, sender_domain) = self
-            .sender
-            .rsplit_once('@')
-            .unwrap_or(("postmaster", self.sender));
+        let (local, sender_domain) = self.sender.rsplit_once('@').unwrap_or(("postmaster", self.sender));
         match letter {
             b's' => self.sender.to_owned(),
             b'l' => local.to_owned(),
@@ -206,23 +166,12 @@ impl Values<'_> {
             b'i' => match self.peer {
                 IpAddr::V4(address) => address.to_string(),
                 IpAddr::V6(address) => {
-                    let nibbles = address
-                        .octets()
-                        .into_iter()
-                        .flat_map(|octet| [octet >> 4, octet & 15]);
-                    nibbles
-                        .map(|nibble| format!("{nibble:X}"))
-                        .collect::<Vec<_>>()
-                        .join(".")
+                    let nibbles = address.octets().into_iter().flat_map(|octet| [octet >> 4, octet & 15]);
+                    nibbles.map(|nibble| format!("{nibble:X}")).collect::<Vec<_>>().join(".")
                 }
             },
             b'p' => self.peer_name.to_owned(),
-            b'v' => if self.peer.is_ipv4() {
-                "in-addr"
-            } else {
-                "ip6"
-            }
-            .to_owned(),
+            b'v' => if self.peer.is_ipv4() { "in-addr" } else { "ip6" }.to_owned(),
             b'h' => self.helo.to_owned(),
             b'c' => self.peer.to_string(),
             b'r' => self.receiver.to_owned(),

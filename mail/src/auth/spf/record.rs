@@ -53,34 +53,24 @@ pub(super) struct SyntaxError(pub String);
 
 /// Returns whether a TXT record claims to be SPF version 1 (RFC 7208 section 4.5).
 pub(super) fn is_spf(text: &[u8]) -> bool {
-    text.get(..6)
-        .is_some_and(|start| start.eq_ignore_ascii_case(b"v=spf1"))
-        && matches!(text.get(6), None | Some(b' '))
+    text.get(..6).is_some_and(|start| start.eq_ignore_ascii_case(b"v=spf1")) && matches!(text.get(6), None | Some(b' '))
 }
 
 /// Parses a record that [`is_spf`].
 pub(super) fn parse(text: &[u8]) -> Result<Record, SyntaxError> {
     let error = |term: &str| SyntaxError(format!("bad term {}", shorten(term)));
-    let text = std::str::from_utf8(text)
-        .ok()
-        .filter(|text| text.bytes().all(|byte| (0x20..0x7f).contains(&byte)));
-    let text =
-        text.ok_or_else(|| SyntaxError("characters that are not printable ASCII".to_owned()))?;
-    let mut record = Record {
-        directives: Vec::new(),
-        redirect: None,
-        exp: None,
-    };
+    let text = std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|byte| (0x20..0x7f).contains(&byte)));
+    let text = text.ok_or_else(|| SyntaxError("characters that are not printable ASCII".to_owned()))?;
+    let mut record = Record { directives: Vec::new(), redirect: None, exp: None };
     // Only spaces separate terms: a tab would have been refused above.
     for term in text[6..].split(' ').filter(|term| !term.is_empty()) {
         match modifier(term) {
             Some((name, value)) => {
-                let place =
-                    if name.eq_ignore_ascii_case("redirect") || name.eq_ignore_ascii_case("exp") {
-                        Place::Domain
-                    } else {
-                        Place::Anywhere
-                    };
+                let place = if name.eq_ignore_ascii_case("redirect") || name.eq_ignore_ascii_case("exp") {
+                    Place::Domain
+                } else {
+                    Place::Anywhere
+                };
                 let value = MacroString::parse(value, place).ok_or_else(|| error(term))?;
                 let slot = match name.to_ascii_lowercase().as_str() {
                     "redirect" => &mut record.redirect,
@@ -92,9 +82,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Record, SyntaxError> {
                     return Err(SyntaxError(format!("{name} given twice")));
                 }
             }
-            None => record
-                .directives
-                .push(directive(term).ok_or_else(|| error(term))?),
+            None => record.directives.push(directive(term).ok_or_else(|| error(term))?),
         }
     }
     Ok(record)
@@ -141,10 +129,7 @@ fn directive(term: &str) -> Option<Directive> {
         "ip6" => ip6(argument.strip_prefix(':')?)?,
         _ => return None,
     };
-    Some(Directive {
-        qualifier,
-        mechanism,
-    })
+    Some(Directive { qualifier, mechanism })
 }
 
 fn domain(text: &str) -> Option<MacroString> {
@@ -174,11 +159,8 @@ fn domain_and_cidr(argument: &str) -> Option<(Option<MacroString>, Cidr)> {
 /// A prefix length without leading zeros.
 fn prefix_length(text: &str, max: u8) -> Option<u8> {
     let canonical = text == "0" || !text.starts_with('0');
-    let plain =
-        !text.is_empty() && text.len() <= 3 && text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse()
-        .ok()
-        .filter(|length| canonical && plain && *length <= max)
+    let plain = !text.is_empty() && text.len() <= 3 && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|length| canonical && plain && *length <= max)
 }
 
 fn ip4(text: &str) -> Option<Mechanism> {

@@ -1,9 +1,7 @@
 //! The parameters of MAIL and RCPT (RFC 5321 §4.1.2, RFC 1870, 3030, 3461, 4954, 6152, 6531).
 
 use super::SyntaxError;
-use crate::smtp::transaction::{
-    BodyType, MailParameters, Notify, OriginalRecipient, RcptParameters, Return,
-};
+use crate::smtp::transaction::{BodyType, MailParameters, Notify, OriginalRecipient, RcptParameters, Return};
 
 /// Longest `ENVID`, in characters after decoding (RFC 3461 §4.4).
 const ENVID_CHARS_MAX: usize = 100;
@@ -25,8 +23,7 @@ fn split(text: &str) -> Result<Vec<Parameter<'_>>, SyntaxError> {
         let mut letters = keyword.bytes();
         let head = letters.next().is_some_and(|b| b.is_ascii_alphanumeric());
         let valid = head && letters.all(|b| b.is_ascii_alphanumeric() || b == b'-');
-        let sound =
-            value.is_none_or(|value| !value.is_empty() && !value.contains(char::is_control));
+        let sound = value.is_none_or(|value| !value.is_empty() && !value.contains(char::is_control));
         let keyword = keyword.to_ascii_uppercase();
         if !valid || !sound || found.iter().any(|(other, _)| *other == keyword) {
             return Err(SyntaxError::Argument);
@@ -113,28 +110,16 @@ fn parse_notify(value: &str) -> Result<Notify, SyntaxError> {
         };
         *flag = true;
     }
-    Ok(Notify::On {
-        success,
-        failure,
-        delay,
-    })
+    Ok(Notify::On { success, failure, delay })
 }
 
 fn parse_original(value: &str) -> Result<OriginalRecipient, SyntaxError> {
     let (address_type, address) = value.split_once(';').ok_or(SyntaxError::Argument)?;
-    let named = !address_type.is_empty()
-        && address_type
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let named = !address_type.is_empty() && address_type.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     let address = decode_xtext(address)
-        .filter(|address| {
-            named && !address.is_empty() && address.chars().count() <= ORCPT_CHARS_MAX
-        })
+        .filter(|address| named && !address.is_empty() && address.chars().count() <= ORCPT_CHARS_MAX)
         .ok_or(SyntaxError::Argument)?;
-    Ok(OriginalRecipient {
-        address_type: address_type.to_ascii_lowercase(),
-        address,
-    })
+    Ok(OriginalRecipient { address_type: address_type.to_ascii_lowercase(), address })
 }
 
 /// Decodes xtext (RFC 3461 §4): `+HH` is an octet, other printable characters but `=` stand for themselves.
@@ -152,9 +137,7 @@ pub(super) fn decode_xtext(text: &str) -> Option<String> {
             other => octets.push(other),
         }
     }
-    String::from_utf8(octets)
-        .ok()
-        .filter(|decoded| !decoded.contains(char::is_control))
+    String::from_utf8(octets).ok().filter(|decoded| !decoded.contains(char::is_control))
 }
 
 /// Only upper-case digits are hex digits of xtext.

@@ -19,22 +19,14 @@ impl Verdict {
     /// Refuses for good, with the enhanced status `5.subject.detail`; a code that is not 5yz becomes `554`.
     #[must_use]
     pub fn reject(code: u16, subject: u8, detail: u8, text: impl Into<String>) -> Self {
-        let code = if (500..=599).contains(&code) {
-            code
-        } else {
-            554
-        };
+        let code = if (500..=599).contains(&code) { code } else { 554 };
         Self::Refuse(Reply::new(code, subject, detail, text.into()))
     }
 
     /// Refuses for now, with the enhanced status `4.subject.detail`; a code that is not 4yz becomes `451`.
     #[must_use]
     pub fn temp_fail(code: u16, subject: u8, detail: u8, text: impl Into<String>) -> Self {
-        let code = if (400..=499).contains(&code) {
-            code
-        } else {
-            451
-        };
+        let code = if (400..=499).contains(&code) { code } else { 451 };
         Self::Refuse(Reply::new(code, subject, detail, text.into()))
     }
 
@@ -123,9 +115,7 @@ impl Session {
             Verdict::Refuse(_) => Some(Reply::new(451, 3, 0, "temporary failure, try again later")),
         };
         match (question, refusal) {
-            (Question::Sender { path, parameters }, None) => {
-                self.open_transaction(path, parameters)
-            }
+            (Question::Sender { path, parameters }, None) => self.open_transaction(path, parameters),
             (Question::Recipient(recipient), None) => self.add_recipient(recipient),
             (Question::Credentials { username }, None) => self.auth_accepted(username),
             (Question::Delivery, None) => {

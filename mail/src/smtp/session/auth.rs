@@ -101,27 +101,17 @@ impl Session {
         };
         match step {
             AuthStep::Plain => match split_plain(&response) {
-                Some((username, secret)) => {
-                    self.authenticate(username.to_owned(), secret.to_owned())
-                }
+                Some((username, secret)) => self.authenticate(username.to_owned(), secret.to_owned()),
                 None => self.auth_refused(wrong_credentials()),
             },
-            AuthStep::LoginUsername => {
-                self.challenge(AuthStep::LoginPassword { username: response })
-            }
+            AuthStep::LoginUsername => self.challenge(AuthStep::LoginPassword { username: response }),
             AuthStep::LoginPassword { username } => self.authenticate(username, response),
         }
     }
 
     fn authenticate(&mut self, username: String, secret: String) {
-        let credentials = Credentials {
-            username: username.clone(),
-            secret: Secret(secret),
-        };
-        self.ask(
-            Question::Credentials { username },
-            Action::Authenticate(credentials),
-        );
+        let credentials = Credentials { username: username.clone(), secret: Secret(secret) };
+        self.ask(Question::Credentials { username }, Action::Authenticate(credentials));
     }
 
     pub(super) fn auth_accepted(&mut self, username: String) {

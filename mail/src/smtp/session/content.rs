@@ -31,50 +31,32 @@ impl Session {
 
     fn new_content(&self, envelope: &Envelope) -> Content {
         let binary = envelope.parameters.body == Some(BodyType::BinaryMime);
-        let line_ends = if binary {
-            LineEnds::Keep
-        } else {
-            self.config.line_ends
-        };
+        let line_ends = if binary { LineEnds::Keep } else { self.config.line_ends };
         Content::new(self.config.limits.message_octets_max, line_ends)
     }
 
     pub(super) fn bdat(&mut self, octets: u64, last: bool) {
-        let collected = self
-            .envelope
-            .as_ref()
-            .and_then(|envelope| envelope.chunks.as_ref());
-        let total = collected
-            .map_or(0, |chunks| chunks.1.octets())
-            .saturating_add(octets);
+        let collected = self.envelope.as_ref().and_then(|envelope| envelope.chunks.as_ref());
+        let total = collected.map_or(0, |chunks| chunks.1.octets()).saturating_add(octets);
         if total > self.octets_endured() {
             // Skipping that much costs more than the connection is worth.
             self.disconnect(Reply::new(421, 3, 4, "message too large"));
             return;
         }
         let esmtp = self.esmtp();
-        let content = self
-            .envelope
-            .as_ref()
-            .map(|envelope| self.new_content(envelope));
+        let content = self.envelope.as_ref().map(|envelope| self.new_content(envelope));
         let mut kept = false;
         if let (Some(envelope), Some(content)) = (&mut self.envelope, content) {
             kept = esmtp && !envelope.recipients.is_empty() && !envelope.chunk_failed;
             if kept {
-                envelope
-                    .chunks
-                    .get_or_insert_with(|| Box::new((ChunkDecoder::new(), content)));
+                envelope.chunks.get_or_insert_with(|| Box::new((ChunkDecoder::new(), content)));
             }
         }
         if kept && octets == 0 && !last {
             // A chunk of nothing brings no mail nearer.
             return self.idle_command(&chunk_ok());
         }
-        self.begin_content(Phase::Chunk {
-            left: octets,
-            last,
-            kept,
-        });
+        self.begin_content(Phase::Chunk { left: octets, last, kept });
         if octets == 0 {
             self.end_chunk(last, kept);
         }
@@ -117,17 +99,10 @@ impl Session {
             }
             Phase::Chunk { left, last, kept } => {
                 let (last, kept) = (*last, *kept);
-                let taken = usize::try_from(*left)
-                    .unwrap_or(usize::MAX)
-                    .min(input.len());
+                let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
                 *left -= taken as u64;
                 let done = *left == 0;
-                if let Some(chunks) = self
-                    .envelope
-                    .as_mut()
-                    .and_then(|e| e.chunks.as_mut())
-                    .filter(|_| kept)
-                {
+                if let Some(chunks) = self.envelope.as_mut().and_then(|e| e.chunks.as_mut()).filter(|_| kept) {
                     let (decoder, content) = &mut **chunks;
                     decoder.feed(&input[..taken], content);
                 }
@@ -196,12 +171,7 @@ impl Session {
             return self.reply(&Reply::new(552, 3, 4, "header too large"));
         }
         if header.received > limits.received_fields_max {
-            return self.reply(&Reply::new(
-                554,
-                4,
-                6,
-                "too many hops, this looks like a loop",
-            ));
+            return self.reply(&Reply::new(554, 4, 6, "too many hops, this looks like a loop"));
         }
         let transaction = Transaction {
             peer: self.peer.clone(),

@@ -30,12 +30,8 @@ impl Session {
         let head = line.get(..4).unwrap_or_default().to_ascii_uppercase();
         let inside_address = line.contains(&b'<') && !line.contains(&b'>');
         let reply = match head.as_slice() {
-            b"MAIL" if inside_address => {
-                SyntaxError::Sender(AddressError::ControlCharacter).reply()
-            }
-            b"RCPT" if inside_address => {
-                SyntaxError::Recipient(AddressError::ControlCharacter).reply()
-            }
+            b"MAIL" if inside_address => SyntaxError::Sender(AddressError::ControlCharacter).reply(),
+            b"RCPT" if inside_address => SyntaxError::Recipient(AddressError::ControlCharacter).reply(),
             _ => Reply::new(500, 5, 2, "lines end in CRLF, not in LF alone"),
         };
         self.error(reply);
@@ -56,27 +52,14 @@ impl Session {
         if command.ends_group() && !self.inbox.is_empty() {
             // Input after such a command was written without knowing our reply: the body of a message sent
             // blindly after DATA, or commands injected before a handshake. None of it is interpreted.
-            self.disconnect(Reply::new(
-                554,
-                5,
-                0,
-                "you must wait for this reply before you go on",
-            ));
+            self.disconnect(Reply::new(554, 5, 0, "you must wait for this reply before you go on"));
             return;
         }
         match command {
             Command::Helo(name) => self.hello(name, false),
             Command::Ehlo(name) => self.hello(name, true),
-            Command::Mail {
-                path,
-                parameters,
-                extended,
-            } => self.mail(path, parameters, extended),
-            Command::Rcpt {
-                path,
-                parameters,
-                utf8,
-            } => self.rcpt(path, parameters, utf8),
+            Command::Mail { path, parameters, extended } => self.mail(path, parameters, extended),
+            Command::Rcpt { path, parameters, utf8 } => self.rcpt(path, parameters, utf8),
             Command::Data => self.data(),
             Command::Bdat { octets, last } => self.bdat(octets, last),
             Command::StartTls => self.start_tls(),
@@ -108,40 +91,27 @@ impl Session {
     fn hello(&mut self, name: String, esmtp: bool) {
         self.envelope = None;
         self.helo = Some(Helo { name, esmtp });
-        let text = if esmtp {
-            self.extensions()
-        } else {
-            self.config.hostname.clone()
-        };
+        let text = if esmtp { self.extensions() } else { self.config.hostname.clone() };
         self.idle_command(&Reply::plain(250, text));
     }
 
     fn extensions(&self) -> String {
         let limits = &self.config.limits;
         let submission = self.config.profile == Profile::Submission;
-        let mut text = format!(
-            "{}\nPIPELINING\nSIZE {}",
-            self.config.hostname, limits.message_octets_max
-        );
+        let mut text = format!("{}\nPIPELINING\nSIZE {}", self.config.hostname, limits.message_octets_max);
         text.push_str("\n8BITMIME\nSMTPUTF8\nENHANCEDSTATUSCODES\nCHUNKING");
         for (offered, keyword) in [
             (self.config.binarymime, "\nBINARYMIME"),
             (submission, "\nDSN"),
             (self.offers_start_tls(), "\nSTARTTLS"),
-            (
-                self.may_authenticate() && self.authenticated.is_none(),
-                "\nAUTH PLAIN LOGIN",
-            ),
+            (self.may_authenticate() && self.authenticated.is_none(), "\nAUTH PLAIN LOGIN"),
             (self.peer.may_xclient, "\nXCLIENT NAME ADDR PORT PROTO HELO"),
         ] {
             if offered {
                 text.push_str(keyword);
             }
         }
-        text.push_str(&format!(
-            "\nLIMITS RCPTMAX={} MAILMAX={}",
-            limits.recipients_max, limits.transactions_max
-        ));
+        text.push_str(&format!("\nLIMITS RCPTMAX={} MAILMAX={}", limits.recipients_max, limits.transactions_max));
         text
     }
 
@@ -159,22 +129,14 @@ impl Session {
             self.error(Reply::new(530, 7, 0, "authentication required"));
         } else if self.counters.transactions >= limits.transactions_max {
             self.disconnect(Reply::new(421, 7, 0, "too many transactions"));
-        } else if (extended && !self.esmtp())
-            || (!submission && (parameters.asks_dsn() || parameters.auth_claimed))
-        {
+        } else if (extended && !self.esmtp()) || (!submission && (parameters.asks_dsn() || parameters.auth_claimed)) {
             self.error(SyntaxError::Parameter.reply());
         } else if binary && !self.config.binarymime {
             self.error(SyntaxError::Argument.reply());
-        } else if parameters
-            .size_octets
-            .is_some_and(|size| size > limits.message_octets_max)
-        {
+        } else if parameters.size_octets.is_some_and(|size| size > limits.message_octets_max) {
             self.reply(&too_large());
         } else {
-            let action = Action::CheckSender {
-                path: path.clone(),
-                parameters: parameters.clone(),
-            };
+            let action = Action::CheckSender { path: path.clone(), parameters: parameters.clone() };
             self.ask(Question::Sender { path, parameters }, action);
         }
     }
@@ -198,22 +160,14 @@ impl Session {
             return self.bad_sequence("say MAIL first");
         };
         envelope.rcpt_seen = true;
-        let foreign_literal = path
-            .address()
-            .filter(|address| address.is_literal())
-            .is_some_and(|address| {
-                let ours =
-                    |ip: &std::net::IpAddr| address.domain() == super::super::trace::literal(*ip);
-                !self.config.literals.iter().any(ours)
-            });
-        let known = envelope
-            .recipients
-            .iter()
-            .any(|recipient| recipient.path == path);
+        let foreign_literal = path.address().filter(|address| address.is_literal()).is_some_and(|address| {
+            let ours = |ip: &std::net::IpAddr| address.domain() == super::super::trace::literal(*ip);
+            !self.config.literals.iter().any(ours)
+        });
+        let known = envelope.recipients.iter().any(|recipient| recipient.path == path);
         if envelope.chunks.is_some() || envelope.chunk_failed {
             self.bad_sequence("the message has begun");
-        } else if self.config.profile == Profile::Inbound && parameters != RcptParameters::default()
-        {
+        } else if self.config.profile == Profile::Inbound && parameters != RcptParameters::default() {
             self.error(SyntaxError::Parameter.reply());
         } else if utf8 && !envelope.parameters.smtputf8 {
             self.error(SyntaxError::Utf8Unasked.reply());
@@ -223,17 +177,9 @@ impl Session {
             // One copy is enough, and a client that repeats itself after a lost reply is served.
             self.reply(&recipient_ok());
         } else if envelope.recipients.len() >= self.config.limits.recipients_max {
-            self.reply(&Reply::new(
-                452,
-                5,
-                3,
-                "too many recipients, send the rest in another transaction",
-            ));
+            self.reply(&Reply::new(452, 5, 3, "too many recipients, send the rest in another transaction"));
         } else {
-            let action = Action::CheckRecipient {
-                path: path.clone(),
-                parameters: parameters.clone(),
-            };
+            let action = Action::CheckRecipient { path: path.clone(), parameters: parameters.clone() };
             self.ask(Question::Recipient(Recipient { path, parameters }), action);
         }
     }

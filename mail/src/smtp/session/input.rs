@@ -94,11 +94,7 @@ impl Inbox {
         let dropped = end.map_or(waiting.len(), |end| end + 1);
         self.dropping = if end.is_some() { None } else { Some(after_cr) };
         self.consume(dropped);
-        if end.is_some() {
-            Line::TooLong
-        } else {
-            Line::Incomplete
-        }
+        if end.is_some() { Line::TooLong } else { Line::Incomplete }
     }
 
     fn consume(&mut self, count: usize) {

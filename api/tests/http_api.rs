@@ -1,0 +1,21 @@
+//! The native API over a log and read models in memory: every resource, the conventions, and walks over the document.
+#![expect(clippy::unwrap_used, reason = "tests may fail loudly")]
+
+#[path = "http_api/audit.rs"]
+mod audit;
+#[path = "http_api/conventions.rs"]
+mod conventions;
+#[path = "http_api/harness.rs"]
+mod harness;
+#[path = "http_api/keys.rs"]
+mod keys;
+#[path = "http_api/mail.rs"]
+mod mail;
+#[path = "http_api/mailboxes.rs"]
+mod mailboxes;
+#[path = "http_api/usage.rs"]
+mod usage;
+#[path = "http_api/walks.rs"]
+mod walks;
+#[path = "http_api/webhooks.rs"]
+mod webhooks;

@@ -1,0 +1,625 @@
+//! What of a webhook's events is settled, what is on its way, and what may be attempted next. Pure.
+//!
+//! Events of one mailbox form a *lane*: within it, nothing is attempted before everything earlier is settled. Lanes are
+//! independent of each other. The window knows two kinds of unsettled events:
+//! - **Entries**: read from the log behind the cursor and not yet attempted with a bad end. They cost memory only and
+//!   their number is bounded.
+//! - **Blocked lanes**: an attempt failed. One durable row per lane says where the lane stands; the events behind it
+//!   are not stored anywhere but in the log. The cursor moves past all of them, so however long a mailbox is blocked,
+//!   the others go on, and a dead endpoint's backlog costs one row per mailbox, whose number is bounded too: at the
+//!   bound the whole webhook waits.
+//!
+//! When a blocked lane's head is settled, the lane is *behind*: its next events are found by reading the log once more
+//! from where it stands (a short queue in memory saves that for the common case), until it has caught up with the
+//! cursor; then the row goes and the lane is like any other.
+//!
+//! What is durable is a [`Snapshot`]: the cursor, the positions between cursor and horizon that are *not* settled, and
+//! the rows. Restoring it at any moment forgets only what was settled after it was taken.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use domain::id::{MailboxId, Position};
+
+/// Events of one mailbox; `None` for events that belong to none.
+pub(crate) type Lane = Option<MailboxId>;
+
+/// How large a window may become.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Unsettled events in memory at which reading ahead pauses.
+    pub(crate) events_max: usize,
+    /// Blocked lanes at which reading ahead pauses.
+    pub(crate) blocked_max: usize,
+    /// Positions remembered per blocked lane.
+    pub(crate) queue_max: usize,
+}
+
+/// Why a lane is blocked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The event at its position failed and is attempted again when due.
+    Retrying,
+    /// The event at its position is settled; those after it, up to the cursor, are not.
+    Behind,
+    /// All attempts at the event failed; it waits until the webhook is enabled again.
+    Exhausted,
+    /// The endpoint answered `410 Gone` to the event; it waits until the webhook is enabled again.
+    Gone,
+    /// The event at its position cannot be processed; tried again when due, after some tries only on request.
+    Poisoned,
+}
+
+impl Phase {
+    /// Returns the stored word.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Retrying => "retrying",
+            Self::Behind => "behind",
+            Self::Exhausted => "exhausted",
+            Self::Gone => "gone",
+            Self::Poisoned => "poisoned",
+        }
+    }
+
+    /// Returns the phase of that stored word.
+    pub(crate) fn parse(word: &str) -> Option<Self> {
+        [Self::Retrying, Self::Behind, Self::Exhausted, Self::Gone, Self::Poisoned]
+            .into_iter()
+            .find(|phase| phase.as_str() == word)
+    }
+}
+
+/// The durable row of a blocked lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Row {
+    /// Where the lane stands.
+    pub(crate) position: Position,
+    /// Why it is blocked.
+    pub(crate) phase: Phase,
+    /// Attempts made at the event at `position`.
+    pub(crate) attempts: u32,
+    /// When the first of them was due, microseconds since the Unix epoch.
+    pub(crate) first_due_at: i64,
+    /// When the next is due; `None` means not before somebody asks for it.
+    pub(crate) next_due_at: Option<i64>,
+    /// How the last one failed.
+    pub(crate) last_error: String,
+}
+
+/// How an attempt ended, as far as order and cursor are concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Settlement {
+    /// A 2xx, or not wanted any more: the event is settled.
+    Delivered,
+    /// It was not made at all: the webhook changed or the lease ran short.
+    NotMade,
+    /// It failed; the row says what is next.
+    Blocked(Row),
+}
+
+/// What to attempt now.
+#[derive(Debug, Clone)]
+pub(crate) struct Work<T> {
+    /// The event.
+    pub(crate) position: Position,
+    /// Its lane.
+    pub(crate) lane: Lane,
+    /// Attempts made before.
+    pub(crate) attempts: u32,
+    /// When the first attempt was due; `None` if this is the first.
+    pub(crate) first_due_at: Option<i64>,
+    /// How often it could not even be processed.
+    pub(crate) tries: u32,
+    /// What was read from the log, if it is still in memory.
+    pub(crate) item: Option<Arc<T>>,
+}
+
+/// What is written down of a window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    /// Everything up to here is settled or covered by a row.
+    pub(crate) cursor: Position,
+    /// Everything up to here is settled or covered by a row, except `pending`.
+    pub(crate) horizon: Position,
+    /// Events between cursor and horizon that are not settled.
+    pub(crate) pending: Vec<Position>,
+    /// Rows that changed since the last snapshot; `None` for those to drop.
+    pub(crate) rows: Vec<(Lane, Option<Row>)>,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    lane: Lane,
+    item: Option<Arc<T>>,
+}
+
+#[derive(Debug)]
+struct Blocked {
+    row: Row,
+    /// The next events of the lane, without holes, as far as they are known.
+    queue: VecDeque<Position>,
+    /// Whether there may be events between the queue's end and the window's that are only in the log.
+    more: bool,
+    in_flight: bool,
+    /// Under which time the lane stands in [`Window::due`].
+    planned_at: Option<i64>,
+}
+
+impl Blocked {
+    fn new(row: Row, queue: VecDeque<Position>, more: bool) -> Self {
+        Self { row, queue, more, in_flight: false, planned_at: None }
+    }
+
+    /// Returns the last position that is known: scanning goes on behind it.
+    fn known_to(&self) -> Position {
+        self.queue.back().copied().unwrap_or(self.row.position)
+    }
+
+    fn is_starving(&self) -> bool {
+        self.row.phase == Phase::Behind && self.queue.is_empty() && self.more && !self.in_flight
+    }
+
+    fn due_at(&self) -> Option<i64> {
+        match self.row.phase {
+            _ if self.in_flight => None,
+            Phase::Behind => (!self.queue.is_empty()).then_some(i64::MIN),
+            Phase::Retrying | Phase::Poisoned => self.row.next_due_at,
+            Phase::Exhausted | Phase::Gone => None,
+        }
+    }
+}
+
+/// A pass over the log that looks for the next events of lanes that are behind.
+#[derive(Debug)]
+struct Scan {
+    at: Position,
+    lanes: BTreeSet<Lane>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Window<T> {
+    bounds: Bounds,
+    read_to: Position,
+    settled_to: Position,
+    /// From the snapshot: events up to here that are not in `restored_pending` were settled before.
+    restored_to: Position,
+    restored_pending: BTreeSet<Position>,
+    /// Up to here events may be covered by a restored row alone: no lane may lose its row before they have been read.
+    covered_to: Position,
+    entries: BTreeMap<Position, Entry<T>>,
+    /// Entries of each lane, oldest first; the first may be in flight.
+    lanes: HashMap<Lane, VecDeque<Position>>,
+    ready: BTreeSet<Position>,
+    in_flight: BTreeSet<Position>,
+    blocked: BTreeMap<Lane, Blocked>,
+    due: BTreeSet<(i64, Lane)>,
+    dirty: BTreeSet<Lane>,
+    scan: Option<Scan>,
+    blocked_turn: bool,
+}
+
+impl<T> Window<T> {
+    /// Returns a window as it was written down.
+    pub(crate) fn restore(
+        bounds: Bounds,
+        cursor: Position,
+        horizon: Position,
+        pending: impl IntoIterator<Item = Position>,
+        rows: impl IntoIterator<Item = (Lane, Row)>,
+    ) -> Self {
+        let mut window = Self {
+            bounds,
+            read_to: cursor,
+            settled_to: cursor.max(horizon),
+            restored_to: horizon,
+            restored_pending: pending.into_iter().collect(),
+            covered_to: horizon,
+            entries: BTreeMap::new(),
+            lanes: HashMap::new(),
+            ready: BTreeSet::new(),
+            in_flight: BTreeSet::new(),
+            blocked: BTreeMap::new(),
+            due: BTreeSet::new(),
+            dirty: BTreeSet::new(),
+            scan: None,
+            blocked_turn: false,
+        };
+        for (lane, row) in rows {
+            window.covered_to = window.covered_to.max(row.position);
+            // What follows is only in the log, and how much of it is not known.
+            window.blocked.insert(lane.clone(), Blocked::new(row, VecDeque::new(), true));
+            window.plan(&lane);
+        }
+        window
+    }
+
+    /// Returns how far the log has been read.
+    pub(crate) fn read_to(&self) -> Position {
+        self.read_to
+    }
+
+    /// Returns where the cursor is: everything up to it is settled or covered by a row.
+    pub(crate) fn cursor(&self) -> Position {
+        self.entries.keys().next().map_or(self.read_to, |first| first - 1)
+    }
+
+    /// Returns how many attempts are on their way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Returns how many lanes are blocked.
+    pub(crate) fn blocked(&self) -> usize {
+        self.blocked.len()
+    }
+
+    /// Returns how many events are in memory.
+    pub(crate) fn waiting(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Returns whether there is room to read ahead.
+    pub(crate) fn has_room(&self) -> bool {
+        let few_blocked = self.blocked.len() < self.bounds.blocked_max;
+        self.entries.len() < self.bounds.events_max && (few_blocked || self.read_to < self.covered_to)
+    }
+
+    /// Returns the rows in a phase.
+    pub(crate) fn rows_in(&self, phase: Phase) -> impl Iterator<Item = (&Lane, &Row)> {
+        self.blocked.iter().filter(move |(_, b)| b.row.phase == phase).map(|(lane, b)| (lane, &b.row))
+    }
+
+    /// Takes in the next page of the log: the matching events, in order, and the last position that was read.
+    pub(crate) fn read(
+        &mut self,
+        matching: impl IntoIterator<Item = (Position, Lane, Option<Arc<T>>)>,
+        last: Position,
+    ) {
+        for (position, lane, item) in matching {
+            if position > self.read_to {
+                self.offer(position, lane, item);
+            }
+        }
+        self.read_to = self.read_to.max(last);
+    }
+
+    fn offer(&mut self, position: Position, lane: Lane, item: Option<Arc<T>>) {
+        if let Some(blocked) = self.blocked.get_mut(&lane) {
+            if position > blocked.known_to() && !blocked.more {
+                if blocked.queue.len() < self.bounds.queue_max {
+                    blocked.queue.push_back(position);
+                    self.plan(&lane);
+                } else {
+                    blocked.more = true;
+                }
+            }
+            return;
+        }
+        if position <= self.restored_to && !self.restored_pending.contains(&position) {
+            return;
+        }
+        let waiting = self.lanes.entry(lane.clone()).or_default();
+        if waiting.is_empty() {
+            self.ready.insert(position);
+        }
+        waiting.push_back(position);
+        self.entries.insert(position, Entry { lane, item });
+    }
+
+    /// Returns the next thing to attempt now, which is then in flight until it is settled.
+    pub(crate) fn start(&mut self, now: i64) -> Option<Work<T>> {
+        self.blocked_turn = !self.blocked_turn;
+        if self.blocked_turn {
+            self.start_blocked(now).or_else(|| self.start_entry())
+        } else {
+            self.start_entry().or_else(|| self.start_blocked(now))
+        }
+    }
+
+    /// Returns whether [`Window::start`] would return something.
+    pub(crate) fn can_start(&self, now: i64) -> bool {
+        !self.ready.is_empty() || self.due.first().is_some_and(|(at, _)| *at <= now)
+    }
+
+    /// Returns when the next retry is due.
+    pub(crate) fn next_due_at(&self) -> Option<i64> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    fn start_entry(&mut self) -> Option<Work<T>> {
+        let position = self.ready.pop_first()?;
+        let entry = self.entries.get(&position)?;
+        self.in_flight.insert(position);
+        let (lane, item) = (entry.lane.clone(), entry.item.clone());
+        Some(Work { position, lane, attempts: 0, first_due_at: None, tries: 0, item })
+    }
+
+    fn start_blocked(&mut self, now: i64) -> Option<Work<T>> {
+        let (_, lane) = self.due.first().filter(|(at, _)| *at <= now)?.clone();
+        let blocked = self.blocked.get_mut(&lane)?;
+        blocked.in_flight = true;
+        let row = &blocked.row;
+        let (position, attempts, first_due_at, tries) = match row.phase {
+            Phase::Behind => (*blocked.queue.front()?, 0, None, 0),
+            // The tries of a poisoned event are not attempts: nothing was ever sent.
+            Phase::Poisoned => (row.position, 0, None, row.attempts),
+            Phase::Retrying | Phase::Exhausted | Phase::Gone => (row.position, row.attempts, Some(row.first_due_at), 0),
+        };
+        self.in_flight.insert(position);
+        self.plan(&lane);
+        Some(Work { position, lane, attempts, first_due_at, tries, item: None })
+    }
+
+    /// Takes in how an attempt ended.
+    pub(crate) fn settle(&mut self, position: Position, lane: &Lane, settlement: Settlement) {
+        self.in_flight.remove(&position);
+        if self.entries.contains_key(&position) {
+            self.settle_entry(position, lane, settlement);
+        } else if self.blocked.contains_key(lane) {
+            self.settle_blocked(position, lane, settlement);
+        }
+    }
+
+    fn settle_entry(&mut self, position: Position, lane: &Lane, settlement: Settlement) {
+        let row = match settlement {
+            Settlement::NotMade => {
+                self.ready.insert(position);
+                return;
+            }
+            Settlement::Delivered => None,
+            Settlement::Blocked(row) => Some(row),
+        };
+        self.entries.remove(&position);
+        let waiting = self.lanes.get_mut(lane);
+        let mut rest = waiting.map(std::mem::take).unwrap_or_default();
+        rest.pop_front();
+        let Some(row) = row else {
+            self.settled_to = self.settled_to.max(position);
+            match rest.front() {
+                Some(next) => {
+                    self.ready.insert(*next);
+                    self.lanes.insert(lane.clone(), rest);
+                }
+                None => drop(self.lanes.remove(lane)),
+            }
+            return;
+        };
+        self.lanes.remove(lane);
+        rest.iter().for_each(|behind| drop(self.entries.remove(behind)));
+        let more = rest.len() > self.bounds.queue_max;
+        rest.truncate(self.bounds.queue_max);
+        self.blocked.insert(lane.clone(), Blocked::new(row, rest, more));
+        self.dirty.insert(lane.clone());
+        self.plan(lane);
+    }
+
+    fn settle_blocked(&mut self, position: Position, lane: &Lane, settlement: Settlement) {
+        let Some(blocked) = self.blocked.get_mut(lane) else { return };
+        let from_queue = blocked.queue.front() == Some(&position);
+        if !blocked.in_flight || !(from_queue || blocked.row.position == position) {
+            return;
+        }
+        blocked.in_flight = false;
+        match settlement {
+            Settlement::NotMade => {}
+            Settlement::Delivered => {
+                self.settled_to = self.settled_to.max(position);
+                blocked.row.position = position;
+                blocked.row.phase = Phase::Behind;
+                blocked.row.attempts = 0;
+                blocked.row.next_due_at = None;
+                blocked.row.last_error.clear();
+                self.dirty.insert(lane.clone());
+            }
+            Settlement::Blocked(row) => {
+                blocked.row = row;
+                self.dirty.insert(lane.clone());
+            }
+        }
+        if from_queue && blocked.row.position == position {
+            blocked.queue.pop_front();
+        }
+        self.plan(lane);
+        self.unblock_if_level(lane);
+    }
+
+    /// Drops the row of a lane that has caught up with the window.
+    fn unblock_if_level(&mut self, lane: &Lane) {
+        let Some(blocked) = self.blocked.get_mut(lane) else { return };
+        // A scan will look at it again.
+        blocked.more |= self.read_to < self.covered_to;
+        let settled = blocked.row.phase == Phase::Behind && !blocked.in_flight;
+        if settled && blocked.queue.is_empty() && !blocked.more {
+            self.settled_to = self.settled_to.max(blocked.row.position);
+            self.blocked.remove(lane);
+            self.dirty.insert(lane.clone());
+        }
+    }
+
+    /// Puts a blocked lane where [`Window::start`] finds it, or takes it away from there.
+    fn plan(&mut self, lane: &Lane) {
+        let Some(blocked) = self.blocked.get_mut(lane) else { return };
+        let due = blocked.due_at();
+        let planned = std::mem::replace(&mut blocked.planned_at, due);
+        if planned == blocked.planned_at {
+            return;
+        }
+        if let Some(at) = planned {
+            self.due.remove(&(at, lane.clone()));
+        }
+        if let Some(at) = blocked.planned_at {
+            self.due.insert((at, lane.clone()));
+        }
+    }
+
+    /// Returns the position behind which the log must be read for lanes that are behind, if there are any.
+    pub(crate) fn scan_after(&mut self) -> Option<Position> {
+        if self.read_to < self.covered_to {
+            return None;
+        }
+        if self.scan.is_none() {
+            let lanes: BTreeSet<_> =
+                self.blocked.iter().filter(|(_, b)| b.is_starving()).map(|(lane, _)| lane.clone()).collect();
+            let at = lanes.iter().filter_map(|lane| self.blocked.get(lane)).map(Blocked::known_to).min()?;
+            self.scan = Some(Scan { at, lanes });
+        }
+        // A scan never overtakes the window: what it would find there is offered by reading anyway.
+        let at = self.scan.as_ref().map(|scan| scan.at)?;
+        if at >= self.read_to {
+            self.finish_scan();
+            return None;
+        }
+        Some(at)
+    }
+
+    /// Takes in a page read for [`Window::scan_after`]: the matching events, in order, and the last position read.
+    pub(crate) fn scanned(&mut self, matching: impl IntoIterator<Item = (Position, Lane)>, last: Position) {
+        let Some(mut scan) = self.scan.take() else { return };
+        let end = self.read_to;
+        for (position, lane) in matching.into_iter().take_while(|(position, _)| *position <= end) {
+            if !scan.lanes.contains(&lane) {
+                continue;
+            }
+            let Some(blocked) = self.blocked.get_mut(&lane) else { continue };
+            if position <= blocked.known_to() {
+                continue;
+            }
+            if blocked.queue.len() < self.bounds.queue_max {
+                blocked.queue.push_back(position);
+                self.plan(&lane);
+            } else {
+                scan.lanes.remove(&lane);
+            }
+        }
+        scan.at = scan.at.max(last);
+        let starving = scan.lanes.iter().any(|lane| self.blocked.get(lane).is_some_and(Blocked::is_starving));
+        let ended = scan.at >= self.read_to;
+        if ended {
+            self.scan = Some(scan);
+            self.finish_scan();
+        } else if starving {
+            self.scan = Some(scan);
+        }
+    }
+
+    /// Everything up to the window's end was looked at: what is in the queues is all there is.
+    fn finish_scan(&mut self) {
+        let Some(scan) = self.scan.take() else { return };
+        for lane in scan.lanes {
+            if let Some(blocked) = self.blocked.get_mut(&lane) {
+                blocked.more = false;
+            }
+            self.unblock_if_level(&lane);
+        }
+    }
+
+    /// Returns what has to be written down, and regards it as written.
+    pub(crate) fn snapshot(&mut self) -> Snapshot {
+        let cursor = self.cursor();
+        let rows = std::mem::take(&mut self.dirty)
+            .into_iter()
+            .map(|lane| {
+                let row = self.blocked.get(&lane).map(|blocked| blocked.row.clone());
+                (lane, row)
+            })
+            .collect();
+        // What an earlier snapshot knew beyond what has been read since is still true.
+        let unread = self.restored_pending.iter().filter(|position| **position > self.read_to);
+        // Of what lies beyond both nothing is known; what was settled there is covered by its lane's row.
+        let horizon = self.settled_to.min(self.read_to.max(self.restored_to)).max(cursor);
+        let pending = self.entries.keys().take_while(|position| **position <= horizon);
+        let pending = pending.chain(unread).copied().collect();
+        Snapshot { cursor, horizon, pending, rows }
+    }
+
+    /// Takes back rows that could not be written.
+    pub(crate) fn unwritten(&mut self, rows: impl IntoIterator<Item = Lane>) {
+        self.dirty.extend(rows);
+    }
+
+    /// Returns whether rows changed since the last snapshot.
+    pub(crate) fn has_unwritten_rows(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Leaves out every unsettled event up to a position. Nothing may be in flight.
+    pub(crate) fn skip_to(&mut self, position: Position) {
+        self.scan = None;
+        let unread = position >= self.read_to;
+        for (lane, mut blocked) in std::mem::take(&mut self.blocked) {
+            self.dirty.insert(lane.clone());
+            if unread {
+                continue;
+            }
+            if blocked.row.position <= position {
+                // Later events of the lane were read already: it is behind, and stands at the position.
+                blocked.row = Row { position, phase: Phase::Behind, attempts: 0, next_due_at: None, ..blocked.row };
+                blocked.queue.retain(|queued| *queued > position);
+            }
+            blocked.planned_at = None;
+            self.blocked.insert(lane, blocked);
+        }
+        self.due.clear();
+        self.entries = self.entries.split_off(&(position + 1));
+        self.lanes.clear();
+        self.ready.clear();
+        for (position, entry) in &self.entries {
+            let waiting = self.lanes.entry(entry.lane.clone()).or_default();
+            if waiting.is_empty() {
+                self.ready.insert(*position);
+            }
+            waiting.push_back(*position);
+        }
+        self.read_to = self.read_to.max(position);
+        self.settled_to = self.settled_to.max(position);
+        for lane in self.blocked.keys().cloned().collect::<Vec<_>>() {
+            self.plan(&lane);
+            self.unblock_if_level(&lane);
+        }
+    }
+
+    /// Returns whether an unsettled event at or before a position is known, or may be in the log unread.
+    pub(crate) fn has_before(&self, position: Position) -> bool {
+        let blocked = |b: &Blocked| b.row.position < position || b.row.phase != Phase::Behind;
+        self.cursor() < position || self.blocked.values().any(|b| b.row.position <= position && blocked(b))
+    }
+
+    /// Makes events that could not be processed due once more.
+    pub(crate) fn retry_poisoned(&mut self, now: i64) {
+        for (lane, blocked) in &mut self.blocked {
+            if blocked.row.phase == Phase::Poisoned && blocked.row.next_due_at.is_none() {
+                (blocked.row.attempts, blocked.row.next_due_at) = (0, Some(now));
+                self.dirty.insert(lane.clone());
+            }
+        }
+        for lane in self.dirty.clone() {
+            self.plan(&lane);
+        }
+    }
+
+    /// Makes every blocked lane due now, its attempts counted anew.
+    pub(crate) fn revive(&mut self, now: i64) {
+        for lane in self.blocked.keys().cloned().collect::<Vec<_>>() {
+            if let Some(blocked) = self.blocked.get_mut(&lane)
+                && blocked.row.phase != Phase::Behind
+            {
+                let phase = if blocked.row.phase == Phase::Poisoned { Phase::Poisoned } else { Phase::Retrying };
+                blocked.row = Row {
+                    phase,
+                    attempts: 0,
+                    first_due_at: now,
+                    next_due_at: Some(now),
+                    last_error: std::mem::take(&mut blocked.row.last_error),
+                    position: blocked.row.position,
+                };
+                self.dirty.insert(lane.clone());
+            }
+            self.plan(&lane);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

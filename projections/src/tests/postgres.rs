@@ -1,0 +1,52 @@
+//! The same properties on PostgreSQL, and that both engines keep the same rows.
+
+use domain::id::Position;
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::TestRunner;
+
+use super::cluster::Cluster;
+use super::history::{Op, ops, told};
+use super::properties::{
+    Place, changes_lead_to_now, counts_agree, once_is_once, rebuilt_is_incremental, splits_do_not_matter,
+    teams_do_not_meet, usage_adds_up,
+};
+use super::world::{apply, memory_log};
+use super::{lists, properties};
+
+const CASES: usize = 4;
+
+#[test]
+fn everything_holds_on_postgresql() {
+    let cluster = Cluster::shared();
+    let database = properties::block_on(cluster.create_database(None));
+    let url = cluster.url(&database);
+    let place = Place::Postgres(&url);
+    let mut random = TestRunner::deterministic();
+    let mut draw = |count, erasing| -> Vec<(Op, i64)> { ops(count, erasing).new_tree(&mut random).unwrap().current() };
+    properties::block_on(async {
+        for case in 0..CASES {
+            splits_do_not_matter(place, &draw(1..120, true), &[3 + case, 1, 20]).await;
+            rebuilt_is_incremental(place, &draw(1..120, false), &draw(0..20, false)).await;
+            teams_do_not_meet(place, &draw(1..80, false), &draw(1..80, false), &[2, 9]).await;
+            once_is_once(place, &draw(1..40, false), 7 + case).await;
+            usage_adds_up(place, &draw(1..120, false)).await;
+            counts_agree(place, &draw(1..120, false)).await;
+            changes_lead_to_now(place, &draw(60..120, false), 30, 1 + case).await;
+            lists::pages_partition(place, &draw(60..120, true), 1 + case * 2).await;
+            engines_agree(place, &draw(60..120, true)).await;
+        }
+        lists::filters_narrow(place).await;
+        lists::threading(place).await;
+    });
+}
+
+async fn engines_agree(place: Place<'_>, ops: &[(Op, i64)]) {
+    let log = memory_log().await;
+    let team = told(&log, 1, ops).await.team;
+    let (here, there) = (Place::Memory.views(0).await, place.views(0).await);
+    apply(&log, &here, &team, &[19], Position::MAX).await;
+    apply(&log, &there, &team, &[5], Position::MAX).await;
+    assert_eq!(here.dump(&team).await.unwrap(), there.dump(&team).await.unwrap());
+    here.close().await;
+    there.close().await;
+}
