@@ -79,7 +79,8 @@ impl Bench {
         };
         let streams = Streams::new(log.clone(), allot.clone(), config);
         let rate_limits = api::RateLimits { mailbox_requests: u32::MAX, ..api::RateLimits::default() };
-        let http = api::Config { rate_limits, ..api::Config::default() };
+        // Nothing here reads the read models, and nobody computes them.
+        let http = api::Config { rate_limits, read_your_writes_milliseconds_max: 0, ..api::Config::default() };
         let views = projections::Views::memory().await.unwrap();
         let app = api::App::new(log.clone(), views, allot.clone(), pepper.clone(), http).with_streams(streams.clone());
         Self { log, allot, pepper, streams, router: api::router(app) }

@@ -113,7 +113,7 @@ async fn twenty_readers_with_fifty_cuts_each_see_what_was_written() {
         for writer in 0..4u64 {
             let (world, done) = (Arc::clone(&world), done.clone());
             writers.spawn(async move {
-                let mut beat = tokio::time::interval(std::time::Duration::from_millis(3 + writer));
+                let mut beat = tokio::time::interval(std::time::Duration::from_millis(20 + writer));
                 while !done.is_cancelled() {
                     beat.tick().await;
                     world.receive_in(usize::from(writer == 3), false).await;
