@@ -14,6 +14,7 @@
 
 pub mod address;
 pub mod auth;
+pub mod compose;
 pub mod content;
 pub mod header;
 pub mod html;
@@ -21,3 +22,5 @@ pub mod message;
 pub mod smtp;
 pub mod spam;
 pub mod thread;
+pub mod unsubscribe;
+pub mod verp;
