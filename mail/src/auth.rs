@@ -10,6 +10,7 @@ mod dmarc;
 mod iprev;
 mod resolver;
 mod results;
+mod sign;
 mod signed;
 mod spf;
 mod tags;
@@ -26,6 +27,7 @@ pub use resolver::{Budget, DnsError, MxRecord, Resolver, Zone};
 pub use results::{
     ArcVerdict, AuthResult, AuthResults, DkimVerdict, DmarcPolicy, DmarcVerdict, IprevVerdict, SpfScope, SpfVerdict,
 };
+pub use sign::{DkimKey, DkimSigner, KeyError, KeyType, SignError, VALID_SECONDS_DEFAULT, sign_dkim, txt_strings};
 pub use spf::{SpfOutcome, SpfRequest, check_host};
 
 /// What is to be verified.

@@ -3,7 +3,7 @@
 //!
 //! [`Draft::check`] answers every fault with the field it is in; what passes is a [`Message`], which composes to the
 //! same bytes for the same [`Stamp`] for ever. It deliberately knows neither keys nor queues: signing is
-//! [`dkim_sign`](crate::dkim_sign), and the last change to a message.
+//! [`sign_dkim`](crate::auth::sign_dkim), and the last change to a message.
 //!
 //! Invariants, each of them a test:
 //! - no text of a draft can end a line, add a field, or name a recipient that the envelope does not hold;

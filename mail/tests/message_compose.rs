@@ -306,7 +306,9 @@ fn header_text(text: &str) -> String {
 fn assert_parses_back(draft: &Draft, parsed: &ParsedMessage) {
     assert_eq!(header_text(parsed.subject.as_deref().unwrap_or_default()), header_text(&draft.subject));
     let name = parsed.from.as_ref().and_then(|from| from.name.clone()).unwrap_or_default();
-    assert_eq!(name.trim(), draft.from.name.as_deref().unwrap_or_default().trim());
+    // Runs of white space in a name carry nothing either.
+    let one_line = |name: &str| name.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(one_line(&name), one_line(draft.from.name.as_deref().unwrap_or_default()));
     assert_eq!(normal(parsed.text.as_deref().unwrap_or_default()), normal(draft.text.as_deref().unwrap_or_default()));
     if let Some(html) = &draft.html {
         assert_eq!(normal(parsed.html.as_deref().unwrap_or_default()), normal(html));
