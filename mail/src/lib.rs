@@ -14,11 +14,13 @@
 
 pub mod address;
 pub mod auth;
+pub mod bounce;
 pub mod compose;
 pub mod content;
 pub mod header;
 pub mod html;
 pub mod message;
+pub mod report;
 pub mod smtp;
 pub mod spam;
 pub mod thread;

@@ -156,7 +156,8 @@ fn body<'x>(message: &'x Message, stamp: &Stamp<'_>) -> MimePart<'x> {
     multipart("multipart/mixed", None, &mut boundaries, parts)
 }
 
-fn text_part<'x>(media_type: &'static str, text: &str) -> MimePart<'x> {
+/// Makes a text part in whichever encoding keeps it 7-bit.
+pub(crate) fn text_part<'x>(media_type: &'static str, text: &str) -> MimePart<'x> {
     let Encoded { encoding, body } = encode::text(encode::with_crlf(text));
     let charset = if text.is_ascii() { "us-ascii" } else { "utf-8" };
     MimePart::new(ContentType::new(media_type).attribute("charset", charset), body).transfer_encoding(encoding)

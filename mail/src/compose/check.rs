@@ -258,7 +258,7 @@ fn references(given: &[String], faults: &mut Faults) -> Vec<String> {
 }
 
 /// Checks a `Message-ID` of ours (RFC 5322 §3.6.4, without its obsolete forms).
-pub(super) fn message_id(id: &str) -> Result<(), FieldError> {
+pub(crate) fn message_id(id: &str) -> Result<(), FieldError> {
     let side = |text: &str| {
         text.split('.').all(|atom| {
             !atom.is_empty() && atom.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&b))
