@@ -60,6 +60,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::address::{AddressError, normalise_domain};
 
 mod bdat;
+pub mod client;
 mod command;
 mod content;
 mod data;

@@ -45,13 +45,13 @@ pub(super) fn read(raw: &[u8], depth: usize) -> Incoming {
     if let Some(bounce) = mail.standard() {
         return Incoming::Bounce(bounce);
     }
-    if mail.is_notice() {
-        return Incoming::Bounce(mail.by_words());
-    }
     if depth < DEPTH_MAX
         && let Some(inner) = mail.inner_report(depth)
     {
         return Incoming::Bounce(inner);
+    }
+    if mail.is_notice() {
+        return Incoming::Bounce(mail.by_words());
     }
     Incoming::NotABounce(mail.kind())
 }

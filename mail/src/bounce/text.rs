@@ -145,13 +145,13 @@ pub(super) fn outcomes(words: &Words<'_>, original: &Original, failed: &[Address
         }
     }
     let best = candidates.iter().map(|candidate| candidate.certainty).max().unwrap_or(0);
-    let starts: Vec<usize> = candidates.iter().map(|candidate| candidate.line).collect();
     let mut outcomes: Vec<Outcome> = Vec::new();
     for candidate in candidates.iter().filter(|candidate| candidate.certainty == best) {
         if outcomes.iter().any(|known| known.address.as_ref() == Some(&candidate.address)) {
             continue;
         }
-        let next = starts.iter().copied().filter(|start| *start > candidate.line).min().unwrap_or(lines.len());
+        let others = candidates.iter().filter(|other| other.address != candidate.address).map(|other| other.line);
+        let next = others.filter(|line| *line > candidate.line).min().unwrap_or(lines.len());
         let end = next.min(candidate.line + WORDS_LINES_MAX);
         let said = lines[candidate.line..end].join("\n");
         outcomes.push(outcome(Some(candidate.address.clone()), &said, words.notice));
