@@ -237,6 +237,8 @@ pub struct Client {
     tls: bool,
     capabilities: Capabilities,
     reader: ReplyReader,
+    /// What the last reply was a reply to.
+    answered: Stage,
     /// What the next replies are replies to.
     expected: VecDeque<Expected>,
     out: Vec<u8>,
@@ -260,6 +262,7 @@ impl Client {
             tls,
             capabilities: Capabilities::default(),
             reader: ReplyReader::default(),
+            answered: Stage::Greeting,
             expected: VecDeque::from([Expected::Greeting]),
             out: Vec::new(),
             news: VecDeque::new(),

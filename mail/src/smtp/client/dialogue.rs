@@ -73,7 +73,7 @@ impl Client {
     pub(super) fn stage(&self) -> Stage {
         match (self.expected.front(), self.phase) {
             (Some(expected), _) => expected.stage(),
-            (None, Phase::Handshake) => Stage::StartTls,
+            (None, Phase::Opening | Phase::Handshake) => self.answered,
             (None, Phase::Mail) => Stage::Data,
             (None, _) => Stage::Mail,
         }
@@ -92,6 +92,7 @@ impl Client {
             self.fail(Cause::Reply, Some(reply));
             return;
         }
+        self.answered = expected.stage();
         match expected {
             Expected::Quit => self.phase = Phase::Closed,
             Expected::Reset | Expected::Mail | Expected::Rcpt(_) | Expected::Data | Expected::Content => {
