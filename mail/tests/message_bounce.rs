@@ -91,7 +91,8 @@ fn a_report_leads_back_to_the_mail() {
 fn live_replies_are_read_by_the_same_rules() {
     use Category as C;
     use Stage as S;
-    let cases: &[(S, u16, Option<&str>, &str, C, BounceType)] = &[
+    type Case = (S, u16, Option<&'static str>, &'static str, C, BounceType);
+    let cases: &[Case] = &[
         (S::Rcpt, 550, Some("5.1.1"), "User unknown", C::UserUnknown, BounceType::Hard),
         (S::Rcpt, 550, None, "Requested action not taken: mailbox unavailable", C::UserUnknown, BounceType::Hard),
         (S::Rcpt, 550, None, "No", C::UserUnknown, BounceType::Hard),
@@ -139,6 +140,22 @@ fn live_replies_are_read_by_the_same_rules() {
     assert_eq!(classify_failure("connection timed out").category, C::Network);
     assert_eq!(classify_failure("the domain does not exist (NXDOMAIN)").category, C::DomainUnknown);
     assert_eq!(classify_failure("something else").category, C::Network);
+}
+
+#[test]
+fn replies_of_real_hosts_mean_what_the_table_says() {
+    let mut wrong = Vec::new();
+    for line in include_str!("data/replies.txt").lines().filter(|line| !line.starts_with('#')) {
+        let (reply, expected) = line.rsplit_once(" | ").unwrap();
+        let code = reply.get(..3).and_then(|code| code.parse().ok()).unwrap();
+        let found = classify_reply(Stage::Rcpt, code, None, reply.get(4..).unwrap_or_default());
+        let hard = if found.bounce_type == BounceType::Hard { " hard" } else { "" };
+        let found = format!("{}{hard}", name(found.category));
+        if found != expected {
+            wrong.push(format!("{found} for {line}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}\n{}", wrong.len(), wrong.join("\n"));
 }
 
 #[test]
