@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::original::Original;
 use super::report::{Status, recipient};
 use super::text::{Words, copied_header, outcomes};
-use super::{Bounce, Incoming, Outcome};
+use super::{Action, Bounce, Incoming, Outcome, codes};
 use crate::address::Address;
 use crate::message::{HeaderField, ParseLimits, ParsedMessage, attachment_bytes, headers, parse};
 
@@ -375,7 +375,10 @@ impl Mail<'_> {
             return false;
         }
         let has_original = !self.returned().is_empty();
-        let weight = usize::from(is_machine)
+        // What a machine says with a code in it is about a failure.
+        let by_code = is_machine && (codes::enhanced(&begins).is_some() || codes::smtp_code(&begins).is_some());
+        let weight = usize::from(by_code)
+            + usize::from(is_machine)
             + usize::from(by_subject)
             + usize::from(by_words)
             + usize::from(has_original && by_subject);
@@ -432,8 +435,44 @@ impl Mail<'_> {
             original = Original { return_paths: original.return_paths, ..copied };
         }
         let ours = self.ours(&original);
-        let recipients = outcomes(&words, &original, &self.failed_recipients(), &ours);
+        let mut recipients = outcomes(&words, &original, &self.failed_recipients(), &ours);
+        if self.is_warning(words.notice) {
+            recipients.iter_mut().for_each(|outcome| outcome.action = Action::Delayed);
+        }
         Bounce { recipients, original, reporting_mta: None, standard: false }
+    }
+
+    /// Tells whether the mail is still being tried.
+    fn is_warning(&self, notice: &str) -> bool {
+        const SUBJECTS: [&str; 6] = [
+            "delayed",
+            "(delay)",
+            "delay notification",
+            "warning: could not send",
+            "still being retried",
+            "temporary delivery",
+        ];
+        const WORDS: [&str; 12] = [
+            "delivery attempts will continue",
+            "still being retried",
+            "will keep trying",
+            "you do not need to resend",
+            "no action is required on your part",
+            "will continue to try",
+            "will be retried",
+            "will retry for",
+            "will try again for",
+            "this is a warning message only",
+            "this is a warning only",
+            "continue to attempt delivery",
+        ];
+        const OVER: [&str; 4] = ["given up", "permanent error", "permanently", "permanent fatal"];
+        let notice = notice.to_lowercase();
+        let notice = notice.split_whitespace().collect::<Vec<_>>().join(" ");
+        let subject = self.subject();
+        let warned =
+            SUBJECTS.iter().any(|word| subject.contains(word)) || WORDS.iter().any(|word| notice.contains(word));
+        warned && !OVER.iter().any(|word| notice.contains(word))
     }
 
     /// Looks for a report that somebody's rule forwarded.

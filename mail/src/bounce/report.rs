@@ -68,8 +68,7 @@ impl TrimNewlines for str {
 
 /// Takes the longest diagnostic: systems that give several give the remote host's words in one of them.
 fn diagnostic(block: &Block<'_>) -> Option<String> {
-    let names = ["Diagnostic-Code", "X-Supplementary-Info", "X-Display-Name"];
-    let fields = block.all(names[0]).chain(block.all(names[1]));
+    let fields = block.all("Diagnostic-Code").chain(block.all("X-Supplementary-Info"));
     let texts = fields.map(|field| after_type(&field.text()).to_owned()).filter(|text| !text.is_empty());
     texts.max_by_key(String::len)
 }
