@@ -190,7 +190,7 @@ pub enum Action {
     /// Write these octets.
     Send(Vec<u8>),
     /// Read and [`Client::feed`]; after so many seconds without anything call [`Client::timed_out`]; where the peer
-    /// closes or writing fails call [`Client::lost`].
+    /// closes call [`Client::lost`]. Where writing fails, feed what can still be read first: it may be the reason.
     NeedInput {
         /// How long to wait.
         seconds: u32,
@@ -297,6 +297,9 @@ impl Client {
 
     /// Takes octets from the peer.
     pub fn feed(&mut self, octets: &[u8]) {
+        if self.phase == Phase::Closed {
+            return;
+        }
         if self.phase == Phase::Handshake && !octets.is_empty() {
             // What comes in the clear after STARTTLS must never be read as if it were protected (CVE-2011-0411).
             self.fail(Cause::Garbage, None);
