@@ -128,9 +128,7 @@ async fn bare_handler(connections: usize) -> (f64, Vec<f64>) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log.db");
     eventlog::Backend::close(&SqliteBackend::open(&path).await.unwrap()).await;
-    let room = directory.path().join("log.db-wal");
-    std::fs::write(&room, vec![0; usize::try_from(WRITE_AHEAD_BYTES).unwrap()]).unwrap();
-    std::fs::File::open(&room).unwrap().sync_all().unwrap();
+    let path = bare::beside(&path);
     let (wishes, queue) = mpsc::channel::<bare::Wish>(8_192);
     let (stop, stopped) = std::sync::mpsc::channel();
     let (for_loop, for_checkpoint) = (path.clone(), path);

@@ -59,7 +59,7 @@ async fn main() {
         minted: key.minted.clone(),
         mailbox: history.mailboxes[0].clone(),
         name: "bench".into(),
-        permissions: Permissions::parse(["mailbox.read", "mailbox.messages.read"]).unwrap(),
+        permissions: Permissions::parse(["mailbox.read"]).unwrap(),
     };
     let submission = Submission::new(history.team.clone(), allot.now(), Actor::Operator, "bench", command);
     log.transact(submission).await.unwrap();

@@ -28,6 +28,15 @@ const ANSWER: &str = "INSERT INTO answers (team_id, scope, request_key, fingerpr
 const HEAD: &str = "INSERT INTO heads (team_id, epoch, position, hash, moved_at) VALUES (?1, 1, ?2, ?3, ?4)
     ON CONFLICT (team_id) DO UPDATE SET position = excluded.position, hash = excluded.hash, moved_at = excluded.moved_at";
 
+/// Returns a copy of an empty database, with room for its write-ahead file as the log sets it aside.
+pub fn beside(database: &std::path::Path) -> std::path::PathBuf {
+    let (copy, room) = (database.with_file_name("bare.db"), database.with_file_name("bare.db-wal"));
+    std::fs::copy(database, &copy).unwrap();
+    std::fs::write(&room, vec![0; 64 << 20]).unwrap();
+    std::fs::File::open(&room).unwrap().sync_all().unwrap();
+    copy
+}
+
 /// Writes what is queued, at most 512 at once, and answers after the commit.
 pub fn bare_loop(path: &std::path::Path, mut queue: mpsc::Receiver<Wish>) {
     let connection = rusqlite::Connection::open(path).unwrap();

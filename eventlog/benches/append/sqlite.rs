@@ -5,7 +5,7 @@ use std::sync::Arc;
 use eventlog::sqlite::SqliteBackend;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::bare::{FACTS_BYTES, Wish, bare_loop, checkpoint};
+use crate::bare::{self, FACTS_BYTES, Wish, bare_loop, checkpoint};
 use crate::load::{ROUNDS, log, measure, median, team, transact};
 
 async fn ours(producers: u64) -> f64 {
@@ -27,8 +27,7 @@ async fn bare(producers: u64) -> f64 {
     let path = directory.path().join("log.db");
     // The same tables and the same room for the write-ahead file: whoever opens the log makes them.
     eventlog::Backend::close(&SqliteBackend::open(&path).await.unwrap()).await;
-    std::fs::write(directory.path().join("log.db-wal"), vec![0; 64 << 20]).unwrap();
-    std::fs::File::open(directory.path().join("log.db-wal")).unwrap().sync_all().unwrap();
+    let path = bare::beside(&path);
     let (wishes, queue) = mpsc::channel::<Wish>(8_192);
     let (stop, stopped) = std::sync::mpsc::channel();
     let (for_loop, for_checkpoint) = (path.clone(), path.clone());

@@ -53,7 +53,7 @@ async fn run(events: usize) {
     let mut running = JoinSet::new();
     running.spawn(runner.run(stop.clone()));
     ready.wait_for(|ready| *ready).await.unwrap();
-    report("runner catching up, pages of 1,000", head, began);
+    report("runner catching up, pages of 4,000", head, began);
     stop.cancel();
     running.join_next().await.unwrap().unwrap().unwrap();
 
