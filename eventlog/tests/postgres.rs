@@ -1,19 +1,16 @@
 //! Every promise, on PostgreSQL, and what only PostgreSQL can be asked for.
 #![expect(clippy::unwrap_used, reason = "tests may fail loudly")]
 
-#[path = "support/cluster.rs"]
-mod cluster;
-
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cluster::Cluster;
 use domain::Actor;
 use domain::id::TeamId;
 use domain::team::{ChangeLimits, CreateTeam, Limits};
 use eventlog::chain::Verifier;
 use eventlog::conformance::Store;
 use eventlog::postgres::{Config, OpenError, PostgresBackend};
+use eventlog::testing::Cluster;
 use eventlog::{Allot, Backend, BlobStore, EventLog, LogError, MasterKey, Options, Submission, TransactError};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::{Mutex, OnceCell};

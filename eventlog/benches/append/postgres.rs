@@ -5,10 +5,10 @@ use std::process::Command;
 use std::sync::Arc;
 
 use eventlog::postgres::{Config, PostgresBackend};
+use eventlog::testing::Cluster;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
-use crate::cluster::Cluster;
 use crate::load::{FACTS_BYTES, ROUNDS, SEALED_BYTES, log, measure, median, team, transact};
 
 const CLIENTS: u64 = 64;

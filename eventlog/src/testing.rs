@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 /// A running cluster.
+#[derive(Debug)]
 pub struct Cluster {
     directory: PathBuf,
     databases: AtomicU64,
