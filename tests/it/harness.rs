@@ -58,9 +58,11 @@ impl Installation {
     pub fn another_node(&self) -> Self {
         let node = Self { environment: self.environment.clone(), ..Self::new() };
         std::fs::create_dir(node.data()).expect("a data directory");
-        for file in ["master.key", "pepper.key", "welcome.shown"] {
+        for file in ["master.key", "pepper.key"] {
             std::fs::copy(self.data().join(file), node.data().join(file)).expect("the first node has its secrets");
         }
+        // The keys were shown by the first node.
+        std::fs::write(node.data().join("welcome.shown"), "").expect("a mark");
         let bodies = self.data().join("blobs");
         node.with("BLOBS__LOCATION", bodies.to_str().expect("a path in UTF-8"))
     }
