@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "tests may fail loudly")]
 #![expect(clippy::disallowed_methods, reason = "receivers end with the runtime of their test")]
 
+#[path = "webhook/clocks.rs"]
+mod clocks;
 #[path = "webhook/crashes.rs"]
 mod crashes;
 #[path = "webhook/deliveries.rs"]

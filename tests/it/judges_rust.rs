@@ -61,12 +61,17 @@ async fn management_answers_as_the_crate_expects() {
     let path = format!("/mailboxes/{id}/keys/{}", credential["public_id"].as_str().unwrap());
     root.raw_delete(&path).await.unwrap();
     let Err(Error::Api(refused)) = client.get_me().await else { panic!("a revoked key works") };
-    assert_eq!((refused.status.as_u16(), refused.code.as_str(), refused.retryable), (401, "authentication_required", false));
+    assert_eq!(
+        (refused.status.as_u16(), refused.code.as_str(), refused.retryable),
+        (401, "authentication_required", false)
+    );
 
     let Err(Error::Api(unknown)) = root.get_mailbox("mbx_000000000000000000000000").await else { panic!("it exists") };
     assert_eq!((unknown.status.as_u16(), unknown.code.as_str()), (404, "not_found"));
     assert!(unknown.request_id.is_some());
-    let Err(Error::Api(invalid)) = root.create_mailbox(&json!({"email": "no address"})).await else { panic!("created") };
+    let Err(Error::Api(invalid)) = root.create_mailbox(&json!({"email": "no address"})).await else {
+        panic!("created")
+    };
     assert_eq!(invalid.detail.unwrap().param.as_deref(), Some("email"));
 }
 
@@ -88,7 +93,8 @@ async fn a_webhook_of_the_crate_is_made_once_and_signed() {
     mac.update(&delivery.body);
     let signature = format!("sha256={}", hex::encode(mac.finalize().into_bytes()));
     assert_eq!(delivery.headers["x-sendmux-signature"], signature.as_str());
-    let off = root.raw_patch(&format!("/webhooks/{id}"), &json!({"enabled": false}), &RequestOptions::new()).await.unwrap();
+    let off =
+        root.raw_patch(&format!("/webhooks/{id}"), &json!({"enabled": false}), &RequestOptions::new()).await.unwrap();
     assert_eq!(off.data["enabled"], false);
     assert_eq!(root.raw_delete(&format!("/webhooks/{id}")).await.unwrap().data["deleted"], true);
 }

@@ -10,8 +10,8 @@ use domain::id::{BlobId, MailboxId, Position, SecretId, TeamId};
 use domain::webhook_endpoint::{Backlog, DisableReason, Event as WebhookEvent, Status};
 use domain::{Event, StreamId};
 use eventlog::{
-    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, DirectoryEntry, DirectoryKey, Head, Hold,
-    SnapshotRow, StoreError, StoredRecord, StreamHistory,
+    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, DirectoryEntry, DirectoryKey, Head, Hold, SnapshotRow,
+    StoreError, StoredRecord, StreamHistory,
 };
 use projections::webhook_attempts::AttemptResult;
 

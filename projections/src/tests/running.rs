@@ -155,8 +155,10 @@ impl Projection for Touchy {
     }
 }
 
-static WITH_TOUCHY: [&[&dyn Projection]; 2] =
-    [&[&messages::Messages, &ON_SQLITE, &webhooks::Webhooks], &[&messages::Messages, &ON_POSTGRESQL, &webhooks::Webhooks]];
+static WITH_TOUCHY: [&[&dyn Projection]; 2] = [
+    &[&messages::Messages, &ON_SQLITE, &webhooks::Webhooks],
+    &[&messages::Messages, &ON_POSTGRESQL, &webhooks::Webhooks],
+];
 
 async fn parked_is(views: &Views, many: usize) -> Vec<crate::Parked> {
     let deadline = tokio::time::Instant::now() + WAIT;
