@@ -353,7 +353,10 @@ async fn an_event_that_cannot_be_processed_stops_only_its_mailbox_and_waits_for_
         let damaged = Arc::new(AtomicU64::new(0));
         let store = store::open().await;
         let backend = Arc::new(Damaged { inner: store.backend, position: Arc::clone(&damaged) });
-        let world = World::over(Store { backend, ..store }, config()).await;
+        let mut config = config();
+        // Whoever holds the webhook sees the operator's decision when it renews its lease, in real time: a short one.
+        (config.attempt_seconds, config.lease_seconds, config.idle_release_seconds) = (1, 11, 11);
+        let world = World::over(Store { backend, ..store }, config).await;
         let receiver = world.receiver(|_| Manner::Answer(200)).await;
         let webhook = world.webhook(&receiver).await;
         let (bad, good) = (world.mailbox().await, world.mailbox().await);

@@ -11,6 +11,9 @@ use projections::Views;
 use projections::webhook_attempts::Work;
 use tokio::sync::OnceCell;
 
+/// How many random histories are tried.
+pub const RANDOM_CASES: u32 = 5;
+
 pub struct Store {
     pub backend: Arc<dyn Backend>,
     pub work: Work,

@@ -9,6 +9,9 @@ use eventlog::{Backend, MemoryBackend};
 use projections::Views;
 use projections::webhook_attempts::Work;
 
+/// How many random histories are tried.
+pub const RANDOM_CASES: u32 = 16;
+
 pub struct Store {
     pub backend: Arc<dyn Backend>,
     pub work: Work,
