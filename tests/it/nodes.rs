@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
 
-use crate::harness::{Client, Installation, Keys, PATIENCE, Server};
+use crate::harness::{Client, Installation, Keys, PATIENCE, Server, answer};
 use crate::stream_client::Stream;
 use crate::webhook_sink::Sink;
 
@@ -81,12 +81,23 @@ async fn a_mail_to_one_node_is_on_a_stream_of_the_other_which_resumes_on_the_fir
     let (status, body) = mailbox.get(&format!("/mailbox/messages/{id}/body")).await;
     assert_eq!(status, 200, "{body}");
     assert!(body["data"]["body"]["text"].as_str().unwrap().len() > 65_536, "the other node reads the large body");
-    // A key that is revoked at one node is refused at the other.
-    let root = a.client(&keys.root);
-    let (status, made) = root.post("/mailboxes", json!({"email": "second@postlog.test"})).await;
+    // A key made at one node works at the other at once; revoked there, it is soon refused here.
+    let (status, made) = a.client(&keys.root).post("/mailboxes", json!({"email": "second@postlog.test"})).await;
     assert_eq!(status, 201, "{made}");
-    let second = b.client(made["data"]["credential"]["secret"].as_str().unwrap());
-    assert_eq!(second.get("/mailbox/me").await.0, 200, "a key made at one node works at the other at once");
+    let text = |pointer: &str| made.pointer(pointer).and_then(|value| value.as_str()).unwrap().to_owned();
+    let second = b.client(&text("/data/credential/secret"));
+    assert_eq!(second.get("/mailbox/me").await.0, 200);
+    let path = format!("/mailboxes/{}/keys/{}", text("/data/mailbox/id"), text("/data/credential/public_id"));
+    let (status, revoked) = answer(b.client(&keys.root).request(reqwest::Method::DELETE, &path)).await;
+    assert_eq!(status, 200, "{revoked}");
+    let second = a.client(&text("/data/credential/secret"));
+    let refused = async {
+        let mut pace = tokio::time::interval(Duration::from_millis(50));
+        while second.get("/mailbox/me").await.0 != 401 {
+            pace.tick().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), refused).await.expect("a key revoked at the other node is refused");
 }
 
 #[tokio::test]

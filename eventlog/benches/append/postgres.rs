@@ -9,7 +9,8 @@ use eventlog::testing::Cluster;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
-use crate::load::{FACTS_BYTES, ROUNDS, SEALED_BYTES, log, measure, median, team, transact};
+use crate::bare::{FACTS_BYTES, SEALED_BYTES};
+use crate::load::{ROUNDS, log, measure, median, team, transact};
 
 const CLIENTS: u64 = 64;
 
