@@ -6,8 +6,6 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark may fail loudly and prints its results")]
 
 mod bare;
-#[path = "../../tests/support/cluster.rs"]
-mod cluster;
 mod load;
 mod postgres;
 mod sqlite;

@@ -5,11 +5,11 @@ use std::process::Command;
 use std::sync::Arc;
 
 use eventlog::postgres::{Config, PostgresBackend};
+use eventlog::testing::Cluster;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
 use crate::bare::{FACTS_BYTES, SEALED_BYTES};
-use crate::cluster::Cluster;
 use crate::load::{ROUNDS, log, measure, median, team, transact};
 
 const CLIENTS: u64 = 64;
