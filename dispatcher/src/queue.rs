@@ -352,7 +352,9 @@ fn row_json(key: &Key, mailbox: &str, row: &Row) -> serde_json::Value {
     let next_due_at = if row.phase == Phase::Behind { Some(0) } else { row.next_due_at };
     let phase = row.phase.as_str();
     let (position, attempts, first_due_at) = (row.position, row.attempts, row.first_due_at);
-    json!([key.team, key.webhook, mailbox, position, phase, attempts, first_due_at, next_due_at, row.last_error])
+    // An error may quote anything, and PostgreSQL keeps no NUL.
+    let last_error = row.last_error.replace('\0', "\u{fffd}");
+    json!([key.team, key.webhook, mailbox, position, phase, attempts, first_due_at, next_due_at, last_error])
 }
 
 fn signed(position: Position) -> i64 {

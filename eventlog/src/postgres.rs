@@ -331,10 +331,13 @@ impl Backend for PostgresBackend {
 
     async fn answers(&self, keys: &[AnswerKey]) -> Result<Vec<AnswerRow>, StoreError> {
         let rows = sqlx::query(
+            // `LIMIT 1` keeps the planner from joining with all the answers there are.
             "SELECT a.team_id, a.scope, a.request_key, a.fingerprint, a.status, a.sealed, a.created_at
              FROM (SELECT DISTINCT * FROM UNNEST($1::text[], $2::text[], $3::text[])) AS w(team_id, scope, request_key)
-             JOIN log.answers a
-               ON a.team_id = w.team_id AND a.scope = w.scope AND a.request_key = w.request_key",
+             JOIN LATERAL (
+                 SELECT * FROM log.answers k
+                 WHERE k.team_id = w.team_id AND k.scope = w.scope AND k.request_key = w.request_key LIMIT 1
+             ) a ON true",
         )
         .bind(keys.iter().map(|k| k.team.as_str()).collect::<Vec<_>>())
         .bind(keys.iter().map(|k| k.scope.as_str()).collect::<Vec<_>>())

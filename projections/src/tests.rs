@@ -1,7 +1,5 @@
 //! What holds for every projection, whatever happened: checked on generated histories.
 
-#[path = "../../eventlog/tests/support/cluster.rs"]
-mod cluster;
 mod history;
 mod lists;
 mod postgres;

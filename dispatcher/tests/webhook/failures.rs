@@ -10,12 +10,13 @@ use domain::id::{BlobId, MailboxId, Position, SecretId, TeamId};
 use domain::webhook_endpoint::{Backlog, DisableReason, Event as WebhookEvent, Status};
 use domain::{Event, StreamId};
 use eventlog::{
-    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, DirectoryEntry, DirectoryKey, Head, Hold,
-    MemoryBackend, SnapshotRow, StoreError, StoredRecord, StreamHistory,
+    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, DirectoryEntry, DirectoryKey, Head, Hold, SnapshotRow,
+    StoreError, StoredRecord, StreamHistory,
 };
-use projections::webhook_attempts::{AttemptResult, Work};
+use projections::webhook_attempts::AttemptResult;
 
 use super::world::{Manner, NOW, SECOND, World, config, eventually, places};
+use crate::store::{self, Store};
 
 /// Makes the reactor look around: an event of another mailbox to another webhook has arrived.
 async fn fence(world: &World, witness: &super::world::Receiver, mailbox: &MailboxId) {
@@ -286,7 +287,7 @@ async fn a_dead_endpoints_backlog_is_bounded_in_rows_and_delivered_when_it_is_ba
 
 /// A store that returns one record damaged.
 struct Damaged {
-    inner: MemoryBackend,
+    inner: Arc<dyn Backend>,
     position: Arc<AtomicU64>,
 }
 
@@ -350,9 +351,12 @@ impl Backend for Damaged {
 async fn an_event_that_cannot_be_processed_stops_only_its_mailbox_and_waits_for_the_operator() {
     for skip in [false, true] {
         let damaged = Arc::new(AtomicU64::new(0));
-        let backend = Damaged { inner: MemoryBackend::default(), position: Arc::clone(&damaged) };
-        let work = Work::memory(&[dispatcher::queue::Queue::TABLES]).await.unwrap();
-        let world = World::over(Arc::new(backend), work, config()).await;
+        let store = store::open().await;
+        let backend = Arc::new(Damaged { inner: store.backend, position: Arc::clone(&damaged) });
+        let mut config = config();
+        // Whoever holds the webhook sees the operator's decision when it renews its lease, in real time: a short one.
+        (config.attempt_seconds, config.lease_seconds, config.idle_release_seconds) = (1, 11, 11);
+        let world = World::over(Store { backend, ..store }, config).await;
         let receiver = world.receiver(|_| Manner::Answer(200)).await;
         let webhook = world.webhook(&receiver).await;
         let (bad, good) = (world.mailbox().await, world.mailbox().await);

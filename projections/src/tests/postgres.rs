@@ -1,10 +1,10 @@
 //! The same properties on PostgreSQL, and that both engines keep the same rows.
 
 use domain::id::Position;
+use eventlog::testing::Cluster;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 
-use super::cluster::Cluster;
 use super::history::{Op, ops, told};
 use super::properties::{
     Place, changes_lead_to_now, counts_agree, once_is_once, rebuilt_is_incremental, splits_do_not_matter,
