@@ -170,11 +170,12 @@ fn file_part(file: &File) -> MimePart<'_> {
     }
     let mut disposition = ContentType::new(if file.inline { "inline" } else { "attachment" });
     if let Some(name) = &file.filename {
+        disposition = disposition.attribute("filename", name.as_str());
         if !name.is_ascii() {
-            // For programs that know no extended parameters; those that do prefer the one behind it (RFC 2231).
+            // For programs that know no extended parameters (RFC 2231). Those that do prefer the one before it, and
+            // some take whatever comes first.
             disposition = disposition.attribute("filename", ascii_fallback(name));
         }
-        disposition = disposition.attribute("filename", name.as_str());
     }
     let part = MimePart::new(content_type, encode::base64(&file.content).into_bytes())
         .transfer_encoding("base64")
