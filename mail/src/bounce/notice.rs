@@ -374,7 +374,8 @@ impl Mail<'_> {
         if auto || vacation && !by_words || LISTS.iter().any(|known| subject.contains(known)) && !by_words {
             return false;
         }
-        let has_original = !self.returned().is_empty();
+        let copied = Original::read(copied_header(Words::split(text).copy).as_bytes());
+        let has_original = !self.returned().is_empty() || !copied.is_empty();
         // What a machine says with a code in it is about a failure.
         let by_code = is_machine && (codes::enhanced(&begins).is_some() || codes::smtp_code(&begins).is_some());
         let weight = usize::from(by_code)
@@ -404,9 +405,8 @@ impl Mail<'_> {
             "systemadministrator",
             "daemon",
         ];
-        let from = self.parsed.from.as_ref();
-        let from =
-            from.map(|from| format!("{} {}", from.name.as_deref().unwrap_or_default(), from.email).to_lowercase());
+        // Some write `MAILER-DAEMON <>`, which is no address.
+        let from = self.field("From").map(str::to_lowercase);
         self.parsed.automatic.null_return_path
             || from.is_some_and(|from| MACHINES.iter().any(|name| from.contains(name)))
     }
@@ -423,7 +423,9 @@ impl Mail<'_> {
     /// Everyone who cannot be the recipient.
     fn ours(&self, original: &Original) -> Vec<String> {
         let people = self.parsed.from_all.iter().chain(&self.parsed.to).map(|person| person.email.clone());
-        people.chain(original.from.clone()).chain(original.return_paths.iter().cloned()).collect()
+        let all = people.chain(original.from.clone()).chain(original.return_paths.iter().cloned());
+        // Some name the recipient where others name us.
+        all.filter(|address| !original.to.iter().any(|to| to.eq_ignore_ascii_case(address))).collect()
     }
 
     fn by_words(&self) -> Bounce {
