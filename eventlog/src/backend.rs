@@ -225,6 +225,13 @@ pub trait Backend: Send + Sync + 'static {
     /// Erases the personal halves at the given positions; the chain stays whole. Returns how many there were.
     async fn erase_personal(&self, team: &TeamId, positions: &[Position]) -> Result<u64, StoreError>;
 
+    /// Returns teams of which personal halves were erased, with how often, in the order of their ids, after a given one,
+    /// at most `limit`.
+    async fn erasures(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<(TeamId, i64)>, StoreError>;
+
+    /// Drops the rows of bodies, with the bytes of those that are inline. Returns how many there were.
+    async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError>;
+
     /// Ends background work and closes connections.
     async fn close(&self);
 }

@@ -94,6 +94,17 @@ impl BlobStore {
         Ok(StagedBlob { inline: None, size_bytes })
     }
 
+    /// Drops the bytes of a large body, if there are any.
+    ///
+    /// # Errors
+    /// The object store does not answer.
+    pub async fn delete(&self, team: &TeamId, id: &BlobId) -> Result<(), StoreError> {
+        match self.objects.delete(&Self::path(team, id)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(StoreError::Unavailable(e.to_string())),
+        }
+    }
+
     /// Returns the bytes of a large body; `None` if there are none.
     ///
     /// # Errors

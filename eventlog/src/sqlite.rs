@@ -404,6 +404,29 @@ impl Backend for SqliteBackend {
         Ok(done.rows_affected())
     }
 
+    async fn erasures(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<(TeamId, i64)>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT team_id, erasures FROM heads WHERE erasures > 0 AND team_id > $1 ORDER BY team_id LIMIT $2",
+        )
+        .bind(after.map_or("", TeamId::as_str))
+        .bind(limited(limit))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(|e| unavailable(&e))?;
+        all(&rows, read::erasures)
+    }
+
+    async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError> {
+        let mut writer = self.writer.lock().await;
+        sqlx::query("DELETE FROM blobs WHERE team_id = $1 AND blob_id IN (SELECT value FROM json_each($2))")
+            .bind(team.as_str())
+            .bind(json!(ids).to_string())
+            .execute(&mut *writer)
+            .await
+            .map(|done| done.rows_affected())
+            .map_err(|e| unavailable(&e))
+    }
+
     async fn close(&self) {
         self.readers.close().await;
         // Whoever died in the middle of a transaction must not keep the write-ahead file from being copied back.

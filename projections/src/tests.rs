@@ -2,6 +2,7 @@
 
 #[path = "../../eventlog/tests/support/cluster.rs"]
 mod cluster;
+mod erasing;
 mod history;
 mod lists;
 mod postgres;

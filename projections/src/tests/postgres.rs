@@ -28,6 +28,7 @@ fn everything_holds_on_postgresql() {
             splits_do_not_matter(place, &draw(1..120, true), &[3 + case, 1, 20]).await;
             rebuilt_is_incremental(place, &draw(1..120, false), &draw(0..20, false)).await;
             teams_do_not_meet(place, &draw(1..80, false), &draw(1..80, false), &[2, 9]).await;
+            super::erasing::erased_is_folded_anew(place, &draw(1..60, true), &[2, 5, 9]).await;
             once_is_once(place, &draw(1..40, false), 7 + case).await;
             usage_adds_up(place, &draw(1..120, false)).await;
             counts_agree(place, &draw(1..120, false)).await;
