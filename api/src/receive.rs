@@ -53,12 +53,24 @@ pub struct Options {
     pub spam_threshold_tenths: i32,
     /// The mailbox that gets mail for `postmaster` where nobody else does.
     pub postmaster_mailbox: Option<Address>,
+    /// The hosted domains that refuse mail which fails its author's DMARC policy of `reject`; `*` means all of them.
+    pub dmarc_reject_domains: Vec<String>,
     /// How many large mails are parsed at the same time; 0 means one per processor.
     pub large_mails_parsed_at_once: usize,
     /// Mails from one peer to one mailbox per minute; 0 means any number.
     pub mails_per_minute_per_mailbox_and_peer: u32,
     /// Mails to one mailbox per minute; 0 means any number.
     pub mails_per_minute_per_mailbox: u32,
+}
+
+impl Options {
+    /// Returns whether mail that fails its author's policy is refused to these recipients. It has one answer for all of
+    /// them, so everyone's domain must want it; otherwise it is taken and labelled.
+    fn refuse_forged(&self, transaction: &Transaction) -> bool {
+        let wants = |domain: &str| self.dmarc_reject_domains.iter().any(|wanted| wanted == "*" || wanted == domain);
+        !self.dmarc_reject_domains.is_empty()
+            && transaction.recipients.iter().all(|to| to.path.address().is_some_and(|a| wants(a.domain())))
+    }
 }
 
 /// Where mail for a recipient goes.
@@ -155,7 +167,11 @@ impl Receiver {
         let now = self.inner.allot.now();
         let request = RequestId::new(now, self.inner.allot.random());
         let mut copies = commit::copies(&transaction, destinations);
+        let refuses_forged = self.inner.options.refuse_forged(&transaction);
         let content = Content::read(&self.inner, transaction, &request).await?;
+        if content.is_forged && refuses_forged {
+            return Err(Refusal::Forged);
+        }
         let results = if copies.len() == 1 {
             let copy = copies.remove(0);
             vec![self.inner.commit(copy, &content, &request, now).await]

@@ -143,6 +143,9 @@ pub enum StoreError {
     /// It does not answer; trying again may help.
     #[error("the log's store does not answer: {0}")]
     Unavailable(String),
+    /// There is no room for what should be kept; it may fit later.
+    #[error("the store is full: {0}")]
+    Full(String),
     /// It answers with something that was never written.
     #[error("the log's store is corrupt: {0}")]
     Corrupt(String),

@@ -18,6 +18,9 @@ pub enum Refusal {
     /// The mailbox's sender rules keep this sender out.
     #[error("the sender is not allowed")]
     SenderRefused,
+    /// The author's domain asks to refuse mail that does not prove to come from it, and so do the recipients' domains.
+    #[error("the mail fails the DMARC policy of its author's domain")]
+    Forged,
     /// The mailbox is full. It may have room later.
     #[error("the mailbox is full")]
     OverQuota,
@@ -38,9 +41,12 @@ impl Refusal {
     pub fn is_temporary(self) -> bool {
         match self {
             Self::OverQuota | Self::TooFast | Self::StoreFull | Self::Unavailable => true,
-            Self::NotHosted | Self::NotReceiving | Self::UnknownMailbox | Self::Suspended | Self::SenderRefused => {
-                false
-            }
+            Self::NotHosted
+            | Self::NotReceiving
+            | Self::UnknownMailbox
+            | Self::Suspended
+            | Self::SenderRefused
+            | Self::Forged => false,
         }
     }
 
@@ -53,6 +59,7 @@ impl Refusal {
             Self::UnknownMailbox => "unknown_mailbox",
             Self::Suspended => "suspended",
             Self::SenderRefused => "sender_refused",
+            Self::Forged => "forged",
             Self::OverQuota => "over_quota",
             Self::TooFast => "too_fast",
             Self::StoreFull => "store_full",

@@ -130,6 +130,8 @@ impl<'e> Batch<'e> {
                 self.count(&e.mailbox, from, record.position, |c| leave(c, unread));
                 self.count(&e.mailbox, e.folder, record.position, |c| enter(c, unread));
             }
+            // Its version is the length of its stream, whatever is in that.
+            Event::Message(MessageEvent::DuplicateReceived(e)) => drop(self.touch(&e.message, record)),
             Event::Message(MessageEvent::Destroyed(e)) => self.gone(record, &e.message),
             Event::Team(_)
             | Event::SendingDomain(_)
