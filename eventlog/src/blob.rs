@@ -87,10 +87,7 @@ impl BlobStore {
         if bytes.len() <= INLINE_BYTES_MAX {
             return Ok(StagedBlob { inline: Some(bytes), size_bytes });
         }
-        self.objects
-            .put(&Self::path(team, id), bytes.into())
-            .await
-            .map_err(refused)?;
+        self.objects.put(&Self::path(team, id), bytes.into()).await.map_err(refused)?;
         Ok(StagedBlob { inline: None, size_bytes })
     }
 

@@ -9,4 +9,5 @@ mod postgres;
 mod properties;
 mod rebuilding;
 mod running;
+mod threading;
 mod world;
