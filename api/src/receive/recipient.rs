@@ -91,7 +91,10 @@ impl Usage {
     /// without being kept: of mails that come at the same time, each sees the ones before it.
     pub(super) fn reserve(&self, mailbox: &MailboxId, bytes: i64) -> Reserved<'_> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let used_bytes = known.get_mut(mailbox).map_or(0, |used| std::mem::replace(&mut used.bytes, used.bytes + bytes));
+        let used_bytes = known.get_mut(mailbox).map_or(0, |used| {
+            used.bytes += bytes;
+            used.bytes - bytes
+        });
         Reserved { usage: self, mailbox: mailbox.clone(), bytes, used_bytes }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use domain::message::Folder;
+use api::smtp::Config;
+use domain::Event;
+use domain::message::{Event as MessageEvent, Folder};
+use domain::sending_domain::Mode;
 use mail::auth::Zone;
 use sha2::{Digest, Sha256};
 
@@ -122,6 +125,14 @@ async fn the_same_mail_again_is_answered_without_a_second_event() {
         assert_eq!(door.mails(&team).await.len(), 2, "another content is another mail");
         client.deliver("a@sender.test", &["other@team.test", "box@team.test"], &once).await;
         assert_eq!(door.mails(&team).await.len(), 3, "another mailbox has not had it");
+        // Each repetition is on record, with the message that it repeats.
+        let first = door.mails(&team).await[0].0.clone();
+        let records = door.log.read(&team, 0, 1_000).await.unwrap();
+        let again = records.iter().filter_map(|record| match &record.event {
+            Event::Message(MessageEvent::DuplicateReceived(e)) => Some((e.message.clone(), e.mailbox.clone())),
+            _ => None,
+        });
+        assert_eq!(again.collect::<Vec<_>>(), vec![(first.message.clone(), first.mailbox.clone()); 3]);
     }
 }
 
@@ -330,6 +341,49 @@ async fn with_a_resolver_the_origin_is_checked_and_written_on_top() {
     assert_eq!((facts.authentication.dmarc.as_str(), people.verified_domain.as_deref()), ("fail", None));
     assert!(facts.is_spam && facts.spam_rules.iter().any(|rule| rule == "DMARC_FAIL_POLICY"), "{facts:?}");
     assert_eq!(mails[2].0.authentication.dmarc, "pass");
+}
+
+#[tokio::test]
+async fn forged_mail_is_refused_where_every_recipients_domain_wants_that() {
+    let zone = || {
+        Zone::new()
+            .with_txt("other.test", "v=spf1 -all")
+            .with_txt("_dmarc.other.test", "v=DMARC1; p=reject")
+            .with_txt("mild.test", "v=spf1 -all")
+            .with_txt("_dmarc.mild.test", "v=DMARC1; p=quarantine")
+            .with_txt("trying.test", "v=spf1 -all")
+            .with_txt("_dmarc.trying.test", "v=DMARC1; p=reject; t=y")
+            .with_failure("_dmarc.broken.test")
+    };
+    let forged = |author: &str| mail("forged", "Hi").replace("ann@sender.test", &format!("ceo@{author}"));
+    for (wanted, strict, mixed, plain) in [
+        (vec!["strict.test".to_owned()], "550 5.7.26", "250", "250"),
+        (vec!["*".to_owned()], "550 5.7.26", "550 5.7.26", "550 5.7.26"),
+        (vec![], "250", "250", "250"),
+    ] {
+        let config = Config { verify_senders: true, dmarc_reject_domains: wanted.clone(), ..config() };
+        let door = Door::verifying(Store::Memory, config, None, Some(Arc::new(zone()))).await;
+        let team = door.team("strict.test").await;
+        door.domain(&team, "plain.test", Mode::SendReceive).await;
+        door.mailbox(&team, "box@strict.test").await;
+        door.mailbox(&team, "box@plain.test").await;
+        let mut client = door.hello().await;
+        for (to, expected) in [
+            (&["box@strict.test"][..], strict),
+            (&["box@strict.test", "box@plain.test"], mixed),
+            (&["box@plain.test"], plain),
+        ] {
+            client.submit("x@other.test", to, &forged("other.test")).await;
+            let reply = client.reply().await;
+            assert!(reply.starts_with(expected), "{wanted:?} {to:?}: {reply}");
+        }
+        // What is taken all the same says what it is.
+        assert!(door.mails(&team).await.iter().all(|(facts, _)| facts.is_spam && facts.authentication.dmarc == "fail"));
+        // Milder policies, a domain that only tries, a policy that cannot be looked up: never refused.
+        for author in ["mild.test", "trying.test", "broken.test", "none.test"] {
+            client.deliver("x@other.test", &["box@strict.test"], &forged(author)).await;
+        }
+    }
 }
 
 #[tokio::test]
