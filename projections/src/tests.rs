@@ -1,13 +1,13 @@
 //! What holds for every projection, whatever happened: checked on generated histories.
 
 #[path = "../../eventlog/tests/support/cluster.rs"]
-mod cluster;
+pub(crate) mod cluster;
 mod erasing;
-mod history;
+pub(crate) mod history;
 mod lists;
 mod postgres;
 mod properties;
 mod rebuilding;
 mod running;
 mod threading;
-mod world;
+pub(crate) mod world;
