@@ -205,6 +205,12 @@ impl Hold for Held {
     }
 }
 
+/// Has what is deleted overwritten with zeros, or no more: an erasure leaves nothing behind on free pages.
+async fn overwrite(writer: &mut SqliteConnection, on: bool) -> Result<(), StoreError> {
+    let sql = if on { "PRAGMA secure_delete = ON" } else { "PRAGMA secure_delete = OFF" };
+    sqlx::query(sql).execute(writer).await.map(|_| ()).map_err(|e| unavailable(&e))
+}
+
 #[async_trait]
 impl Backend for SqliteBackend {
     async fn epoch(&self) -> Result<u16, StoreError> {
@@ -386,6 +392,7 @@ impl Backend for SqliteBackend {
 
     async fn erase_personal(&self, team: &TeamId, positions: &[Position]) -> Result<u64, StoreError> {
         let mut writer = self.writer.lock().await;
+        overwrite(&mut writer, true).await?;
         let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(|e| unavailable(&e))?;
         let done =
             sqlx::query("DELETE FROM personal WHERE team_id = $1 AND position IN (SELECT value FROM json_each($2))")
@@ -401,6 +408,7 @@ impl Backend for SqliteBackend {
             sqlx::query(sql).bind(team.as_str()).execute(&mut *transaction).await.map_err(|e| unavailable(&e))?;
         }
         transaction.commit().await.map_err(|e| unavailable(&e))?;
+        overwrite(&mut writer, false).await?;
         Ok(done.rows_affected())
     }
 
@@ -418,13 +426,15 @@ impl Backend for SqliteBackend {
 
     async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError> {
         let mut writer = self.writer.lock().await;
-        sqlx::query("DELETE FROM blobs WHERE team_id = $1 AND blob_id IN (SELECT value FROM json_each($2))")
+        overwrite(&mut writer, true).await?;
+        let done = sqlx::query("DELETE FROM blobs WHERE team_id = $1 AND blob_id IN (SELECT value FROM json_each($2))")
             .bind(team.as_str())
             .bind(json!(ids).to_string())
             .execute(&mut *writer)
             .await
-            .map(|done| done.rows_affected())
-            .map_err(|e| unavailable(&e))
+            .map_err(|e| unavailable(&e))?;
+        overwrite(&mut writer, false).await?;
+        Ok(done.rows_affected())
     }
 
     async fn close(&self) {
