@@ -29,7 +29,7 @@ fn attempt(n: u8) -> Row {
         webhook: webhook(1),
         created_at,
         event: EventId::new(&team(1), 1, u64::from(n) + 1),
-        event_type: if n % 3 == 0 { WebhookEventType::Received } else { WebhookEventType::Test },
+        event_type: if n.is_multiple_of(3) { WebhookEventType::Received } else { WebhookEventType::Test },
         delivery_attempt: u32::from(n) + 1,
         max_attempts: 8,
         result: if failed { AttemptResult::Retrying } else { AttemptResult::Success },
