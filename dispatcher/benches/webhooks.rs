@@ -84,7 +84,8 @@ async fn ceiling(config: &Config, connections: usize) -> f64 {
 
 async fn reactor(teams: usize, webhooks: usize, events: usize) {
     let directory = tempfile::tempdir().unwrap();
-    let backend = eventlog::sqlite::SqliteBackend::open(&directory.path().join("log.db")).await.unwrap();
+    let backend =
+        eventlog::sqlite::SqliteBackend::open_reserving(&directory.path().join("log.db"), 64 << 20).await.unwrap();
     let work = Work::open_sqlite(&directory.path().join("work.db"), &[Queue::TABLES]).await.unwrap();
     let mut config = Config::default();
     config.targets.dangerous_allow_http_loopback = true;

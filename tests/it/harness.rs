@@ -70,6 +70,7 @@ impl Installation {
             ("POSTLOG_HTTP__LISTEN", "127.0.0.1:0"),
             ("POSTLOG_SMTP__LISTEN", "[\"127.0.0.1:0\"]"),
             ("POSTLOG_METRICS__LISTEN", ""),
+            ("POSTLOG_DATABASE__WRITE_AHEAD_RESERVE_MEBIBYTES", "1"),
             ("POSTLOG_LOG__LEVEL", "error"),
         ]);
         command.envs(self.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())));

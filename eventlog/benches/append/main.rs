@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "two signals to stop need no bound")]
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark may fail loudly and prints its results")]
 
+mod bare;
 #[path = "../../tests/support/cluster.rs"]
 mod cluster;
 mod load;

@@ -8,8 +8,9 @@ use eventlog::postgres::{Config, PostgresBackend};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
+use crate::bare::{FACTS_BYTES, SEALED_BYTES};
 use crate::cluster::Cluster;
-use crate::load::{FACTS_BYTES, ROUNDS, SEALED_BYTES, log, measure, median, team, transact};
+use crate::load::{ROUNDS, log, measure, median, team, transact};
 
 const CLIENTS: u64 = 64;
 
