@@ -17,6 +17,7 @@ mod bounds;
 mod commit;
 mod content;
 mod derived;
+mod greylist;
 mod origin;
 mod rate;
 mod recipient;
@@ -34,10 +35,12 @@ use mail::smtp::Transaction;
 use projections::Views;
 use tokio::sync::Semaphore;
 
+pub use greylist::Times as GreylistTimes;
 pub use recipient::Asked;
 pub use refusal::Refusal;
 
 use content::Content;
+use greylist::Greylist;
 use rate::Rates;
 use recipient::{Addresses, Usage};
 
@@ -55,6 +58,8 @@ pub struct Options {
     pub postmaster_mailbox: Option<Address>,
     /// The hosted domains that refuse mail which fails its author's DMARC policy of `reject`; `*` means all of them.
     pub dmarc_reject_domains: Vec<String>,
+    /// Puts first-time senders off; `None` puts nobody off.
+    pub greylist: Option<GreylistTimes>,
     /// How many large mails are parsed at the same time; 0 means one per processor.
     pub large_mails_parsed_at_once: usize,
     /// Mails from one peer to one mailbox per minute; 0 means any number.
@@ -110,6 +115,7 @@ struct Inner {
     addresses: Addresses,
     usage: Usage,
     rates: Rates,
+    greylist: Greylist,
     resolver: Option<Arc<dyn Resolver>>,
     parsers: Arc<Semaphore>,
     verifiers: Arc<Semaphore>,
@@ -142,6 +148,7 @@ impl Receiver {
             n => n,
         };
         let rates = Rates::new(options.mails_per_minute_per_mailbox_and_peer, options.mails_per_minute_per_mailbox);
+        let greylist = Greylist::new(options.greylist);
         let inner = Inner {
             log,
             views,
@@ -150,6 +157,7 @@ impl Receiver {
             addresses: Addresses::default(),
             usage: Usage::default(),
             rates,
+            greylist,
             resolver,
             parsers: Arc::new(Semaphore::new(parsers)),
             verifiers: Arc::new(Semaphore::new(LARGE_MAILS_VERIFIED_AT_ONCE)),

@@ -161,6 +161,11 @@ impl Receiver {
         if !asked.trusted && !self.inner.rates.admit(&destination.mailbox, asked.peer, self.inner.allot.now()) {
             return Err(Refusal::TooFast);
         }
+        let sender = asked.sender.address().map_or("", Address::as_str);
+        let (mailbox, now) = (destination.mailbox.as_str(), self.inner.allot.now());
+        if !asked.trusted && !self.inner.greylist.admit(asked.peer, sender, mailbox, now) {
+            return Err(Refusal::Greylisted);
+        }
         Ok(destination)
     }
 }

@@ -24,6 +24,9 @@ pub enum Refusal {
     /// The mailbox is full. It may have room later.
     #[error("the mailbox is full")]
     OverQuota,
+    /// This sender is new here and is asked to come again in a few minutes.
+    #[error("the sender is new here")]
+    Greylisted,
     /// More mail than the rates allow. Later it is welcome.
     #[error("too much mail at once")]
     TooFast,
@@ -40,7 +43,7 @@ impl Refusal {
     #[must_use]
     pub fn is_temporary(self) -> bool {
         match self {
-            Self::OverQuota | Self::TooFast | Self::StoreFull | Self::Unavailable => true,
+            Self::OverQuota | Self::Greylisted | Self::TooFast | Self::StoreFull | Self::Unavailable => true,
             Self::NotHosted
             | Self::NotReceiving
             | Self::UnknownMailbox
@@ -61,6 +64,7 @@ impl Refusal {
             Self::SenderRefused => "sender_refused",
             Self::Forged => "forged",
             Self::OverQuota => "over_quota",
+            Self::Greylisted => "greylisted",
             Self::TooFast => "too_fast",
             Self::StoreFull => "store_full",
             Self::Unavailable => "unavailable",

@@ -47,6 +47,28 @@ pub struct Config {
     pub harvest: HarvestConfig,
     /// How many mails are taken how fast.
     pub rates: RateConfig,
+    /// Whether senders that are new to a mailbox are asked to come again.
+    pub greylist: GreylistConfig,
+}
+
+/// Greylisting (RFC 6647). A peer is its network: an IPv4 /24 or an IPv6 /64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GreylistConfig {
+    /// Whether it is done at all.
+    pub on: bool,
+    /// How long a new sender has to wait.
+    pub delay_seconds: u32,
+    /// How long it is remembered that it came.
+    pub window_seconds: u32,
+    /// How many days a sender that waited is let in, from its last mail on.
+    pub pass_days: u32,
+}
+
+impl Default for GreylistConfig {
+    fn default() -> Self {
+        Self { on: false, delay_seconds: 300, window_seconds: 86_400, pass_days: 35 }
+    }
 }
 
 /// STARTTLS of the SMTP listener.
@@ -123,6 +145,7 @@ impl Default for Config {
             drain_seconds: 10,
             harvest: HarvestConfig::default(),
             rates: RateConfig::default(),
+            greylist: GreylistConfig::default(),
         }
     }
 }
@@ -175,6 +198,9 @@ impl Config {
         if harvest.delay_min_millis > harvest.delay_max_millis || harvest.delay_max_millis > 60_000 {
             problems.push("smtp.harvest.delay_max_millis must be from delay_min_millis to 60000".to_owned());
         }
+        if self.greylist.delay_seconds >= self.greylist.window_seconds {
+            problems.push("smtp.greylist.window_seconds must be above smtp.greylist.delay_seconds".to_owned());
+        }
         problems
     }
 
@@ -190,6 +216,11 @@ impl Config {
                 .iter()
                 .map(|domain| normalise_domain(domain).unwrap_or_else(|_| domain.clone()))
                 .collect(),
+            greylist: self.greylist.on.then(|| receive::GreylistTimes {
+                delay_micros: i64::from(self.greylist.delay_seconds) * 1_000_000,
+                window_micros: i64::from(self.greylist.window_seconds) * 1_000_000,
+                pass_micros: i64::from(self.greylist.pass_days) * 24 * 3_600 * 1_000_000,
+            }),
             large_mails_parsed_at_once: self.large_mails_parsed_at_once,
             mails_per_minute_per_mailbox_and_peer: self.rates.mails_per_minute_per_mailbox_and_peer,
             mails_per_minute_per_mailbox: self.rates.mails_per_minute_per_mailbox,
@@ -237,8 +268,10 @@ mod tests {
         config.limits.recipients_max = 1;
         config.tls = TlsConfig { certificate_file: Some("x".into()), off: true, ..TlsConfig::default() };
         config.harvest = HarvestConfig { unknown_recipients_max: 0, delay_max_millis: 1, ..HarvestConfig::default() };
+        config.greylist.window_seconds = 1;
         let problems = config.problems();
         for key in [
+            "smtp.greylist.window_seconds",
             "smtp.hostname",
             "smtp.limits.recipients_max",
             "smtp.tls.key_file",

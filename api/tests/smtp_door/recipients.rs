@@ -1,7 +1,7 @@
 //! Recipients that are refused, and why.
 
 use api::receive::{Asked, Receiver, Refusal};
-use api::smtp::HarvestConfig;
+use api::smtp::{GreylistConfig, HarvestConfig};
 use domain::mailbox::{
     ChangeMailbox, CloseMailbox, FilterMode, ReplaceSenderRules, ResumeMailbox, SenderRule, SuspendMailbox,
 };
@@ -225,6 +225,57 @@ async fn more_mail_than_the_rate_allows_is_put_off() {
     client.say("MAIL FROM:<a@sender.test>", "250").await;
     client.say("RCPT TO:<box@team.test>", "451 4.7.1").await;
     client.say("RCPT TO:<other@team.test>", "250").await;
+}
+
+#[tokio::test]
+async fn a_sender_that_is_new_to_a_mailbox_is_asked_to_come_again() {
+    let mut config = config();
+    config.greylist = GreylistConfig { on: true, delay_seconds: 0, window_seconds: 60, pass_days: 1 };
+    let door = Door::with(Store::Memory, config.clone(), None).await;
+    let team = door.team("team.test").await;
+    door.mailbox(&team, "box@team.test").await;
+    let mut client = door.hello().await;
+    client.say("MAIL FROM:<a@sender.test>", "250").await;
+    client.say("RCPT TO:<nobody@team.test>", "550 5.1.1").await;
+    client.say("RCPT TO:<box@team.test>", "451 4.7.1").await;
+    client.say("RSET", "250").await;
+    client.deliver("a@sender.test", &["box@team.test"], &mail("again", "Hi")).await;
+    client.say("MAIL FROM:<>", "250").await;
+    client.say("RCPT TO:<box@team.test>", "451 4.7.1").await;
+    assert_eq!(door.mails(&team).await.len(), 1);
+    // Whom the operator trusts does not wait.
+    config.trusted_peers = vec!["127.0.0.0/8".parse().unwrap()];
+    let door = Door::with(Store::Memory, config, None).await;
+    let team = door.team("team.test").await;
+    door.mailbox(&team, "box@team.test").await;
+    door.hello().await.deliver("a@sender.test", &["box@team.test"], &mail("trusted", "Hi")).await;
+}
+
+#[tokio::test]
+async fn a_guesser_that_waits_keeps_nobody_else_waiting() {
+    let mut config = config();
+    config.limits.connections_per_peer_max = 300;
+    config.harvest = HarvestConfig {
+        unknown_recipients_free: 0,
+        unknown_recipients_max: 1_000,
+        delay_min_millis: 60_000,
+        delay_max_millis: 60_000,
+    };
+    let door = Door::with(Store::Memory, config, None).await;
+    let team = door.team("team.test").await;
+    door.mailbox(&team, "box@team.test").await;
+    let mut waiting = vec![];
+    for _ in 0..200 {
+        let mut client = door.hello().await;
+        client.say("MAIL FROM:<a@sender.test>", "250").await;
+        client.send("RCPT TO:<nobody@team.test>\r\n").await;
+        waiting.push(client);
+    }
+    let mut client = door.hello().await;
+    for n in 0..20 {
+        client.deliver("a@sender.test", &["box@team.test"], &mail(&format!("free{n}"), "Hi")).await;
+    }
+    assert_eq!(door.mails(&team).await.len(), 20);
 }
 
 #[tokio::test]
