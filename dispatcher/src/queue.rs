@@ -286,12 +286,25 @@ impl Queue {
         found.iter().map(poisoned).collect()
     }
 
-    /// Tries a poisoned event again, or leaves it out for good: the operator's decision. Ends the webhook's lease so
-    /// that whoever holds it reads the row anew. Returns whether there was such a row.
+    /// Returns whether an event still waits as poisoned.
     ///
     /// # Errors
     /// The database does not answer.
-    pub async fn resolve_poisoned(&self, poisoned: &Poisoned, skip: bool, now: i64) -> Result<bool, Error> {
+    pub(crate) async fn is_poisoned(&self, poisoned: &Poisoned) -> Result<bool, Error> {
+        let mut select = Select::new("SELECT position FROM webhook_exceptions WHERE phase = 'poisoned' AND team_id = ");
+        select.text(poisoned.team.as_str()).push(" AND webhook_id = ").text(poisoned.webhook.as_str());
+        select.push(" AND mailbox_id = ").text(poisoned.mailbox.as_ref().map_or("", |id| id.as_str()));
+        select.push(" AND position = ").int(signed(poisoned.position));
+        Ok(!select.fetch(&mut self.work.read().await?).await?.is_empty())
+    }
+
+    /// Makes a poisoned event due again, or regards it as settled. Ends the webhook's lease so that whoever holds it reads
+    /// the row anew. Returns whether there was such a row. A decision to skip is recorded before, see
+    /// [`crate::webhook::resolve_poisoned`].
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub(crate) async fn release_poisoned(&self, poisoned: &Poisoned, skip: bool, now: i64) -> Result<bool, Error> {
         let mut tx = self.work.begin().await?;
         let (team, webhook) = (poisoned.team.as_str(), poisoned.webhook.as_str());
         let mailbox = poisoned.mailbox.as_ref().map_or("", |id| id.as_str());
@@ -317,13 +330,6 @@ impl Queue {
             i64::try_from(changed).unwrap_or(i64::MAX)
         )?;
         self.commit(tx).await?;
-        tracing::info!(
-            team.id = team,
-            webhook.id = webhook,
-            log.position = poisoned.position,
-            skip,
-            "a poisoned event was resolved by the operator"
-        );
         Ok(changed > 0)
     }
 

@@ -217,6 +217,9 @@ fn team_data(event: &team::Event) -> Value {
             json!({"team_id": e.team, "name": e.personal.known().map(|p| &p.name), "limits": e.limits})
         }
         team::Event::LimitsChanged(e) => json!({"limits": e.limits}),
+        team::Event::PersonalDataErased(e) => {
+            json!({"subject": e.subject, "events": e.events, "bodies": e.bodies})
+        }
     }
 }
 
@@ -275,6 +278,7 @@ fn message_data(event: &message::Event) -> Value {
             json!({"id": e.message, "mailbox_id": e.mailbox, "added": e.added, "removed": e.removed})
         }
         E::Moved(e) => json!({"id": e.message, "mailbox_id": e.mailbox, "folder_id": e.folder}),
+        E::DuplicateReceived(e) => json!({"id": e.message, "mailbox_id": e.mailbox}),
         E::Destroyed(e) => json!({"id": e.message, "mailbox_id": e.mailbox, "size_bytes": e.size_bytes}),
     }
 }
@@ -300,6 +304,7 @@ fn webhook_data(event: &webhook_endpoint::Event) -> Value {
         E::DeliveryExhausted(e) => {
             json!({"webhook_id": id, "event_position": e.event_position, "attempts": e.attempts})
         }
+        E::DeliverySkipped(e) => json!({"webhook_id": id, "event_position": e.event_position, "reason": e.reason}),
         E::SecretRotated(_) | E::Tested(_) | E::Failing(_) | E::Deleted(_) => json!({"webhook_id": id}),
     }
 }

@@ -421,6 +421,28 @@ impl Backend for PostgresBackend {
         erase.await.map_err(|e: sqlx::Error| unavailable(&e))
     }
 
+    async fn erasures(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<(TeamId, i64)>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT team_id, erasures FROM log.heads WHERE erasures > 0 AND team_id > $1 ORDER BY team_id LIMIT $2",
+        )
+        .bind(after.map_or("", TeamId::as_str))
+        .bind(limited(limit))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(|e| unavailable(&e))?;
+        all(&rows, read::erasures)
+    }
+
+    async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError> {
+        sqlx::query("DELETE FROM log.blobs WHERE team_id = $1 AND blob_id = ANY($2::text[])")
+            .bind(team.as_str())
+            .bind(ids.iter().map(|id| id.as_str().to_owned()).collect::<Vec<_>>())
+            .execute(&self.pool)
+            .await
+            .map(|done| done.rows_affected())
+            .map_err(|e| unavailable(&e))
+    }
+
     async fn close(&self) {
         self.pool.close().await;
     }

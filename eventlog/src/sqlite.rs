@@ -194,6 +194,12 @@ impl Hold for Held {
     }
 }
 
+/// Has what is deleted overwritten with zeros, or no more: an erasure leaves nothing behind on free pages.
+async fn overwrite(writer: &mut SqliteConnection, on: bool) -> Result<(), StoreError> {
+    let sql = if on { "PRAGMA secure_delete = ON" } else { "PRAGMA secure_delete = OFF" };
+    sqlx::query(sql).execute(writer).await.map(|_| ()).map_err(|e| unavailable(&e))
+}
+
 #[async_trait]
 impl Backend for SqliteBackend {
     async fn epoch(&self) -> Result<u16, StoreError> {
@@ -375,6 +381,7 @@ impl Backend for SqliteBackend {
 
     async fn erase_personal(&self, team: &TeamId, positions: &[Position]) -> Result<u64, StoreError> {
         let mut writer = self.writer.lock().await;
+        overwrite(&mut writer, true).await?;
         let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(|e| unavailable(&e))?;
         let done =
             sqlx::query("DELETE FROM personal WHERE team_id = $1 AND position IN (SELECT value FROM json_each($2))")
@@ -390,6 +397,32 @@ impl Backend for SqliteBackend {
             sqlx::query(sql).bind(team.as_str()).execute(&mut *transaction).await.map_err(|e| unavailable(&e))?;
         }
         transaction.commit().await.map_err(|e| unavailable(&e))?;
+        overwrite(&mut writer, false).await?;
+        Ok(done.rows_affected())
+    }
+
+    async fn erasures(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<(TeamId, i64)>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT team_id, erasures FROM heads WHERE erasures > 0 AND team_id > $1 ORDER BY team_id LIMIT $2",
+        )
+        .bind(after.map_or("", TeamId::as_str))
+        .bind(limited(limit))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(|e| unavailable(&e))?;
+        all(&rows, read::erasures)
+    }
+
+    async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError> {
+        let mut writer = self.writer.lock().await;
+        overwrite(&mut writer, true).await?;
+        let done = sqlx::query("DELETE FROM blobs WHERE team_id = $1 AND blob_id IN (SELECT value FROM json_each($2))")
+            .bind(team.as_str())
+            .bind(json!(ids).to_string())
+            .execute(&mut *writer)
+            .await
+            .map_err(|e| unavailable(&e))?;
+        overwrite(&mut writer, false).await?;
         Ok(done.rows_affected())
     }
 

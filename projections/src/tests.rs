@@ -1,9 +1,11 @@
 //! What holds for every projection, whatever happened: checked on generated histories.
 
-mod history;
+mod erasing;
+pub(crate) mod history;
 mod lists;
 mod postgres;
 mod properties;
 mod rebuilding;
 mod running;
-mod world;
+mod threading;
+pub(crate) mod world;

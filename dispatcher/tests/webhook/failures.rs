@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use dispatcher::webhook::{Resolution, resolve_poisoned};
 use domain::id::{BlobId, MailboxId, Position, SecretId, TeamId};
 use domain::webhook_endpoint::{Backlog, DisableReason, Event as WebhookEvent, Status};
 use domain::{Event, StreamId};
@@ -342,6 +343,12 @@ impl Backend for Damaged {
     async fn erase_personal(&self, team: &TeamId, positions: &[Position]) -> Result<u64, StoreError> {
         self.inner.erase_personal(team, positions).await
     }
+    async fn erasures(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<(TeamId, i64)>, StoreError> {
+        self.inner.erasures(after, limit).await
+    }
+    async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError> {
+        self.inner.erase_blobs(team, ids).await
+    }
     async fn close(&self) {
         self.inner.close().await;
     }
@@ -386,13 +393,25 @@ async fn an_event_that_cannot_be_processed_stops_only_its_mailbox_and_waits_for_
         if !skip {
             damaged.store(0, Ordering::SeqCst);
         }
-        assert!(world.queue.resolve_poisoned(&poisoned, skip, world.now()).await.unwrap());
+        let resolution = if skip { Resolution::Skip } else { Resolution::Retry };
+        let request = domain::id::RequestId::new(world.now(), [1; 9]);
+        let resolve = || resolve_poisoned(&world.queue, &world.log, &poisoned, resolution, &request, world.now());
+        assert!(resolve().await.unwrap());
         let expected = if skip { vec![(behind, 1)] } else { vec![(poison, 1), (behind, 1)] };
         let seen = receiver.wait(2 + expected.len()).await;
         assert_eq!(places(&seen[2..]), expected);
         world.written(&webhook, 2 + expected.len()).await;
         running.stop().await;
         assert!(world.queue.poisoned(10).await.unwrap().is_empty());
+        // What the endpoint was never told of is on record, once; a second attempt is not.
+        assert!(!resolve().await.unwrap());
+        damaged.store(0, Ordering::SeqCst);
+        let skipped = world.log.read(&world.team, 0, 1_000).await.unwrap().into_iter().filter_map(|r| match r.event {
+            Event::Webhook(WebhookEvent::DeliverySkipped(e)) => Some((e.event_position, e.reason.clone(), r.actor)),
+            _ => None,
+        });
+        let expected = skip.then(|| (poison, poisoned.error.clone(), "operator".to_owned()));
+        assert_eq!(skipped.collect::<Vec<_>>(), expected.into_iter().collect::<Vec<_>>());
     }
 }
 
