@@ -5,8 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+mod sending;
+
+pub use sending::{accept, domain_found, provider_created, with_money};
+
 use crate::entity::{Entity, State, Versioned};
-use crate::id::{BlobId, DomainId, KeyId, MailboxId, MessageId, SecretId, TeamId, ThreadId, WebhookId};
+use crate::id::{
+    AddressId, BlobId, DomainId, GroupId, KeyId, LimitRequestId, MailboxId, MessageId, OutboundId, PaymentId,
+    ProviderId, SecretId, TeamId, ThreadId, WebhookId,
+};
 use crate::permission::Preset;
 use crate::personal::Halves;
 use crate::published::WebhookEventType;
@@ -127,6 +134,12 @@ sample_ids! {
     blob_id: BlobId;
     secret_id: SecretId;
     webhook_id: WebhookId;
+    provider_id: ProviderId;
+    group_id: GroupId;
+    outbound_id: OutboundId;
+    payment_id: PaymentId;
+    limit_request_id: LimitRequestId;
+    address_id: AddressId;
 }
 
 /// Returns the team of every scenario.
@@ -272,7 +285,7 @@ pub fn one_of_each() -> Vec<Event> {
             mb::Event::RulesReplaced(Halves::new(rules_facts, mb::Rules { rules: vec![rule] })),
             mb::Event::Suspended(subject.clone().into()),
             mb::Event::Resumed(subject.into()),
-            mb::Event::Closed(Halves::new(mb::Closed { mailbox: mailbox.clone() }, owner)),
+            mb::Event::Closed(Halves::new(mb::Closed { mailbox: mailbox.clone(), domain: Some(domain_id(1)) }, owner)),
         ]
         .map(Event::Mailbox),
     );
@@ -311,6 +324,7 @@ pub fn one_of_each() -> Vec<Event> {
         ]
         .map(Event::Webhook),
     );
+    all.extend(sending::one_of_each());
     all
 }
 

@@ -89,6 +89,7 @@ fn rendered(record: &Recorded) -> Option<Item> {
     let body = webhook_body(&record.event, envelope)?;
     let (mailbox, test_of) = match &record.event {
         Event::Message(e) => (Some(e.mailbox().clone()), None),
+        Event::Outbound(e) => (e.mail().mailbox.clone(), None),
         Event::Webhook(webhook_endpoint::Event::Tested(e)) => (None, Some(e.webhook.clone())),
         _ => (None, None),
     };

@@ -131,11 +131,19 @@ impl<'e> Batch<'e> {
                 self.count(&e.mailbox, e.folder, record.position, |c| enter(c, unread));
             }
             Event::Message(MessageEvent::Destroyed(e)) => self.gone(record, &e.message),
-            Event::Team(_)
+            // Copies of sent mail are not shown yet.
+            Event::Message(MessageEvent::Filed(_))
+            | Event::Team(_)
             | Event::SendingDomain(_)
             | Event::ApiKey(_)
             | Event::Mailbox(_)
             | Event::Webhook(_)
+            | Event::Balance(_)
+            | Event::Provider(_)
+            | Event::DeliveryGroup(_)
+            | Event::Routing(_)
+            | Event::Outbound(_)
+            | Event::Suppression(_)
             | Event::Unknown(_) => {}
         }
         Ok(())
