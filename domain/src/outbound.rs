@@ -25,6 +25,7 @@ mod attempt;
 mod control;
 mod event;
 mod feedback;
+mod parts;
 pub mod report;
 mod state;
 
@@ -32,12 +33,15 @@ pub use accept::{AcceptMail, Acceptance, NewRecipient, Origin, SentCopy};
 pub use attempt::{BeginAttempt, FailAttempt, Outcome, RecordResults, RejectWaiting, Results};
 pub use control::{CancelMail, PostponeMail, ReleaseUncertain, RescheduleMail, RetryMail, SwitchMail};
 pub use event::{
-    Accepted, AttemptFailed, AttemptStarted, AttemptTrouble, Bounced, Cancelled, Complained, Complaint, Deferred,
-    Delayed, Delivered, Event, Labels, Letter, Machine, Mail, Opened, Parties, PostponeReason, Postponed,
-    RecipientKind, RejectReason, Rejected as RejectedFacts, Released, Rescheduled, RetryRequested, Sent, Stage,
-    Subject, To, Uncertain, UnitPrices, UnsubscribeMethod, Unsubscribed,
+    Accepted, AttemptFailed, AttemptStarted, Bounced, Cancelled, Complained, Deferred, Delayed, Delivered, Event,
+    Opened, Postponed, Rejected as RejectedFacts, Released, Rescheduled, RetryRequested, Sent, Subject, Uncertain,
+    Unsubscribed,
 };
 pub use feedback::{Feedback, RecordFeedback};
+pub use parts::{
+    AttemptTrouble, Complaint, Labels, Letter, Machine, Mail, Parties, PostponeReason, RecipientKind, RejectReason,
+    Stage, To, UnitPrices, UnsubscribeMethod,
+};
 pub use state::{Outbound, Recipient, Status};
 
 use crate::id::{AddressId, GroupId};

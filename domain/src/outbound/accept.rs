@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{
-    Accepted, Event, Letter, Mail, RecipientKind, RejectReason, Rejected as RejectedFacts, To, UnitPrices,
-};
+use super::event::{Accepted, Event, Rejected as RejectedFacts};
+use super::parts::{Letter, Mail, RecipientKind, RejectReason, To, UnitPrices};
 use super::{Outbound, RECIPIENTS_MAX, Rejected};
 use crate::api_key::ApiKey;
 use crate::balance::{Balance, Booking};

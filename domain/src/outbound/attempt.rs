@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::event::{
-    AttemptFailed, AttemptStarted, AttemptTrouble, Bounced, Cancelled, Deferred, Delivered, Event, Mail, RejectReason,
-    Rejected as RejectedFacts, Sent, Stage, Uncertain,
+    AttemptFailed, AttemptStarted, Bounced, Cancelled, Deferred, Delivered, Event, Rejected as RejectedFacts, Sent,
+    Uncertain,
 };
+use super::parts::{AttemptTrouble, Mail, RejectReason, Stage};
 use super::report::Report;
 use super::state::OpenAttempt;
 use super::{Outbound, Rejected, Status};

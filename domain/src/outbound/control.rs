@@ -1,6 +1,7 @@
 //! What people ask of a mail that was accepted: later, never, now.
 
-use super::event::{Cancelled, Event, PostponeReason, Postponed, Released, Rescheduled, RetryRequested, Subject};
+use super::event::{Cancelled, Event, Postponed, Released, Rescheduled, RetryRequested, Subject};
+use super::parts::PostponeReason;
 use super::{Outbound, Rejected, Status, UNKNOWN_AFTER_MICROS};
 use crate::entity::Versioned;
 use crate::id::OutboundId;

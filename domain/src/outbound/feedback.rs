@@ -1,10 +1,8 @@
 //! What the world says about a mail after it left: deliveries, bounces, complaints, openings.
 
 use super::attempt::{evidence_cleared, kind_of, suppressed_by_bounce};
-use super::event::{
-    Bounced, Complained, Complaint, Delayed, Delivered, Event, Machine, Mail, Opened, RejectReason,
-    Rejected as RejectedFacts, UnsubscribeMethod, Unsubscribed,
-};
+use super::event::{Bounced, Complained, Delayed, Delivered, Event, Opened, Rejected as RejectedFacts, Unsubscribed};
+use super::parts::{Complaint, Machine, Mail, RejectReason, UnsubscribeMethod};
 use super::report::Report;
 use super::{Outbound, Recipient, Rejected, Status};
 use crate::bounce::{Kind, Source, Verdict};

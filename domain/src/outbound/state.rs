@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{Accepted, Event, Letter, Machine, Parties, PostponeReason};
+use super::event::{Accepted, Event};
+use super::parts::{Letter, Machine, Parties, PostponeReason};
 use crate::balance::Booking;
 use crate::entity::{Fold, fold_of};
 use crate::id::{AddressId, ProviderId};
