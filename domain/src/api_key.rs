@@ -523,6 +523,24 @@ mod tests {
     }
 
     #[test]
+    fn a_rotated_sending_key_keeps_its_scope() {
+        let mut log = team_created();
+        let send_scope = SendScope::Providers { provider_public_ids: vec!["dprov_1".into()] };
+        let permissions = Preset::ReadOnly.permissions();
+        let create =
+            CreateSendingKey { minted: minted(1), name: "worker".into(), permissions, send_scope: send_scope.clone() };
+        log.extend(given(log.clone()).when(create).then_events());
+        let rotate = RotateKey { old: key_id(1), minted: minted(2), revoke_old: true };
+        log.extend(given(log.clone()).when(rotate).then_events());
+        let key: Versioned<ApiKey> = crate::testing::fold(&[StreamId::ApiKey(key_id(2))], &log);
+        assert_eq!(key.send_scope, send_scope);
+        log.extend(
+            given(log.clone()).when(ChangeSendScope { key: key_id(2), send_scope: SendScope::All }).then_events(),
+        );
+        given(log).when(ChangeSendScope { key: key_id(2), send_scope: SendScope::All }).then_nothing();
+    }
+
+    #[test]
     fn a_key_of_another_mailbox_is_unknown() {
         let mut log = team_created();
         log.extend(given(log.clone()).when(create(1)).then_events());

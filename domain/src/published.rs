@@ -371,6 +371,38 @@ mod tests {
     }
 
     #[test]
+    fn a_webhook_about_an_outgoing_mail_has_the_fifteen_keys_and_what_is_known_beyond_them() {
+        let team = team_id();
+        let envelope = Envelope { team: &team, id: EventId::new(&team, 1, 7), at: 1_700_000_000_123_456 };
+        let mut told = std::collections::BTreeMap::new();
+        for event in crate::testing::one_of_each().iter().filter(|e| matches!(e, Event::Outbound(_))) {
+            let Some(body) = webhook_body(event, envelope) else { continue };
+            let json = serde_json::to_value(&body).unwrap();
+            assert_eq!(json["data"].as_object().unwrap().len(), 16);
+            assert!(json["data"]["sendmux_message_id"].as_str().unwrap().starts_with("eml_"));
+            assert_eq!(json["data"]["recipients"], json!(["r1@example.net"]));
+            let back: WebhookBody = serde_json::from_value(json.clone()).unwrap();
+            assert_eq!(back, body);
+            assert!(webhook_body(&event.erased(), envelope).unwrap().data.recipients.is_empty());
+            told.insert(body.event_type, json["data"].clone());
+        }
+        let types: Vec<_> = told.keys().map(|t| t.as_str()).collect();
+        let all = [
+            "message.delivered",
+            "message.bounced",
+            "message.complained",
+            "message.rejected",
+            "message.delivery_delayed",
+        ];
+        assert_eq!(types, all);
+        let bounced = &told[&WebhookEventType::Bounced];
+        assert_eq!((&bounced["bounce_type"], &bounced["bounce_subtype"]), (&json!("Permanent"), &json!("NoEmail")));
+        assert_eq!((&bounced["message_id"], &bounced["message_id_kind"]), (&json!("0100"), &json!("provider")));
+        assert_eq!(bounced["details"]["enhanced_code"], "5.1.1");
+        assert_eq!(bounced["details"]["labels"]["tags"], json!(["welcome"]));
+    }
+
+    #[test]
     fn every_event_but_unknown_is_published_without_secrets() {
         for event in crate::testing::one_of_each() {
             let shown = published(&event).unwrap().data.to_string();

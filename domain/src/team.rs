@@ -467,6 +467,27 @@ mod tests {
     }
 
     #[test]
+    fn more_of_a_resource_can_be_asked_for_from_four_fifths_on_and_once_at_a_time() {
+        use crate::testing::{limit_request_id, provider_created, with_limits};
+        let mut log = with_limits(Limits { sending_accounts: 4, ..Limits::default() });
+        log.extend((1..=3).map(provider_created));
+        let request = |n| RequestLimitIncrease { request: limit_request_id(n), resource: Resource::SendingAccounts };
+        given(log.clone()).when(request(1)).then_rejected(&Rejected::BelowThreshold { threshold: 4 });
+        log.push(provider_created(4));
+        log.extend(given(log.clone()).when(request(1)).then_events());
+        given(log.clone()).when(request(2)).then_rejected(&Rejected::RequestPending(limit_request_id(1)));
+        let limits = Some(Limits { sending_accounts: 8, ..Limits::default() });
+        let decide = DecideLimitIncrease { request: limit_request_id(1), decision: Decision::Approved, limits };
+        let events = given(log.clone()).when(decide).then_events();
+        assert_eq!(
+            events.iter().map(crate::Event::name).collect::<Vec<_>>(),
+            ["team.limit_increase_decided", "team.limits_changed"]
+        );
+        log.extend(events);
+        given(log).when(request(2)).then_rejected(&Rejected::BelowThreshold { threshold: 7 });
+    }
+
+    #[test]
     fn limits_of_a_team_that_does_not_exist_cannot_change() {
         let _ = team_id();
         given([]).when(ChangeLimits { limits: Limits::default() }).then_rejected(&Rejected::Unknown);

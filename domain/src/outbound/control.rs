@@ -27,7 +27,7 @@ impl Command for RescheduleMail {
         vec![StreamId::Outbound(self.outbound.clone())]
     }
 
-    fn decide(&self, mail: &Self::State, _: &Moment) -> Result<Vec<crate::Event>, Rejected> {
+    fn decide(&self, mail: &Self::State, at: &Moment) -> Result<Vec<crate::Event>, Rejected> {
         let accepted = mail.accepted.as_ref().ok_or(Rejected::Unknown)?;
         match self.if_version {
             Some(version) if version != mail.version => {
@@ -38,10 +38,12 @@ impl Command for RescheduleMail {
         if mail.attempts > 0 || mail.is_settled() || mail.cancelled {
             return Err(Rejected::TooLate);
         }
-        if mail.send_at == Some(self.send_at) {
+        // A mail's life is counted from when it is due: a moment long past would end it at once.
+        let send_at = self.send_at.max(at.now);
+        if mail.send_at == Some(send_at) {
             return Ok(vec![]);
         }
-        let facts = Rescheduled { mail: accepted.mail.clone(), send_at: self.send_at };
+        let facts = Rescheduled { mail: accepted.mail.clone(), send_at };
         Ok(vec![crate::Event::Outbound(Event::Rescheduled(facts.into()))])
     }
 }

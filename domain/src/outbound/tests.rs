@@ -289,6 +289,10 @@ fn a_scheduled_mail_waits_for_its_time_and_can_be_moved_until_it_leaves() {
     let move_to = |send_at| RescheduleMail { outbound: outbound_id(1), send_at, if_version: None };
     at(&mut log, NOW, &move_to(NOW + 2 * HOUR)).unwrap();
     assert_eq!(mail(&log, 1).next_due_at(), Some(NOW + 2 * HOUR));
+    let mut now_instead = log.clone();
+    at(&mut now_instead, NOW, &move_to(0)).unwrap();
+    let moved = mail(&now_instead, 1);
+    assert_eq!((moved.next_due_at(), moved.expires_at()), (Some(NOW), NOW + 72 * HOUR));
     begin(&mut log, NOW + 2 * HOUR);
     assert_eq!(at(&mut log, NOW, &move_to(NOW + 3 * HOUR)), Err(Rejected::TooLate));
 }
