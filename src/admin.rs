@@ -1,5 +1,8 @@
 //! Operator commands beside serving.
 
+mod deliveries;
+mod erase;
+
 use std::io::Write as _;
 use std::path::Path;
 
@@ -14,6 +17,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::cli;
 use crate::config::Config;
 use crate::store::{Purpose, Store};
+
+pub use deliveries::deliveries;
+pub use erase::erase;
 
 /// How many records one page of a walk holds.
 const PAGE: usize = 1_000;

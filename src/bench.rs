@@ -73,7 +73,7 @@ async fn submit<C: Command>(log: &EventLog, team: &TeamId, now: i64, command: C)
 /// Returns mails per second and the times to an answer in milliseconds: median and 99th of a hundred.
 async fn accept(path: &Path, producers: usize, span: Duration) -> anyhow::Result<(f64, f64, f64)> {
     let allot = Allot::system();
-    let backend = Arc::new(eventlog::sqlite::SqliteBackend::open(path).await?);
+    let backend = Arc::new(eventlog::sqlite::SqliteBackend::open_reserving(path, 64 << 20).await?);
     let options = Options::new(MasterKey::new(&allot.random()), BlobStore::memory(), allot.entropy());
     let log = EventLog::open(backend, options).await?;
     let now = allot.now();

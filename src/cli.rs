@@ -44,6 +44,16 @@ pub enum Command {
     ///
     /// Example: postlog replay --team team_… --until 2026-11-01T00:00:00Z --out november.db
     Replay(Replay),
+    /// Erase what identifies a person: from the log, the stored mails and the read models, for good.
+    ///
+    /// The events themselves, their order and the hash chain stay, and the erasure is on record. Without --yes it only says
+    /// what would be erased. Works beside a running server. Backups keep what they hold.
+    ///
+    /// Example: postlog erase --team team_… address ann@example.com
+    Erase(Erase),
+    /// Show events that cannot be made into a webhook delivery, and try them again or leave them out.
+    #[command(subcommand)]
+    Deliveries(Deliveries),
     /// Copy the log into a new directory while the server goes on.
     ///
     /// The copy holds everything that was acknowledged before it began. The secret files are not copied: keep them apart.
@@ -164,6 +174,65 @@ pub struct Replay {
     /// The file to write; it must not exist.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+}
+
+/// `postlog erase`
+#[derive(Debug, Args)]
+pub struct Erase {
+    /// The team's id.
+    #[arg(long)]
+    pub team: String,
+    /// Do it; otherwise only what would be erased is shown.
+    #[arg(long)]
+    pub yes: bool,
+    /// What to erase.
+    #[command(subcommand)]
+    pub what: ErasureSubject,
+}
+
+/// What is erased.
+#[derive(Debug, Subcommand)]
+pub enum ErasureSubject {
+    /// One message: addresses, names, subject, preview, its body and attachments, and who read it from where.
+    Message {
+        /// The message's id (msg_…).
+        id: String,
+    },
+    /// Every message from or to an address, in all mailboxes of the team.
+    Address {
+        /// The address, for example ann@example.com. An open mailbox of the team is erased as a mailbox.
+        address: String,
+    },
+    /// A closed mailbox: its name, its keys' names, its sender rules and everything that was in it.
+    Mailbox {
+        /// The mailbox's id (mbx_…).
+        id: String,
+    },
+}
+
+/// `postlog deliveries`
+#[derive(Debug, Subcommand)]
+pub enum Deliveries {
+    /// List events that cannot be made into a delivery; their mailbox waits, for that webhook.
+    Stuck,
+    /// Try one of them again, for instance with a newer build.
+    Retry(StuckDelivery),
+    /// Leave one of them out for good; the log records it as delivery.skipped.
+    Skip(StuckDelivery),
+}
+
+/// One event that is stuck for a webhook.
+#[derive(Debug, Args)]
+pub struct StuckDelivery {
+    /// The team's id.
+    #[arg(long)]
+    pub team: String,
+    /// The webhook's id (whk_…).
+    #[arg(long)]
+    pub webhook: String,
+    /// The event's position in the log, as listed.
+    #[arg(long)]
+    pub position: u64,
 }
 
 /// `postlog backup`

@@ -91,6 +91,7 @@ pub struct Database {
     pub url: String,
     pub lanes: usize,
     pub queue_max: usize,
+    pub write_ahead_reserve_mebibytes: u64,
     pub dangerous_unsafe_postgres: bool,
 }
 
@@ -216,6 +217,10 @@ impl Config {
         let polls = [self.server.poll_idle_milliseconds, self.server.poll_busy_milliseconds];
         check(polls.iter().all(|p| (5..=60_000).contains(p)), "server.poll_*_milliseconds must be 5 to 60000");
         check((1..=64).contains(&self.database.lanes), "database.lanes must be 1 to 64");
+        check(
+            self.database.write_ahead_reserve_mebibytes <= 4_096,
+            "database.write_ahead_reserve_mebibytes must be 0 to 4096",
+        );
         check((16..=1_000_000).contains(&self.database.queue_max), "database.queue_max must be 16 to 1000000");
         let url = &self.database.url;
         check(

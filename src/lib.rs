@@ -66,6 +66,8 @@ async fn carry_out(command: Command, config: Config) -> anyhow::Result<()> {
         Command::Verify(of) => admin::verify(&config, of).await,
         Command::Rebuild(what) => admin::rebuild(&config, what).await,
         Command::Replay(what) => admin::replay(&config, what).await,
+        Command::Erase(what) => admin::erase(&config, what).await,
+        Command::Deliveries(command) => admin::deliveries(&config, command).await,
         Command::Backup(what) => admin::backup(&config, what).await,
         Command::Restore(what) => admin::restore(&config, what).await,
         Command::Bench(what) => bench::run(&config, &what).await,

@@ -111,9 +111,13 @@ fn start_below(
     if !config.server.roles.contains(&Role::Project) {
         return None;
     }
-    let runner = projections::Runner::new(log, store.views.clone());
+    let runner = projections::Runner::new(log.clone(), store.views.clone());
     let ready = runner.ready();
-    let stop = stop.clone();
+    let (views, stop, erasing) = (store.views.clone(), stop.clone(), stop.clone());
+    below.start("erasures", async move {
+        projections::erasure::follow(views, log, erasing).await;
+        Ok(())
+    });
     below.start("read models", async move { Ok(runner.run(stop).await?) });
     Some(ready)
 }

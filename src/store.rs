@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use dispatcher::queue::Queue;
+use eventlog::sqlite::SqliteBackend;
 use eventlog::{Allot, Backend, BlobStore, EventLog, Options};
 use projections::Views;
 use projections::webhook_attempts::Work;
@@ -28,7 +29,7 @@ pub struct Store {
     /// This node's name, kept in its data directory: after a restart it takes up its own leases at once.
     pub node: String,
     /// The SQLite backend, where the log is kept in it.
-    pub sqlite: Option<Arc<eventlog::sqlite::SqliteBackend>>,
+    pub sqlite: Option<Arc<SqliteBackend>>,
     /// Held as long as this process serves from the data directory.
     _lock: Option<std::fs::File>,
 }
@@ -66,10 +67,16 @@ impl Store {
         options.queue_max = NonZeroUsize::new(config.database.queue_max).unwrap_or(NonZeroUsize::MIN);
         let tables = &[Queue::TABLES];
         let (backend, views, work, sqlite): (Arc<dyn Backend>, Views, Work, _) = if config.database.url.is_empty() {
-            let sqlite = Arc::new(eventlog::sqlite::SqliteBackend::open(&data.join("log.db")).await?);
+            // A command that reads for a moment needs no room to write.
+            let reserve = match purpose {
+                Purpose::Serve => config.database.write_ahead_reserve_mebibytes * 1024 * 1024,
+                Purpose::Command => 0,
+            };
+            let sqlite = SqliteBackend::open_reserving(&data.join("log.db"), reserve).await?;
+            let sqlite = Arc::new(sqlite);
             let views = Views::open_sqlite(&data.join("views.db")).await?;
             let work = Work::open_sqlite(&data.join("work.db"), tables).await?;
-            (Arc::<eventlog::sqlite::SqliteBackend>::clone(&sqlite), views, work, Some(sqlite))
+            (Arc::<SqliteBackend>::clone(&sqlite), views, work, Some(sqlite))
         } else {
             options.lanes = NonZeroUsize::new(config.database.lanes).unwrap_or(NonZeroUsize::MIN);
             let url = &config.database.url;

@@ -133,7 +133,7 @@ async fn main() {
         Some(path) => tempfile::tempdir_in(path).unwrap(),
         None => tempfile::tempdir().unwrap(),
     };
-    let backend = Arc::new(SqliteBackend::open(&directory.path().join("log.db")).await.unwrap());
+    let backend = Arc::new(SqliteBackend::open_reserving(&directory.path().join("log.db"), 64 << 20).await.unwrap());
     let allot = Allot::system();
     let blobs = BlobStore::local(&directory.path().join("blobs")).unwrap();
     let log = EventLog::open(backend, Options::new(MasterKey::new(&[7; 32]), blobs, allot.entropy())).await.unwrap();

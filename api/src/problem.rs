@@ -338,7 +338,7 @@ impl From<message::Rejected> for Problem {
         match rejected {
             R::UnknownMailbox | R::Unknown => Self::not_found(),
             R::Suspended => Self::forbidden(sentence(&rejected)),
-            R::SenderRefused => Self::new(Code::ValidationError, sentence(&rejected)),
+            R::SenderRefused | R::OverQuota => Self::new(Code::ValidationError, sentence(&rejected)),
             R::TooManyKeywords { .. } => Self::unacceptable("keywords", "too_many", sentence(&rejected)),
             R::VersionMismatch { current } => Self::version_mismatch(current),
         }
@@ -391,7 +391,7 @@ where
 impl From<LogError> for Problem {
     fn from(error: LogError) -> Self {
         match error {
-            LogError::Store(StoreError::Unavailable(why)) => {
+            LogError::Store(StoreError::Unavailable(why) | StoreError::Full(why)) => {
                 tracing::warn!(error = why, "the log did not answer");
                 Self::unavailable()
             }

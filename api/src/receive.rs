@@ -17,6 +17,7 @@ mod bounds;
 mod commit;
 mod content;
 mod derived;
+mod greylist;
 mod origin;
 mod rate;
 mod recipient;
@@ -34,10 +35,12 @@ use mail::smtp::Transaction;
 use projections::Views;
 use tokio::sync::Semaphore;
 
+pub use greylist::Times as GreylistTimes;
 pub use recipient::Asked;
 pub use refusal::Refusal;
 
 use content::Content;
+use greylist::Greylist;
 use rate::Rates;
 use recipient::{Addresses, Usage};
 
@@ -53,12 +56,26 @@ pub struct Options {
     pub spam_threshold_tenths: i32,
     /// The mailbox that gets mail for `postmaster` where nobody else does.
     pub postmaster_mailbox: Option<Address>,
+    /// The hosted domains that refuse mail which fails its author's DMARC policy of `reject`; `*` means all of them.
+    pub dmarc_reject_domains: Vec<String>,
+    /// Puts first-time senders off; `None` puts nobody off.
+    pub greylist: Option<GreylistTimes>,
     /// How many large mails are parsed at the same time; 0 means one per processor.
     pub large_mails_parsed_at_once: usize,
     /// Mails from one peer to one mailbox per minute; 0 means any number.
     pub mails_per_minute_per_mailbox_and_peer: u32,
     /// Mails to one mailbox per minute; 0 means any number.
     pub mails_per_minute_per_mailbox: u32,
+}
+
+impl Options {
+    /// Returns whether mail that fails its author's policy is refused to these recipients. It has one answer for all of
+    /// them, so everyone's domain must want it; otherwise it is taken and labelled.
+    fn refuse_forged(&self, transaction: &Transaction) -> bool {
+        let wants = |domain: &str| self.dmarc_reject_domains.iter().any(|wanted| wanted == "*" || wanted == domain);
+        !self.dmarc_reject_domains.is_empty()
+            && transaction.recipients.iter().all(|to| to.path.address().is_some_and(|a| wants(a.domain())))
+    }
 }
 
 /// Where mail for a recipient goes.
@@ -98,6 +115,7 @@ struct Inner {
     addresses: Addresses,
     usage: Usage,
     rates: Rates,
+    greylist: Greylist,
     resolver: Option<Arc<dyn Resolver>>,
     parsers: Arc<Semaphore>,
     verifiers: Arc<Semaphore>,
@@ -130,6 +148,7 @@ impl Receiver {
             n => n,
         };
         let rates = Rates::new(options.mails_per_minute_per_mailbox_and_peer, options.mails_per_minute_per_mailbox);
+        let greylist = Greylist::new(options.greylist);
         let inner = Inner {
             log,
             views,
@@ -138,6 +157,7 @@ impl Receiver {
             addresses: Addresses::default(),
             usage: Usage::default(),
             rates,
+            greylist,
             resolver,
             parsers: Arc::new(Semaphore::new(parsers)),
             verifiers: Arc::new(Semaphore::new(LARGE_MAILS_VERIFIED_AT_ONCE)),
@@ -155,7 +175,11 @@ impl Receiver {
         let now = self.inner.allot.now();
         let request = RequestId::new(now, self.inner.allot.random());
         let mut copies = commit::copies(&transaction, destinations);
+        let refuses_forged = self.inner.options.refuse_forged(&transaction);
         let content = Content::read(&self.inner, transaction, &request).await?;
+        if content.is_forged && refuses_forged {
+            return Err(Refusal::Forged);
+        }
         let results = if copies.len() == 1 {
             let copy = copies.remove(0);
             vec![self.inner.commit(copy, &content, &request, now).await]

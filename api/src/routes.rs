@@ -16,6 +16,7 @@ mod mailbox_keys;
 mod mailbox_view;
 mod mailboxes;
 mod message_content;
+mod message_search;
 mod message_view;
 mod messages;
 mod threads;

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-pub use config::{Config, HarvestConfig, RateConfig, TlsConfig};
+pub use config::{Config, GreylistConfig, HarvestConfig, RateConfig, TlsConfig};
 pub use network::{Network, NotNetwork};
 pub use tls::{SelfSigned, Tls, TlsError, self_signed};
 

@@ -5,6 +5,9 @@
 #![expect(clippy::disallowed_methods, reason = "receivers end with the runtime of the benchmark")]
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement prints, and may fail loudly")]
 
+#[path = "../tests/webhook/store_sqlite.rs"]
+#[expect(dead_code, reason = "the stories use the rest")]
+mod store;
 #[path = "../tests/webhook/world.rs"]
 #[expect(dead_code, reason = "the stories use the rest")]
 mod world;
@@ -20,10 +23,12 @@ use dispatcher::webhook::Config;
 use domain::id::TeamId;
 use futures_util::future::join_all;
 use hyper::header::HeaderMap;
+use projections::Views;
 use projections::webhook_attempts::Work;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use store::Store;
 use world::{NOW, World};
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
@@ -84,11 +89,13 @@ async fn ceiling(config: &Config, connections: usize) -> f64 {
 
 async fn reactor(teams: usize, webhooks: usize, events: usize) {
     let directory = tempfile::tempdir().unwrap();
-    let backend = eventlog::sqlite::SqliteBackend::open(&directory.path().join("log.db")).await.unwrap();
+    let backend =
+        eventlog::sqlite::SqliteBackend::open_reserving(&directory.path().join("log.db"), 64 << 20).await.unwrap();
     let work = Work::open_sqlite(&directory.path().join("work.db"), &[Queue::TABLES]).await.unwrap();
     let mut config = Config::default();
     config.targets.dangerous_allow_http_loopback = true;
-    let world = World::over(Arc::new(backend), work, config).await;
+    let views = Views::memory().await.unwrap();
+    let world = World::over(Store { backend: Arc::new(backend), work, views }, config).await;
     let (port, count) = receiver().await;
     let mut names = vec![world.team.clone()];
     for _ in 1..teams {

@@ -286,12 +286,25 @@ impl Queue {
         found.iter().map(poisoned).collect()
     }
 
-    /// Tries a poisoned event again, or leaves it out for good: the operator's decision. Ends the webhook's lease so
-    /// that whoever holds it reads the row anew. Returns whether there was such a row.
+    /// Returns whether an event still waits as poisoned.
     ///
     /// # Errors
     /// The database does not answer.
-    pub async fn resolve_poisoned(&self, poisoned: &Poisoned, skip: bool, now: i64) -> Result<bool, Error> {
+    pub(crate) async fn is_poisoned(&self, poisoned: &Poisoned) -> Result<bool, Error> {
+        let mut select = Select::new("SELECT position FROM webhook_exceptions WHERE phase = 'poisoned' AND team_id = ");
+        select.text(poisoned.team.as_str()).push(" AND webhook_id = ").text(poisoned.webhook.as_str());
+        select.push(" AND mailbox_id = ").text(poisoned.mailbox.as_ref().map_or("", |id| id.as_str()));
+        select.push(" AND position = ").int(signed(poisoned.position));
+        Ok(!select.fetch(&mut self.work.read().await?).await?.is_empty())
+    }
+
+    /// Makes a poisoned event due again, or regards it as settled. Ends the webhook's lease so that whoever holds it reads
+    /// the row anew. Returns whether there was such a row. A decision to skip is recorded before, see
+    /// [`crate::webhook::resolve_poisoned`].
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub(crate) async fn release_poisoned(&self, poisoned: &Poisoned, skip: bool, now: i64) -> Result<bool, Error> {
         let mut tx = self.work.begin().await?;
         let (team, webhook) = (poisoned.team.as_str(), poisoned.webhook.as_str());
         let mailbox = poisoned.mailbox.as_ref().map_or("", |id| id.as_str());
@@ -317,13 +330,6 @@ impl Queue {
             i64::try_from(changed).unwrap_or(i64::MAX)
         )?;
         self.commit(tx).await?;
-        tracing::info!(
-            team.id = team,
-            webhook.id = webhook,
-            log.position = poisoned.position,
-            skip,
-            "a poisoned event was resolved by the operator"
-        );
         Ok(changed > 0)
     }
 
@@ -352,7 +358,9 @@ fn row_json(key: &Key, mailbox: &str, row: &Row) -> serde_json::Value {
     let next_due_at = if row.phase == Phase::Behind { Some(0) } else { row.next_due_at };
     let phase = row.phase.as_str();
     let (position, attempts, first_due_at) = (row.position, row.attempts, row.first_due_at);
-    json!([key.team, key.webhook, mailbox, position, phase, attempts, first_due_at, next_due_at, row.last_error])
+    // An error may quote anything, and PostgreSQL keeps no NUL.
+    let last_error = row.last_error.replace('\0', "\u{fffd}");
+    json!([key.team, key.webhook, mailbox, position, phase, attempts, first_due_at, next_due_at, last_error])
 }
 
 fn signed(position: Position) -> i64 {

@@ -21,10 +21,12 @@ mod attempt;
 mod config;
 mod endpoint;
 mod item;
+mod poison;
 mod reactor;
 pub mod sign;
 mod turns;
 pub(crate) mod window;
 
 pub use config::Config;
+pub use poison::{Resolution, ResolveError, resolve_poisoned};
 pub use reactor::{Error, Reactor};

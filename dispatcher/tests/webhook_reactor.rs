@@ -1,7 +1,9 @@
-//! The webhook reactor against receivers on loopback.
+//! The webhook reactor against receivers on loopback, over a log in memory and SQLite.
 #![expect(clippy::unwrap_used, reason = "tests may fail loudly")]
 #![expect(clippy::disallowed_methods, reason = "receivers end with the runtime of their test")]
 
+#[path = "webhook/clocks.rs"]
+mod clocks;
 #[path = "webhook/crashes.rs"]
 mod crashes;
 #[path = "webhook/deliveries.rs"]
@@ -14,5 +16,7 @@ mod isolation;
 mod nodes;
 #[path = "webhook/random.rs"]
 mod random;
+#[path = "webhook/store_sqlite.rs"]
+mod store;
 #[path = "webhook/world.rs"]
 mod world;

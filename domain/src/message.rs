@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - A message is received once; what was destroyed never comes back.
-//! - A message is received only by an active mailbox whose sender rules admit the envelope sender.
+//! - A message is received only by an active mailbox whose sender rules admit the envelope sender and that has room.
 //! - The log holds no body: a blob id, its size and its SHA-256 instead.
 
 use std::collections::BTreeSet;
@@ -198,6 +198,15 @@ pub struct Moved {
     pub folder: Folder,
 }
 
+/// Facts of `message.duplicate_received`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DuplicateReceived {
+    /// The message that was there already.
+    pub message: MessageId,
+    /// Its mailbox.
+    pub mailbox: MailboxId,
+}
+
 /// Facts of `message.destroyed`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Destroyed {
@@ -222,6 +231,8 @@ stored_events! {
     KeywordsChanged(KeywordsChanged) = "message.keywords_changed" v 1;
     /// It went to another folder.
     Moved(Moved) = "message.moved" v 1;
+    /// The same mail was handed over once more, because its sender had not heard that it was accepted.
+    DuplicateReceived(DuplicateReceived) = "message.duplicate_received" v 1;
     /// It is gone for good.
     Destroyed(Destroyed) = "message.destroyed" v 1;
 }
@@ -235,6 +246,7 @@ impl Event {
             Self::Filed(e) => &e.message,
             Self::KeywordsChanged(e) => &e.message,
             Self::Moved(e) => &e.message,
+            Self::DuplicateReceived(e) => &e.message,
             Self::Destroyed(e) => &e.message,
         }
     }
@@ -247,6 +259,7 @@ impl Event {
             Self::Filed(e) => &e.mailbox,
             Self::KeywordsChanged(e) => &e.mailbox,
             Self::Moved(e) => &e.mailbox,
+            Self::DuplicateReceived(e) => &e.mailbox,
             Self::Destroyed(e) => &e.mailbox,
         }
     }
@@ -304,7 +317,7 @@ impl Fold for Message {
             }
             (Event::Moved(e), Some(stored)) => stored.folder = e.folder,
             (Event::Destroyed(_), _) => *self = Self { stored: None, destroyed: true },
-            (Event::KeywordsChanged(_) | Event::Moved(_), None) => {}
+            (Event::DuplicateReceived(_), _) | (Event::KeywordsChanged(_) | Event::Moved(_), None) => {}
         }
     }
 
@@ -323,6 +336,9 @@ pub enum Rejected {
     /// The mailbox's sender rules refuse this sender.
     #[error("the mailbox does not accept mail from this sender")]
     SenderRefused,
+    /// The mailbox has no room for it.
+    #[error("the mailbox is full")]
+    OverQuota,
     /// There is no such message in this mailbox.
     #[error("no such message")]
     Unknown,
@@ -375,6 +391,58 @@ impl Command for ReceiveMessage {
     }
 }
 
+/// Takes a mail into a mailbox that has room for it.
+#[derive(Debug, Clone)]
+pub struct ReceiveWithinQuota {
+    /// The mail.
+    pub receive: ReceiveMessage,
+    /// How many bytes the mailbox holds without it, as far as its door knows: what is stored is counted by a read
+    /// model, which no decision reads, but whether it fits is decided here, by the quota of this moment.
+    pub used_bytes: i64,
+}
+
+impl Command for ReceiveWithinQuota {
+    type State = (Versioned<Mailbox>, Versioned<Message>);
+    type Rejected = Rejected;
+
+    fn streams(&self) -> Vec<StreamId> {
+        self.receive.streams()
+    }
+
+    fn decide(&self, state: &Self::State, at: &Moment) -> Result<Vec<crate::Event>, Rejected> {
+        let events = self.receive.decide(state, at)?;
+        let after = self.used_bytes.saturating_add(self.receive.facts.size_bytes);
+        if !events.is_empty() && after > state.0.quota_bytes { Err(Rejected::OverQuota) } else { Ok(events) }
+    }
+}
+
+/// Records that a mail was handed over again that is here already.
+#[derive(Debug, Clone)]
+pub struct RecordDuplicate {
+    /// The message that is here.
+    pub message: MessageId,
+    /// Its mailbox.
+    pub mailbox: MailboxId,
+}
+
+impl Command for RecordDuplicate {
+    type State = Versioned<Message>;
+    type Rejected = Rejected;
+
+    fn streams(&self) -> Vec<StreamId> {
+        vec![StreamId::Message(self.message.clone())]
+    }
+
+    fn decide(&self, message: &Self::State, _: &Moment) -> Result<Vec<crate::Event>, Rejected> {
+        // Whoever sends it again does not know that it was read and destroyed meanwhile.
+        if message.stored.is_none() && !message.destroyed {
+            return Err(Rejected::Unknown);
+        }
+        let facts = DuplicateReceived { message: self.message.clone(), mailbox: self.mailbox.clone() };
+        Ok(vec![crate::Event::Message(Event::DuplicateReceived(facts.into()))])
+    }
+}
+
 /// The most keywords one message may have.
 pub const KEYWORDS_MAX: usize = 100;
 
@@ -414,6 +482,34 @@ impl Command for ChangeKeywords {
         }
         let facts = KeywordsChanged { message: self.message.clone(), mailbox: self.mailbox.clone(), added, removed };
         Ok(vec![crate::Event::Message(Event::KeywordsChanged(facts.into()))])
+    }
+}
+
+/// Changes keywords of a message and moves it, in one step.
+#[derive(Debug, Clone)]
+pub struct ChangeMessage {
+    /// What changes of its keywords, if anything.
+    pub keywords: ChangeKeywords,
+    /// The folder it goes to, if it goes anywhere; out of the trash is how a deleted message is restored.
+    pub folder: Option<Folder>,
+}
+
+impl Command for ChangeMessage {
+    type State = Versioned<Message>;
+    type Rejected = Rejected;
+
+    fn streams(&self) -> Vec<StreamId> {
+        self.keywords.streams()
+    }
+
+    fn decide(&self, message: &Self::State, at: &Moment) -> Result<Vec<crate::Event>, Rejected> {
+        let mut events = self.keywords.decide(message, at)?;
+        let current = message.stored.as_ref().map(|stored| stored.folder);
+        if let Some(folder) = self.folder.filter(|folder| current.is_some_and(|current| current != *folder)) {
+            let (message, mailbox) = (self.keywords.message.clone(), self.keywords.mailbox.clone());
+            events.push(crate::Event::Message(Event::Moved(Moved { message, mailbox, folder }.into())));
+        }
+        Ok(events)
     }
 }
 
@@ -473,3 +569,6 @@ fn in_mailbox<'a>(
         _ => Ok(stored),
     }
 }
+
+#[cfg(test)]
+mod tests;

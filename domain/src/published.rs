@@ -244,6 +244,9 @@ fn team_data(event: &team::Event) -> Value {
         team::Event::LimitIncreaseDecided(e) => {
             json!({"request_id": e.request, "resource": e.resource, "decision": e.decision})
         }
+        team::Event::PersonalDataErased(e) => {
+            json!({"subject": e.subject, "events": e.events, "bodies": e.bodies})
+        }
     }
 }
 
@@ -314,6 +317,7 @@ fn message_data(event: &message::Event) -> Value {
             json!({"id": e.message, "mailbox_id": e.mailbox, "added": e.added, "removed": e.removed})
         }
         E::Moved(e) => json!({"id": e.message, "mailbox_id": e.mailbox, "folder_id": e.folder}),
+        E::DuplicateReceived(e) => json!({"id": e.message, "mailbox_id": e.mailbox}),
         E::Destroyed(e) => json!({"id": e.message, "mailbox_id": e.mailbox, "size_bytes": e.size_bytes}),
     }
 }
@@ -339,6 +343,7 @@ fn webhook_data(event: &webhook_endpoint::Event) -> Value {
         E::DeliveryExhausted(e) => {
             json!({"webhook_id": id, "event_position": e.event_position, "attempts": e.attempts})
         }
+        E::DeliverySkipped(e) => json!({"webhook_id": id, "event_position": e.event_position, "reason": e.reason}),
         E::SecretRotated(_) | E::Tested(_) | E::Failing(_) | E::Deleted(_) => json!({"webhook_id": id}),
     }
 }

@@ -132,6 +132,29 @@ pub struct LimitIncreaseDecided {
     pub decision: Decision,
 }
 
+/// What an erasure was about. The subject itself is not recorded: its name is what had to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErasureSubject {
+    /// One message.
+    Message,
+    /// Everything that names an address.
+    Address,
+    /// A mailbox and all that was in it.
+    Mailbox,
+}
+
+/// Facts of `team.personal_data_erased`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PersonalDataErased {
+    /// What it was about.
+    pub subject: ErasureSubject,
+    /// How many events lost their personal half.
+    pub events: u64,
+    /// How many bodies were erased.
+    pub bodies: u64,
+}
+
 stored_events! {
     /// What can happen to a team.
     enum Event;
@@ -139,6 +162,8 @@ stored_events! {
     Created(Created, TeamName) = "team.created" v 1;
     /// The operator changed what the team may have.
     LimitsChanged(LimitsChanged) = "team.limits_changed" v 1;
+    /// Personal halves and bodies were erased for good.
+    PersonalDataErased(PersonalDataErased) = "team.personal_data_erased" v 1;
     /// It asked for more of something.
     LimitIncreaseRequested(LimitIncreaseRequested) = "team.limit_increase_requested" v 1;
     /// That was answered.
@@ -262,7 +287,8 @@ impl Fold for Team {
             }
             E::Webhook(webhook_endpoint::Event::Created(_)) => self.webhooks += 1,
             E::Webhook(webhook_endpoint::Event::Deleted(_)) => self.webhooks = self.webhooks.saturating_sub(1),
-            E::ApiKey(_)
+            E::Team(Event::PersonalDataErased(_))
+            | E::ApiKey(_)
             | E::Mailbox(_)
             | E::Webhook(_)
             | E::Message(_)
@@ -451,6 +477,33 @@ impl Command for DecideLimitIncrease {
     }
 }
 
+/// Records that personal data was erased: after the fact, since what is gone cannot be refused any more.
+#[derive(Debug, Clone)]
+pub struct RecordErasure {
+    /// What was erased.
+    pub erased: PersonalDataErased,
+}
+
+impl Command for RecordErasure {
+    type State = Versioned<Team>;
+    type Rejected = Rejected;
+
+    fn streams(&self) -> Vec<StreamId> {
+        vec![StreamId::Team]
+    }
+
+    fn decide(&self, team: &Self::State, _: &Moment) -> Result<Vec<crate::Event>, Rejected> {
+        // The team's own name may be what was erased; its version still tells that it exists.
+        if team.id.is_none() {
+            return Err(Rejected::Unknown);
+        }
+        if self.erased.events == 0 && self.erased.bodies == 0 {
+            return Ok(vec![]);
+        }
+        Ok(vec![crate::Event::Team(Event::PersonalDataErased(self.erased.clone().into()))])
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -491,5 +544,17 @@ mod tests {
     fn limits_of_a_team_that_does_not_exist_cannot_change() {
         let _ = team_id();
         given([]).when(ChangeLimits { limits: Limits::default() }).then_rejected(&Rejected::Unknown);
+    }
+
+    #[test]
+    fn each_erasure_is_recorded_without_what_it_was_about() {
+        let erased = PersonalDataErased { subject: ErasureSubject::Address, events: 3, bodies: 2 };
+        let history = crate::testing::team_created();
+        let events = given(history.clone()).when(RecordErasure { erased: erased.clone() }).then_events_each_time();
+        assert_eq!(events[0].name(), "team.personal_data_erased");
+        assert_eq!(events[0].encode().personal, None);
+        given(history)
+            .when(RecordErasure { erased: PersonalDataErased { events: 0, bodies: 0, ..erased } })
+            .then_nothing();
     }
 }

@@ -14,7 +14,7 @@ use crate::id::{
     AddressId, BlobId, DomainId, GroupId, KeyId, LimitRequestId, MailboxId, MessageId, OutboundId, PaymentId,
     ProviderId, SecretId, TeamId, ThreadId, WebhookId,
 };
-use crate::permission::Preset;
+use crate::permission::Permissions;
 use crate::personal::Halves;
 use crate::published::WebhookEventType;
 use crate::team::Limits;
@@ -253,6 +253,9 @@ pub fn webhook_created(n: u8) -> Event {
 }
 
 /// Returns the event that creates infrastructure key `n`.
+///
+/// # Panics
+/// Never: the permissions stand in the catalogue.
 #[must_use]
 pub fn key_created(n: u8) -> Event {
     let minted = api_key::Minted {
@@ -261,7 +264,23 @@ pub fn key_created(n: u8) -> Event {
         prefix: "smx_inf_ab".into(),
         suffix: "wxyz".into(),
     };
-    minted.created(api_key::Kind::Infrastructure, "ci", Preset::Full.permissions(), None, None)
+    // A list of its own: presets grow, and what was recorded does not.
+    let permissions = Permissions::parse([
+        "analytics.*",
+        "audit.read",
+        "billing.*",
+        "domain.*",
+        "event.read",
+        "key.*",
+        "logs.*",
+        "mailbox.admin.*",
+        "provider.*",
+        "routing.*",
+        "team.*",
+        "webhook.*",
+    ]);
+    let permissions = permissions.expect("the names stand in the catalogue");
+    minted.created(api_key::Kind::Infrastructure, "ci", permissions, None, None)
 }
 
 /// Returns one sample of every event there is.
@@ -270,6 +289,8 @@ pub fn one_of_each() -> Vec<Event> {
     use {mailbox as mb, message as ms, webhook_endpoint as wh};
     let mut all = team_created();
     all.push(Event::Team(team::Event::LimitsChanged(team::LimitsChanged { limits: Limits::default() }.into())));
+    let erased = team::PersonalDataErased { subject: team::ErasureSubject::Mailbox, events: 3, bodies: 1 };
+    all.push(Event::Team(team::Event::PersonalDataErased(erased.into())));
     all.extend([key_created(1), revoked_key(1), opened(1), received(1), webhook_created(1)]);
     let mailbox = mailbox_id(1);
     let subject = mb::Subject { mailbox: mailbox.clone() };
@@ -296,11 +317,13 @@ pub fn one_of_each() -> Vec<Event> {
         added: ["$seen".to_owned()].into(),
         removed: ["$flagged".to_owned()].into(),
     };
+    let duplicate = ms::DuplicateReceived { message: message.clone(), mailbox: mailbox.clone() };
     let moved = ms::Moved { message: message.clone(), mailbox: mailbox.clone(), folder: ms::Folder::Trash };
     all.extend(
         [
             ms::Event::KeywordsChanged(keywords.into()),
             ms::Event::Moved(moved.into()),
+            ms::Event::DuplicateReceived(duplicate.into()),
             ms::Event::Destroyed(ms::Destroyed { message, mailbox, blob: blob_id(1), size_bytes: 1_001 }.into()),
         ]
         .map(Event::Message),
@@ -318,7 +341,12 @@ pub fn one_of_each() -> Vec<Event> {
             wh::Event::Enabled(wh::Enabled { webhook: webhook.clone(), backlog: wh::Backlog::Deliver }.into()),
             wh::Event::SecretRotated(wh::SecretRotated { webhook: webhook.clone(), secret: secret_id(2) }.into()),
             wh::Event::Tested(subject.clone().into()),
-            wh::Event::DeliveryExhausted(wh::DeliveryExhausted { webhook, event_position: 9, attempts: 8 }.into()),
+            wh::Event::DeliveryExhausted(
+                wh::DeliveryExhausted { webhook: webhook.clone(), event_position: 9, attempts: 8 }.into(),
+            ),
+            wh::Event::DeliverySkipped(
+                wh::DeliverySkipped { webhook, event_position: 9, reason: "no body".into() }.into(),
+            ),
             wh::Event::Failing(subject.clone().into()),
             wh::Event::Deleted(subject.into()),
         ]

@@ -126,6 +126,17 @@ pub struct DeliveryExhausted {
     pub attempts: u32,
 }
 
+/// Facts of `delivery.skipped`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliverySkipped {
+    /// The webhook.
+    pub webhook: WebhookId,
+    /// The position of the event that is not delivered.
+    pub event_position: Position,
+    /// Why it could not be.
+    pub reason: String,
+}
+
 stored_events! {
     /// What can happen to a webhook endpoint.
     enum Event;
@@ -145,6 +156,8 @@ stored_events! {
     Tested(Subject) = "webhook.tested" v 1;
     /// Every attempt of one delivery failed.
     DeliveryExhausted(DeliveryExhausted) = "delivery.exhausted" v 1;
+    /// The operator left one event out that could not be made into a delivery.
+    DeliverySkipped(DeliverySkipped) = "delivery.skipped" v 1;
     /// It does not answer; deliveries wait until it is enabled again.
     Failing(Subject) = "webhook.failing" v 1;
     /// It is gone for good.
@@ -163,6 +176,7 @@ impl Event {
             Self::Disabled(e) => &e.webhook,
             Self::SecretRotated(e) => &e.webhook,
             Self::DeliveryExhausted(e) => &e.webhook,
+            Self::DeliverySkipped(e) => &e.webhook,
             Self::Tested(e) | Self::Failing(e) | Self::Deleted(e) => &e.webhook,
         }
     }
@@ -201,6 +215,9 @@ pub struct WebhookEndpoint {
     pub subscription: Option<Subscription>,
     /// The sealed signing secret.
     pub secret: Option<SecretId>,
+    /// The event the operator left out last: so that the same wish again adds nothing.
+    #[serde(default)]
+    pub last_skipped: Option<Position>,
 }
 
 impl Fold for WebhookEndpoint {
@@ -227,6 +244,7 @@ impl Fold for WebhookEndpoint {
             Event::SecretRotated(e) => self.secret = Some(e.secret.clone()),
             Event::Failing(_) => self.failing = true,
             Event::Deleted(_) => self.status = Status::Deleted,
+            Event::DeliverySkipped(e) => self.last_skipped = Some(e.event_position),
             Event::Tested(_) | Event::DeliveryExhausted(_) => {}
         }
     }
@@ -465,6 +483,42 @@ impl Command for RecordExhausted {
             crate::Event::Webhook(Event::DeliveryExhausted(facts.into())),
             crate::Event::Webhook(Event::Failing(failing.into())),
         ])
+    }
+}
+
+/// The most characters of the reason that is recorded with a skipped delivery.
+const REASON_CHARS_MAX: usize = 500;
+
+/// Records that the operator leaves out an event that cannot be made into a delivery.
+#[derive(Debug, Clone)]
+pub struct SkipDelivery {
+    /// The webhook.
+    pub webhook: WebhookId,
+    /// The position of the event.
+    pub event_position: Position,
+    /// Why it could not be delivered; cut after 500 characters.
+    pub reason: String,
+}
+
+impl Command for SkipDelivery {
+    type State = Versioned<WebhookEndpoint>;
+    type Rejected = Rejected;
+
+    fn streams(&self) -> Vec<StreamId> {
+        vec![StreamId::Webhook(self.webhook.clone())]
+    }
+
+    fn decide(&self, state: &Self::State, _: &Moment) -> Result<Vec<crate::Event>, Rejected> {
+        existing(state)?;
+        if state.last_skipped == Some(self.event_position) {
+            return Ok(vec![]);
+        }
+        let facts = DeliverySkipped {
+            webhook: self.webhook.clone(),
+            event_position: self.event_position,
+            reason: self.reason.chars().take(REASON_CHARS_MAX).collect(),
+        };
+        Ok(vec![crate::Event::Webhook(Event::DeliverySkipped(facts.into()))])
     }
 }
 

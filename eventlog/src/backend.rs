@@ -143,6 +143,9 @@ pub enum StoreError {
     /// It does not answer; trying again may help.
     #[error("the log's store does not answer: {0}")]
     Unavailable(String),
+    /// There is no room for what should be kept; it may fit later.
+    #[error("the store is full: {0}")]
+    Full(String),
     /// It answers with something that was never written.
     #[error("the log's store is corrupt: {0}")]
     Corrupt(String),
@@ -224,6 +227,13 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Erases the personal halves at the given positions; the chain stays whole. Returns how many there were.
     async fn erase_personal(&self, team: &TeamId, positions: &[Position]) -> Result<u64, StoreError>;
+
+    /// Returns teams of which personal halves were erased, with how often, in the order of their ids, after a given one,
+    /// at most `limit`.
+    async fn erasures(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<(TeamId, i64)>, StoreError>;
+
+    /// Drops the rows of bodies, with the bytes of those that are inline. Returns how many there were.
+    async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError>;
 
     /// Ends background work and closes connections.
     async fn close(&self);

@@ -81,17 +81,25 @@ impl BlobStore {
     /// Makes a body ready to be stored: keeps small ones for the append, writes large ones now.
     ///
     /// # Errors
-    /// The object store does not take it.
+    /// The object store is full or does not take it.
     pub async fn stage(&self, team: &TeamId, id: &BlobId, bytes: Bytes) -> Result<StagedBlob, StoreError> {
         let size_bytes = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
         if bytes.len() <= INLINE_BYTES_MAX {
             return Ok(StagedBlob { inline: Some(bytes), size_bytes });
         }
-        self.objects
-            .put(&Self::path(team, id), bytes.into())
-            .await
-            .map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        self.objects.put(&Self::path(team, id), bytes.into()).await.map_err(refused)?;
         Ok(StagedBlob { inline: None, size_bytes })
+    }
+
+    /// Drops the bytes of a large body, if there are any.
+    ///
+    /// # Errors
+    /// The object store does not answer.
+    pub async fn delete(&self, team: &TeamId, id: &BlobId) -> Result<(), StoreError> {
+        match self.objects.delete(&Self::path(team, id)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(StoreError::Unavailable(e.to_string())),
+        }
     }
 
     /// Returns the bytes of a large body; `None` if there are none.
@@ -104,6 +112,51 @@ impl BlobStore {
             Ok(found) => Ok(Some(found.bytes().await.map_err(unavailable)?)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(e) => Err(unavailable(e)),
+        }
+    }
+}
+
+/// What object stores answer when there is no room: it comes as text inside of an error, whoever's store it is.
+const FULL_CODES: [&str; 4] = ["InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "507"];
+
+/// Returns why a body was not taken: a full store is told apart from one that does not answer.
+fn refused(error: object_store::Error) -> StoreError {
+    use std::io::ErrorKind;
+    let causes = || std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+    let no_room = |io: &std::io::Error| matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+    let on_disk = causes().any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(no_room));
+    let remote = !on_disk && causes().any(|cause| FULL_CODES.iter().any(|code| names(&cause.to_string(), code)));
+    if on_disk || remote { StoreError::Full(error.to_string()) } else { StoreError::Unavailable(error.to_string()) }
+}
+
+/// Returns whether a text names a code as a word of its own.
+fn names(text: &str, code: &str) -> bool {
+    text.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn generic(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> object_store::Error {
+        object_store::Error::Generic { store: "test", source: source.into() }
+    }
+
+    #[test]
+    fn a_full_object_store_is_told_apart_from_one_that_does_not_answer() {
+        let full = [
+            generic(std::io::Error::from(std::io::ErrorKind::StorageFull)),
+            generic(std::io::Error::from(std::io::ErrorKind::QuotaExceeded)),
+            generic("<Error><Code>XMinioStorageFull</Code></Error>"),
+            generic("Server returned non-2xx status code: 507 Insufficient Storage"),
+        ];
+        for error in full {
+            let text = error.to_string();
+            assert!(matches!(refused(error), StoreError::Full(_)), "{text}");
+        }
+        for error in [generic(std::io::Error::from(std::io::ErrorKind::TimedOut)), generic("status 503, id 25507")] {
+            let text = error.to_string();
+            assert!(matches!(refused(error), StoreError::Unavailable(_)), "{text}");
         }
     }
 }

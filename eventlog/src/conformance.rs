@@ -65,6 +65,7 @@ macro_rules! conformance_suite {
             bytes_come_back_equal
             any_text_comes_back_equal_or_is_refused_alone
             bodies_come_back_equal
+            an_erased_body_is_gone_and_its_event_stays
             secrets_come_back_equal_and_only_in_their_place
             an_address_is_unique_across_teams_until_it_is_closed
             a_key_digest_is_gone_once_it_is_revoked
@@ -76,6 +77,7 @@ macro_rules! conformance_suite {
             the_chain_verifies_and_names_the_first_change
             any_change_of_a_record_is_detected
             erasing_personal_halves_leaves_the_chain_whole
+            every_erasure_is_counted
             folds_equal_a_replay_from_scratch
             folds_stay_right_when_caches_hold_almost_nothing
             snapshots_change_nothing

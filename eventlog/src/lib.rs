@@ -32,6 +32,8 @@ mod record;
 mod rows;
 mod secret;
 pub mod sqlite;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod transact;
 mod wake;
 

@@ -416,6 +416,32 @@ impl EventLog {
         Ok(erased)
     }
 
+    /// Returns teams of which personal halves were erased, with how often, in the order of their ids, after a given one,
+    /// at most `limit`: whoever keeps copies compares the numbers with those its copies were made at.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn erasures(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<(TeamId, i64)>, LogError> {
+        Ok(self.shared.backend.erasures(after, limit).await?)
+    }
+
+    /// Tells this node that personal halves were erased elsewhere: its folds of the team are read anew.
+    pub fn note_erased(&self, team: &TeamId) {
+        self.shared.folds.forget(team);
+    }
+
+    /// Erases bodies; the events that name them stay. Returns how many there were.
+    ///
+    /// # Errors
+    /// A store does not answer; what was not erased then is erased by asking again.
+    pub async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, LogError> {
+        // The rows last: as long as a row is there, asking again finds its body.
+        for id in ids {
+            self.shared.blobs.delete(team, id).await?;
+        }
+        Ok(self.shared.backend.erase_blobs(team, ids).await?)
+    }
+
     /// Waits until a flush has failed; the process must then stop.
     pub async fn failed(&self) {
         self.shared.failed.cancelled().await;

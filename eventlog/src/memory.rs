@@ -261,5 +261,21 @@ impl Backend for MemoryBackend {
         Ok(erased)
     }
 
+    async fn erasures(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<(TeamId, i64)>, StoreError> {
+        let store = self.store();
+        let erased = store.teams.iter().filter(|(id, team)| team.erasures > 0 && after.is_none_or(|after| *id > after));
+        let mut erased: Vec<_> = erased.map(|(id, team)| (id.clone(), team.erasures)).collect();
+        erased.sort();
+        erased.truncate(limit);
+        Ok(erased)
+    }
+
+    async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError> {
+        let mut store = self.store();
+        let Some(team) = store.teams.get_mut(team) else { return Ok(0) };
+        let erased = ids.iter().filter(|id| team.blobs.remove(*id).is_some()).count();
+        Ok(u64::try_from(erased).unwrap_or(u64::MAX))
+    }
+
     async fn close(&self) {}
 }

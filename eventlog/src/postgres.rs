@@ -331,10 +331,13 @@ impl Backend for PostgresBackend {
 
     async fn answers(&self, keys: &[AnswerKey]) -> Result<Vec<AnswerRow>, StoreError> {
         let rows = sqlx::query(
+            // `LIMIT 1` keeps the planner from joining with all the answers there are.
             "SELECT a.team_id, a.scope, a.request_key, a.fingerprint, a.status, a.sealed, a.created_at
              FROM (SELECT DISTINCT * FROM UNNEST($1::text[], $2::text[], $3::text[])) AS w(team_id, scope, request_key)
-             JOIN log.answers a
-               ON a.team_id = w.team_id AND a.scope = w.scope AND a.request_key = w.request_key",
+             JOIN LATERAL (
+                 SELECT * FROM log.answers k
+                 WHERE k.team_id = w.team_id AND k.scope = w.scope AND k.request_key = w.request_key LIMIT 1
+             ) a ON true",
         )
         .bind(keys.iter().map(|k| k.team.as_str()).collect::<Vec<_>>())
         .bind(keys.iter().map(|k| k.scope.as_str()).collect::<Vec<_>>())
@@ -416,6 +419,28 @@ impl Backend for PostgresBackend {
             Ok(done.rows_affected())
         };
         erase.await.map_err(|e: sqlx::Error| unavailable(&e))
+    }
+
+    async fn erasures(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<(TeamId, i64)>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT team_id, erasures FROM log.heads WHERE erasures > 0 AND team_id > $1 ORDER BY team_id LIMIT $2",
+        )
+        .bind(after.map_or("", TeamId::as_str))
+        .bind(limited(limit))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(|e| unavailable(&e))?;
+        all(&rows, read::erasures)
+    }
+
+    async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError> {
+        sqlx::query("DELETE FROM log.blobs WHERE team_id = $1 AND blob_id = ANY($2::text[])")
+            .bind(team.as_str())
+            .bind(ids.iter().map(|id| id.as_str().to_owned()).collect::<Vec<_>>())
+            .execute(&self.pool)
+            .await
+            .map(|done| done.rows_affected())
+            .map_err(|e| unavailable(&e))
     }
 
     async fn close(&self) {

@@ -64,6 +64,11 @@ macro_rules! row_readers {
             parse(row, 0)
         }
 
+        /// team_id, erasures
+        pub(super) fn erasures(row: &$row) -> Result<(TeamId, i64), sqlx::Error> {
+            Ok((parse(row, 0)?, row.try_get(1)?))
+        }
+
         /// team_id, epoch, position, hash
         pub(super) fn head(row: &$row) -> Result<(TeamId, Head), sqlx::Error> {
             let head = Head { epoch: small(row, 1)?, position: unsigned(row, 2)?, hash: bytes(row, 3)? };

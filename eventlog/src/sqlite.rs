@@ -3,6 +3,7 @@
 //! One connection writes, a few read. Commits flush (`synchronous=FULL`); the write-ahead log is copied back by a task
 //! of its own, off the commit path.
 
+mod checkpoint;
 mod read;
 mod write;
 
@@ -35,11 +36,6 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// Connections that read at the same time.
 const READERS: u32 = 4;
-/// How often the write-ahead log is copied back into the database.
-const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
-/// From this many pages (16 MiB) on the write-ahead file is made to start over.
-const PAGES_MAX: i64 = 4_096;
-
 /// See the module.
 pub struct SqliteBackend {
     writer: Arc<Mutex<SqliteConnection>>,
@@ -87,6 +83,15 @@ impl SqliteBackend {
     /// # Errors
     /// See [`OpenError`].
     pub async fn open(path: &Path) -> Result<Self, OpenError> {
+        Self::open_reserving(path, 0).await
+    }
+
+    /// The same, with room for the write-ahead file set aside in bytes: a flush that need not make a file longer does not
+    /// wait for the file system's own journal, nor for what other programs have written.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open_reserving(path: &Path, write_ahead_bytes: u64) -> Result<Self, OpenError> {
         let open = |source| OpenError::Open { path: path.to_owned(), source };
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -97,14 +102,16 @@ impl SqliteBackend {
             .busy_timeout(Duration::from_secs(5))
             .pragma("wal_autocheckpoint", "0")
             .disable_statement_logging();
-        let mut writer = SqliteConnection::connect_with(&options).await.map_err(open)?;
-        // `run` would make this future one that cannot be spawned.
-        MIGRATIONS
-            .run_direct(None, &mut writer, false)
-            .await
-            .map_err(|source| OpenError::Migrate { path: path.to_owned(), source })?;
-        let epoch: i64 =
-            sqlx::query_scalar("SELECT epoch FROM installation").fetch_one(&mut writer).await.map_err(open)?;
+        let epoch = migrate(path, &options).await?;
+        if write_ahead_bytes > 0
+            && let Err(e) = checkpoint::reserve(path, write_ahead_bytes)
+        {
+            // Only speed depends on it.
+            tracing::warn!(error = %e, "no room could be set aside for the write-ahead file");
+        }
+        // Streams are all over their index: its leaves stay in memory, 64 MiB of them.
+        let writing = options.clone().pragma("cache_size", "-65536");
+        let writer = SqliteConnection::connect_with(&writing).await.map_err(open)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             // There is no server that could have gone away.
@@ -115,10 +122,8 @@ impl SqliteBackend {
         let checkpointer = SqliteConnection::connect_with(&options).await.map_err(open)?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let writer = Arc::new(Mutex::new(writer));
-        tasks.spawn(checkpoint(checkpointer, Arc::clone(&writer), stop.clone()));
+        tasks.spawn(checkpoint::run(checkpointer, Arc::clone(&writer), stop.clone()));
         tasks.close();
-        let epoch = u16::try_from(epoch)
-            .map_err(|_| OpenError::Damaged { path: path.to_owned(), found: format!("epoch {epoch}") })?;
         Ok(Self { writer, readers, epoch, failpoints: Failpoints::default(), stop, tasks })
     }
 
@@ -160,36 +165,20 @@ impl SqliteBackend {
     }
 }
 
-/// Runs a checkpoint; returns how many pages the write-ahead file has.
-async fn copy_back(connection: &mut SqliteConnection, sql: &'static str) -> Result<i64, sqlx::Error> {
-    let (_, pages, _): (i64, i64, i64) = sqlx::query_as(sql).fetch_one(connection).await?;
-    Ok(pages)
-}
-
-/// Copies the write-ahead log back now and then, so that no commit has to.
-async fn checkpoint(mut connection: SqliteConnection, writer: Arc<Mutex<SqliteConnection>>, stop: CancellationToken) {
-    loop {
-        let stopping = tokio::select! {
-            () = stop.cancelled() => true,
-            () = tokio::time::sleep(CHECKPOINT_EVERY) => false,
-        };
-        // TRUNCATE at the end leaves one file; PASSIVE in between never waits for readers or the writer.
-        let sql = if stopping { "PRAGMA wal_checkpoint(TRUNCATE)" } else { "PRAGMA wal_checkpoint(PASSIVE)" };
-        let mut pages = copy_back(&mut connection, sql).await;
-        if !stopping && matches!(pages, Ok(pages) if pages > PAGES_MAX) {
-            // The file starts over only when all of it is copied back, which a busy writer never lets happen: what came
-            // in meanwhile is copied while it waits.
-            let _waiting = writer.lock().await;
-            pages = copy_back(&mut connection, sql).await;
-        }
-        if let Err(e) = pages {
-            tracing::warn!(error = %e, "the log's write-ahead file could not be copied back; trying again");
-        }
-        if stopping {
-            let _ = connection.close().await;
-            return;
-        }
-    }
+/// Brings the tables up to date; returns the epoch. The connection is closed again: the last one that is copies the
+/// write-ahead file back and removes it.
+async fn migrate(path: &Path, options: &SqliteConnectOptions) -> Result<u16, OpenError> {
+    let open = |source| OpenError::Open { path: path.to_owned(), source };
+    let mut connection = SqliteConnection::connect_with(options).await.map_err(open)?;
+    // `run` would make this future one that cannot be spawned.
+    MIGRATIONS
+        .run_direct(None, &mut connection, false)
+        .await
+        .map_err(|source| OpenError::Migrate { path: path.to_owned(), source })?;
+    let epoch: i64 =
+        sqlx::query_scalar("SELECT epoch FROM installation").fetch_one(&mut connection).await.map_err(open)?;
+    connection.close().await.map_err(open)?;
+    u16::try_from(epoch).map_err(|_| OpenError::Damaged { path: path.to_owned(), found: format!("epoch {epoch}") })
 }
 
 /// The only writer's connection, kept from everyone else.
@@ -203,6 +192,12 @@ impl Hold for Held {
     async fn append(mut self: Box<Self>, batch: &Batch) -> Result<(), AppendError> {
         write::append(&mut self.writer, batch, &self.failpoints).await
     }
+}
+
+/// Has what is deleted overwritten with zeros, or no more: an erasure leaves nothing behind on free pages.
+async fn overwrite(writer: &mut SqliteConnection, on: bool) -> Result<(), StoreError> {
+    let sql = if on { "PRAGMA secure_delete = ON" } else { "PRAGMA secure_delete = OFF" };
+    sqlx::query(sql).execute(writer).await.map(|_| ()).map_err(|e| unavailable(&e))
 }
 
 #[async_trait]
@@ -386,6 +381,7 @@ impl Backend for SqliteBackend {
 
     async fn erase_personal(&self, team: &TeamId, positions: &[Position]) -> Result<u64, StoreError> {
         let mut writer = self.writer.lock().await;
+        overwrite(&mut writer, true).await?;
         let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(|e| unavailable(&e))?;
         let done =
             sqlx::query("DELETE FROM personal WHERE team_id = $1 AND position IN (SELECT value FROM json_each($2))")
@@ -401,6 +397,32 @@ impl Backend for SqliteBackend {
             sqlx::query(sql).bind(team.as_str()).execute(&mut *transaction).await.map_err(|e| unavailable(&e))?;
         }
         transaction.commit().await.map_err(|e| unavailable(&e))?;
+        overwrite(&mut writer, false).await?;
+        Ok(done.rows_affected())
+    }
+
+    async fn erasures(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<(TeamId, i64)>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT team_id, erasures FROM heads WHERE erasures > 0 AND team_id > $1 ORDER BY team_id LIMIT $2",
+        )
+        .bind(after.map_or("", TeamId::as_str))
+        .bind(limited(limit))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(|e| unavailable(&e))?;
+        all(&rows, read::erasures)
+    }
+
+    async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError> {
+        let mut writer = self.writer.lock().await;
+        overwrite(&mut writer, true).await?;
+        let done = sqlx::query("DELETE FROM blobs WHERE team_id = $1 AND blob_id IN (SELECT value FROM json_each($2))")
+            .bind(team.as_str())
+            .bind(json!(ids).to_string())
+            .execute(&mut *writer)
+            .await
+            .map_err(|e| unavailable(&e))?;
+        overwrite(&mut writer, false).await?;
         Ok(done.rows_affected())
     }
 

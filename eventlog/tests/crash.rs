@@ -33,7 +33,10 @@ fn is_written(point: Point) -> bool {
 }
 
 async fn open(directory: &Path, failpoints: &Failpoints) -> EventLog {
-    let backend = SqliteBackend::open(&directory.join("log.db")).await.unwrap().with_failpoints(failpoints.clone());
+    let backend = SqliteBackend::open_reserving(&directory.join("log.db"), 1 << 20)
+        .await
+        .unwrap()
+        .with_failpoints(failpoints.clone());
     let options = Options::new(MasterKey::new(&[7; 32]), BlobStore::memory(), Allot::system().entropy());
     EventLog::open(Arc::new(backend), Options { failpoints: failpoints.clone(), ..options }).await.unwrap()
 }

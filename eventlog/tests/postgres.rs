@@ -1,19 +1,16 @@
 //! Every promise, on PostgreSQL, and what only PostgreSQL can be asked for.
 #![expect(clippy::unwrap_used, reason = "tests may fail loudly")]
 
-#[path = "support/cluster.rs"]
-mod cluster;
-
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cluster::Cluster;
 use domain::Actor;
 use domain::id::TeamId;
 use domain::team::{ChangeLimits, CreateTeam, Limits};
 use eventlog::chain::Verifier;
 use eventlog::conformance::Store;
 use eventlog::postgres::{Config, OpenError, PostgresBackend};
+use eventlog::testing::Cluster;
 use eventlog::{Allot, Backend, BlobStore, EventLog, LogError, MasterKey, Options, Submission, TransactError};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::{Mutex, OnceCell};
@@ -207,4 +204,26 @@ async fn a_head_that_somebody_else_holds_is_waited_for() {
     drop(hold);
     assert_eq!(waiting.join_all().await, [2]);
     assert_eq!(log.teams(None, 10).await.unwrap(), [team(1), team(3)]);
+}
+
+/// A full disk cannot be had in a test, but its error can: everything behind it is the real way.
+#[tokio::test]
+async fn a_full_disk_refuses_appends_and_nothing_is_left_of_them() {
+    let database = Database::new().await;
+    let log = database.log().await;
+    create_team(&log, 1).await;
+    database
+        .tamper(
+            "CREATE FUNCTION log.no_space() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$",
+        )
+        .await;
+    database.tamper("CREATE TRIGGER no_space BEFORE INSERT ON log.events EXECUTE FUNCTION log.no_space()").await;
+    for _ in 0..3 {
+        assert!(matches!(change(&log, 1, 11).await, Err(TransactError::Full)));
+    }
+    assert_eq!(log.read(&team(1), 0, 10).await.unwrap().len(), 1, "reading goes on");
+    assert_eq!(log.head(&team(1)).await.unwrap().position, 1);
+    database.tamper("DROP TRIGGER no_space ON log.events").await;
+    assert_eq!(change(&log, 1, 11).await.unwrap(), 2, "and so does writing, once there is space again");
 }

@@ -37,7 +37,7 @@ impl Sqlite {
         match &*open {
             Some(backend) => Arc::clone(backend),
             None => {
-                let backend = Arc::new(SqliteBackend::open(&self.path()).await.unwrap());
+                let backend = Arc::new(SqliteBackend::open_reserving(&self.path(), 1 << 20).await.unwrap());
                 *open = Some(Arc::clone(&backend));
                 backend
             }

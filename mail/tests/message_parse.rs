@@ -295,6 +295,33 @@ fn references_keep_the_first_and_the_newest() {
 }
 
 #[test]
+fn what_is_packed_is_kept_as_it_is() {
+    // Encodings of before MIME, and containers: never unpacked on the way in, never taken for a body.
+    let packed = "begin 644 cat.txt\n#0V%T\n`\nend\n=ybegin line=128 size=3 name=a.bin\nxyz\n=yend size=3\n";
+    let message = parsed(format!("Subject: x\n\nSee below.\n{packed}"));
+    assert_eq!(message.text.as_deref(), Some(format!("See below.\n{packed}").as_str()));
+    assert!(message.attachments.is_empty());
+    // 10 MiB of zeros in a few lines: the attachment is its packed bytes.
+    let zip = "UEsDBBQAAAAIAAAAIQAAAAAAEAAAAAAAoAAEAAAAYm9tYgMA";
+    for (name, declared) in [("winmail.dat", "application/ms-tnef"), ("bomb.zip", "application/zip")] {
+        let message = parsed(format!(
+            "Content-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: text/plain\n\nhello\n--b\n\
+             Content-Type: {declared}; name={name}\nContent-Transfer-Encoding: base64\n\n{zip}\n--b--\n"
+        ));
+        assert_eq!(message.text.as_deref(), Some("hello"), "{name}");
+        let [attachment] = &message.attachments[..] else { panic!("{name}: {:?}", message.attachments) };
+        assert_eq!((attachment.content_type.as_str(), attachment.size_bytes), (declared, Some(36)), "{name}");
+    }
+}
+
+#[test]
+fn the_same_bytes_give_the_same_view() {
+    let raw = "From: =?utf-8?q?J=C3=BCrgen?= <j@x>\nSubject: a\nContent-Type: multipart/alternative; boundary=b\n\n\
+               --b\n\ntext\n--b\nContent-Type: text/html\n\n<p>html\n--b--\n";
+    assert_eq!(parsed(raw), parsed(raw));
+}
+
+#[test]
 fn encrypted_messages_have_no_invented_body() {
     let pgp = parsed(
         "Content-Type: multipart/encrypted; protocol=\"application/pgp-encrypted\"; boundary=e\n\n--e\n\

@@ -8,12 +8,13 @@
 //! - Rows equal the fold of the team's log up to the cursor, whatever the batches were.
 //! - Every key begins with `team_id`; no read of one team returns anything of another.
 //! - An event that a projection cannot take parks that projection for that team, and nothing else; it is never skipped.
-//! - A personal half that was erased shows as absent, never as an error.
+//! - A personal half that was erased shows as absent, never as an error; [`erasure`] takes it out of rows made before.
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests may fail loudly"))]
 
 pub mod api_keys;
 pub mod audit;
 pub mod db;
+pub mod erasure;
 pub mod folders;
 pub mod inbox_logs;
 pub mod mailboxes;

@@ -34,12 +34,15 @@ const MAILBOXES: Table = Table {
         ("updated_at", Int),
         ("created_position", Int),
         ("version", Int),
+        ("identity_position", Int),
+        ("limit_position", Int),
+        ("usage_position", Int),
     ],
 };
 
 const SELECT: &str = "
 SELECT mailbox_id, domain_id, email, display_name, status, quota_bytes, send_scope, filter_mode, rules, bytes_used,
-       messages, created_at, updated_at, created_position, version
+       messages, created_at, updated_at, created_position, version, identity_position, limit_position, usage_position
 FROM mailboxes
 WHERE team_id = ";
 
@@ -76,6 +79,12 @@ pub struct Row {
     pub created_position: Position,
     /// Events in its stream: its `ETag`.
     pub version: u64,
+    /// Where in the log its name last changed.
+    pub identity_position: Position,
+    /// Where in the log its quota last changed.
+    pub limit_position: Position,
+    /// Where in the log what it holds last changed.
+    pub usage_position: Position,
 }
 
 /// Which mailboxes are wanted.
@@ -147,6 +156,9 @@ fn row(cells: &Cells) -> Result<Row, Error> {
         updated_at: cells.get("updated_at")?,
         created_position: cells.unsigned("created_position")?,
         version: cells.unsigned("version")?,
+        identity_position: cells.unsigned("identity_position")?,
+        limit_position: cells.unsigned("limit_position")?,
+        usage_position: cells.unsigned("usage_position")?,
     })
 }
 
@@ -161,7 +173,7 @@ impl Projection for Mailboxes {
     }
 
     fn version(&self) -> i64 {
-        1
+        2
     }
 
     fn schema(&self) -> &'static str {
@@ -186,7 +198,7 @@ impl Projection for Mailboxes {
                 }
                 Event::Mailbox(e) => {
                     if let Some(row) = mailboxes.get_mut(e.mailbox()) {
-                        change(row, e);
+                        change(row, e, record.position);
                         (row.updated_at, row.version) = (record.at, record.stream_version);
                     }
                 }
@@ -194,12 +206,14 @@ impl Projection for Mailboxes {
                     if let Some(row) = mailboxes.get_mut(&e.mailbox) {
                         row.bytes_used = row.bytes_used.saturating_add(e.size_bytes);
                         row.messages += 1;
+                        row.usage_position = record.position;
                     }
                 }
                 Event::Message(MessageEvent::Destroyed(e)) => {
                     if let Some(row) = mailboxes.get_mut(&e.mailbox) {
                         row.bytes_used = row.bytes_used.saturating_sub(e.size_bytes);
                         row.messages -= 1;
+                        row.usage_position = record.position;
                     }
                 }
                 _ => {}
@@ -240,15 +254,24 @@ fn opened(record: &Recorded, e: &domain::Halves<domain::mailbox::Opened, domain:
         updated_at: record.at,
         created_position: record.position,
         version: record.stream_version,
+        identity_position: record.position,
+        limit_position: record.position,
+        usage_position: record.position,
     }
 }
 
-fn change(row: &mut Row, event: &MailboxEvent) {
+fn change(row: &mut Row, event: &MailboxEvent, position: Position) {
     match event {
         // Handled by its caller: it makes the row.
         MailboxEvent::Opened(_) => {}
-        MailboxEvent::Renamed(e) => row.display_name = e.personal.known().and_then(|p| p.display_name.clone()),
-        MailboxEvent::QuotaChanged(e) => row.quota_bytes = e.quota_bytes,
+        MailboxEvent::Renamed(e) => {
+            row.display_name = e.personal.known().and_then(|p| p.display_name.clone());
+            row.identity_position = position;
+        }
+        MailboxEvent::QuotaChanged(e) => {
+            row.quota_bytes = e.quota_bytes;
+            row.limit_position = position;
+        }
         MailboxEvent::SendScopeChanged(e) => row.send_scope = e.send_scope.clone(),
         MailboxEvent::RulesReplaced(e) => {
             row.filter_mode = e.mode;
@@ -278,6 +301,9 @@ fn write(rows: &mut Rows, row: &Row) -> Result<(), Error> {
         row.updated_at,
         row.created_position,
         row.version,
+        row.identity_position,
+        row.limit_position,
+        row.usage_position,
     ]);
     Ok(())
 }

@@ -15,6 +15,9 @@ CREATE TABLE mailboxes (
     updated_at       BIGINT  NOT NULL,
     created_position BIGINT  NOT NULL,
     version          BIGINT  NOT NULL,
+    identity_position BIGINT NOT NULL,
+    limit_position   BIGINT  NOT NULL,
+    usage_position   BIGINT  NOT NULL,
     PRIMARY KEY (team_id, mailbox_id)
 );
 CREATE INDEX mailboxes_newest ON mailboxes (team_id, created_position);

@@ -81,6 +81,15 @@ CREATE TABLE message_tombstones (
 ) WITHOUT ROWID;
 CREATE INDEX message_tombstones_destroyed ON message_tombstones (team_id, mailbox_id, kind, destroyed_position);
 
+-- Threads that turned out to be one with another: whoever knows an old id is led to the one that stayed.
+CREATE TABLE thread_aliases (
+    team_id    TEXT NOT NULL,
+    mailbox_id TEXT NOT NULL,
+    alias      TEXT NOT NULL,
+    thread_id  TEXT NOT NULL,
+    PRIMARY KEY (team_id, mailbox_id, alias)
+) WITHOUT ROWID;
+
 -- Digests of the Message-IDs of a mailbox, its messages' own and those they refer to.
 CREATE TABLE message_references (
     team_id   TEXT    NOT NULL,

@@ -20,7 +20,7 @@ use crate::{Error, Projection, Views, exec, signed};
 use shadow::Shadows;
 
 /// How many events are read at once.
-const READ_EVENTS: usize = 1_000;
+const READ_EVENTS: usize = 4_000;
 /// How many events are folded in one transaction of a shadow: it has no readers to wait for it.
 const FOLD_EVENTS: usize = 4_000;
 /// How many teams are asked for at once.

@@ -21,8 +21,8 @@ use crate::{Error, Projection, Views};
 pub(crate) use faults::Faults;
 use teams::Teams;
 
-/// How many events are applied in one transaction.
-const PAGE_EVENTS: usize = 1_000;
+/// How many events are applied in one transaction: the more, the fewer times each leaf of an index is written.
+const PAGE_EVENTS: usize = 4_000;
 /// How often the heads are asked for.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 /// How long to wait before trying again when a database does not answer; doubles up to the second.

@@ -106,21 +106,28 @@ impl Table {
         if rows.is_empty() {
             return Ok(());
         }
-        let engine = tx.engine();
-        let set: Vec<_> = columns
-            .iter()
-            .enumerate()
-            .map(|(i, (name, kind))| format!("{name} = {}", element(engine, "j.value", self.key.len() + i, *kind)))
-            .collect();
-        let source = engine.pick("jsonb_each($1) j", "json_array_elements($1::json) j(value)");
-        let sql = format!(
-            "UPDATE {name} SET {} FROM {source} WHERE {name}.team_id = $2 AND {}",
-            set.join(", "),
-            self.key_equals(engine, "j.value"),
-            name = self.name,
-        );
+        let sql = self.update_text(tx.engine(), columns);
         exec!(tx, AssertSqlSafe(sql), rows.finish(), team.as_str())?;
         Ok(())
+    }
+
+    /// The rows are taken apart once and for all before they are joined: left to itself, SQLite may go through all rows
+    /// of the team and through all of the JSON for each of them.
+    fn update_text(&self, engine: Engine, columns: &[(&'static str, Kind)]) -> String {
+        let (name, given) = (self.name, self.key.iter().chain(columns).enumerate());
+        let values: Vec<_> =
+            given.map(|(i, (column, kind))| format!("{} AS {column}", element(engine, "value", i, *kind))).collect();
+        let set: Vec<_> = columns.iter().map(|(column, _)| format!("{column} = new.{column}")).collect();
+        let key: Vec<_> = self.key.iter().map(|(column, _)| format!(" AND {name}.{column} = new.{column}")).collect();
+        format!(
+            "WITH new AS MATERIALIZED (SELECT {} AS team_id, {} FROM {})
+             UPDATE {name} SET {} FROM new WHERE {name}.team_id = new.team_id{}",
+            engine.pick("$2", "$2::text"),
+            values.join(", "),
+            engine.pick("jsonb_each($1)", "json_array_elements($1::json)"),
+            set.join(", "),
+            key.concat(),
+        )
     }
 
     /// Drops rows; each row given is a key.
@@ -128,9 +135,13 @@ impl Table {
         if keys.is_empty() {
             return Ok(());
         }
-        let sql = format!("DELETE FROM {} WHERE team_id = $2 AND {}", self.name, self.key_in(tx.engine()));
+        let sql = self.delete_text(tx.engine());
         exec!(tx, AssertSqlSafe(sql), keys.finish(), team.as_str())?;
         Ok(())
+    }
+
+    fn delete_text(&self, engine: Engine) -> String {
+        format!("DELETE FROM {} WHERE team_id = $2 AND {}", self.name, self.key_in(engine))
     }
 
     /// Returns rows; each row given is a key. Keys that are not there are left out.
@@ -149,9 +160,12 @@ impl Table {
         if keys.is_empty() {
             return Ok(vec![]);
         }
-        let (name, keyed) = (self.name, self.key_in(tx.engine()));
-        let sql = format!("SELECT {columns} FROM {name} WHERE team_id = $2 AND {keyed}");
+        let sql = self.load_text(tx.engine(), columns);
         Ok(rows!(tx, AssertSqlSafe(sql), keys.finish(), team.as_str())?)
+    }
+
+    fn load_text(&self, engine: Engine, columns: &str) -> String {
+        format!("SELECT {columns} FROM {} WHERE team_id = $2 AND {}", self.name, self.key_in(engine))
     }
 
     /// Returns all rows of a team as text, in the order of their keys.
@@ -182,16 +196,6 @@ impl Table {
             self.key.iter().enumerate().map(|(i, (_, kind))| element(engine, "value", i, *kind)).collect();
         let source = engine.pick("jsonb_each($1)", "json_array_elements($1::json)");
         format!("({}) IN (SELECT {} FROM {source})", names.join(", "), values.join(", "))
-    }
-
-    fn key_equals(&self, engine: Engine, value: &str) -> String {
-        let equal: Vec<_> = self
-            .key
-            .iter()
-            .enumerate()
-            .map(|(i, (name, kind))| format!("{}.{name} = {}", self.name, element(engine, value, i, *kind)))
-            .collect();
-        equal.join(" AND ")
     }
 }
 
@@ -304,6 +308,7 @@ impl Rows {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Views;
 
     #[test]
     fn rows_are_json_without_nul() {
@@ -311,5 +316,25 @@ mod tests {
         rows.push(cells!["a\0\"b", 1_i64, true, None::<&str>]);
         rows.push(cells!["é", 2_u64, false, Some("x")]);
         assert_eq!(rows.finish(), "[[\"a\u{fffd}\\\"b\",1,true,null],[\"é\",2,false,\"x\"]]");
+    }
+
+    #[tokio::test]
+    async fn what_a_page_of_events_touches_is_sought_by_its_key() {
+        let views = Views::memory().await.unwrap();
+        let mut tx = views.db().begin().await.unwrap();
+        for table in crate::ALL.iter().flat_map(|projection| projection.tables()) {
+            let update = table.update_text(Engine::Sqlite, table.rest);
+            let texts = [table.delete_text(Engine::Sqlite), table.load_text(Engine::Sqlite, "*"), update];
+            let key: String = table.key.iter().map(|(name, _)| format!(" AND {name}=?")).collect();
+            for text in texts {
+                let sql = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {text}"));
+                let plan = crate::rows!(tx, sql, "[]", "team").unwrap();
+                let steps: Vec<String> = plan.iter().map(|step| step.get("detail").unwrap()).collect();
+                let sought = format!("(team_id=?{key})");
+                assert!(steps.iter().any(|step| step.contains(&sought)), "{text}\n{steps:#?}");
+                let scans = steps.iter().filter(|step| step.starts_with(&format!("SCAN {}", table.name)));
+                assert_eq!(scans.count(), 0, "{text}\n{steps:#?}");
+            }
+        }
     }
 }

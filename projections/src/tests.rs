@@ -1,11 +1,11 @@
 //! What holds for every projection, whatever happened: checked on generated histories.
 
-#[path = "../../eventlog/tests/support/cluster.rs"]
-mod cluster;
-mod history;
+mod erasing;
+pub(crate) mod history;
 mod lists;
 mod postgres;
 mod properties;
 mod rebuilding;
 mod running;
-mod world;
+mod threading;
+pub(crate) mod world;

@@ -63,6 +63,18 @@ pub struct Filter {
     pub is_unread: Option<bool>,
 }
 
+/// Returns the id under which a thread goes now: another one, if it was joined to an older thread.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn resolve(views: &Views, team: &TeamId, mailbox: &MailboxId, thread: &ThreadId) -> Result<ThreadId, Error> {
+    let mut select = Select::new("SELECT thread_id FROM thread_aliases WHERE team_id = ");
+    select.text(team.as_str()).push(" AND mailbox_id = ").text(mailbox.as_str());
+    select.push(" AND alias = ").text(thread.as_str());
+    let found = select.fetch(&mut views.read().await?).await?;
+    found.first().map_or_else(|| Ok(thread.clone()), |cells| cells.parsed("thread_id"))
+}
+
 /// Returns a thread of a mailbox.
 ///
 /// # Errors

@@ -19,3 +19,9 @@ CREATE TABLE IF NOT EXISTS parked (
     error      TEXT   NOT NULL,
     PRIMARY KEY (team_id, projection)
 );
+
+-- How often something had been erased of a team when its rows were last made without it.
+CREATE TABLE IF NOT EXISTS erasures (
+    team_id TEXT   NOT NULL PRIMARY KEY,
+    seen    BIGINT NOT NULL
+);

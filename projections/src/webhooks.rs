@@ -251,7 +251,8 @@ fn change(row: &mut Row, event: &WebhookEvent, record: &Recorded) {
         WebhookEvent::Created(_)
         | WebhookEvent::Deleted(_)
         | WebhookEvent::Tested(_)
-        | WebhookEvent::DeliveryExhausted(_) => return,
+        | WebhookEvent::DeliveryExhausted(_)
+        | WebhookEvent::DeliverySkipped(_) => return,
         WebhookEvent::Redirected(e) => {
             row.url = e.personal.known().map(|p| p.url.clone());
             row.name = e.personal.known().and_then(|p| p.name.clone());

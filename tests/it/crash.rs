@@ -94,7 +94,16 @@ fn kill_after(pid: u32, delay: Duration) -> std::thread::JoinHandle<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_kills_lose_nothing_and_double_nothing() {
-    let installation = Installation::new()
+    survive(Installation::new(), kills()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_on_postgresql_lose_nothing_and_double_nothing() {
+    survive(Installation::on_postgres().await, kills().div_ceil(5)).await;
+}
+
+async fn survive(installation: Installation, kills: u64) {
+    let installation = installation
         .with("HTTP__RATE_LIMITS__INFRASTRUCTURE_REQUESTS", "1000000")
         .with("SMTP__RATES__MAILS_PER_MINUTE_PER_MAILBOX_AND_PEER", "0")
         .with("SMTP__RATES__MAILS_PER_MINUTE_PER_MAILBOX", "0");
@@ -108,7 +117,7 @@ async fn a_hundred_kills_lose_nothing_and_double_nothing() {
     drop(server);
 
     let mut ledger = Ledger::default();
-    for kill in 0..kills() {
+    for kill in 0..kills {
         let server = installation.start();
         let killer = kill_after(server.pid(), Duration::from_millis(20 + scattered(kill) % 400));
         load(&server, &server.client(&keys.root), &hook, &mut ledger).await;

@@ -4,13 +4,17 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::json;
 use sha2::Sha256;
 
-use crate::harness::Installation;
+use crate::harness::{Installation, Keys};
 use crate::stream_client::Stream;
 use crate::webhook_sink::Sink;
 
 #[tokio::test]
 async fn one_mail_is_seen_everywhere() {
-    let installation = Installation::new();
+    walk(&Installation::new()).await;
+}
+
+/// Walks through the first minute on an empty installation and leaves three mails in its mailbox; returns its keys.
+pub async fn walk(installation: &Installation) -> Keys {
     let server = installation.start();
     let keys = server.keys.clone().expect("the first start prints keys");
     let (root, mailbox) = (server.client(&keys.root), server.client(&keys.mailbox));
@@ -74,6 +78,7 @@ async fn one_mail_is_seen_everywhere() {
     assert!(again.keys.is_none(), "keys are shown once: {}", again.greeting);
     let (_, list) = again.client(&keys.mailbox).get("/mailbox/messages").await;
     assert_eq!(list["data"].as_array().unwrap().len(), 3);
+    keys
 }
 
 #[tokio::test]

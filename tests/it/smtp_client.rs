@@ -21,31 +21,69 @@ fn rand_id() -> u64 {
 
 /// Sends raw content, which must end with CRLF and hold no line that begins with a dot.
 pub async fn send_raw(server: &str, from: &str, to: &[&str], content: &str) -> Result<String, String> {
-    let mut stream = BufReader::new(TcpStream::connect(server).await.map_err(|e| e.to_string())?);
-    expect(&mut stream).await?;
-    let recipients = to.iter().map(|to| format!("RCPT TO:<{to}>"));
-    let commands = ["EHLO client.example.com".to_owned(), format!("MAIL FROM:<{from}>")];
-    for line in commands.into_iter().chain(recipients).chain(["DATA".to_owned()]) {
-        stream.write_all(format!("{line}\r\n").as_bytes()).await.map_err(|e| e.to_string())?;
-        expect(&mut stream).await?;
+    let mut session = Session::open(server).await?;
+    session.command(&format!("MAIL FROM:<{from}>")).await?;
+    for to in to {
+        session.command(&format!("RCPT TO:<{to}>")).await?;
     }
-    stream.write_all(format!("{content}.\r\n").as_bytes()).await.map_err(|e| e.to_string())?;
-    let answer = expect(&mut stream).await?;
-    let _ = stream.write_all(b"QUIT\r\n").await;
+    session.command("DATA").await?;
+    session.write(&format!("{content}.\r\n")).await?;
+    let answer = session.answer().await?;
+    let _ = session.write("QUIT\r\n").await;
     Ok(answer)
 }
 
-async fn expect(stream: &mut BufReader<TcpStream>) -> Result<String, String> {
-    let mut answer = String::new();
-    loop {
-        let mut line = String::new();
-        let read = stream.read_line(&mut line).await.map_err(|e| e.to_string())?;
-        if read == 0 {
-            return Err(format!("the connection ended after {answer:?}"));
-        }
-        answer.push_str(&line);
-        if line.as_bytes().get(3) != Some(&b'-') {
-            return if line.starts_with(['2', '3']) { Ok(answer) } else { Err(answer) };
+/// A connection, step by step.
+pub struct Session {
+    stream: BufReader<TcpStream>,
+}
+
+impl Session {
+    /// Connects and reads the greeting.
+    pub async fn connect(server: &str) -> Result<Self, String> {
+        let stream = BufReader::new(TcpStream::connect(server).await.map_err(|e| e.to_string())?);
+        let mut session = Self { stream };
+        session.answer().await?;
+        Ok(session)
+    }
+
+    /// Connects and says hello.
+    pub async fn open(server: &str) -> Result<Self, String> {
+        let mut session = Self::connect(server).await?;
+        session.command("EHLO client.example.com").await?;
+        Ok(session)
+    }
+
+    /// Names the sender and one recipient.
+    pub async fn envelope(&mut self, from: &str, to: &str) -> Result<(), String> {
+        self.command(&format!("MAIL FROM:<{from}>")).await?;
+        self.command(&format!("RCPT TO:<{to}>")).await.map(drop)
+    }
+
+    /// Sends a line and returns its answer, which must be 2xx or 3xx.
+    pub async fn command(&mut self, line: &str) -> Result<String, String> {
+        self.write(&format!("{line}\r\n")).await?;
+        self.answer().await
+    }
+
+    /// Sends text as it is.
+    pub async fn write(&mut self, text: &str) -> Result<(), String> {
+        self.stream.write_all(text.as_bytes()).await.map_err(|e| e.to_string())
+    }
+
+    /// Reads an answer, which must be 2xx or 3xx.
+    pub async fn answer(&mut self) -> Result<String, String> {
+        let mut answer = String::new();
+        loop {
+            let mut line = String::new();
+            let read = self.stream.read_line(&mut line).await.map_err(|e| e.to_string())?;
+            if read == 0 {
+                return Err(format!("the connection ended after {answer:?}"));
+            }
+            answer.push_str(&line);
+            if line.as_bytes().get(3) != Some(&b'-') {
+                return if line.starts_with(['2', '3']) { Ok(answer) } else { Err(answer) };
+            }
         }
     }
 }

@@ -1,9 +1,11 @@
 //! One copy of a mail: its thread, its body and its command.
 
-use domain::id::{BlobId, MessageId, RequestId};
-use domain::message::{Correspondence, Folder, ReceiveMessage, Received, Rejected};
+use domain::id::{BlobId, MailboxId, MessageId, RequestId, TeamId};
+use domain::message::{
+    Correspondence, Folder, ReceiveMessage, ReceiveWithinQuota, Received, RecordDuplicate, Rejected,
+};
 use domain::{Actor, StreamId};
-use eventlog::{Answer, Idempotency, Outcome, Submission, TransactError};
+use eventlog::{Answer, Idempotency, LogError, Outcome, StoreError, Submission, TransactError};
 use mail::message::PARSER_VERSION;
 use mail::smtp::Transaction;
 
@@ -52,12 +54,16 @@ impl Inner {
     ) -> Result<Written, Refusal> {
         let Copy { destination, rcpt_to } = copy;
         let thread = self.thread(&destination, content, now).await;
+        let reserved = self.reserve(&destination, i64::try_from(content.raw.len()).unwrap_or(i64::MAX)).await;
         let Destination { team, mailbox } = destination;
         let message = MessageId::new(now, self.allot.random());
         let blob = BlobId::new(now, self.allot.random());
         let staged = self.log.stage_blob(&team, &blob, content.raw.clone()).await.map_err(|error| {
             tracing::warn!(error = %error, "the body of a mail could not be stored");
-            Refusal::Unavailable
+            match error {
+                LogError::Store(StoreError::Full(_)) => Refusal::StoreFull,
+                _ => Refusal::Unavailable,
+            }
         })?;
         let facts = Received {
             message: message.clone(),
@@ -75,27 +81,41 @@ impl Inner {
             sent_at: content.sent_at,
             parser_version: PARSER_VERSION,
         };
-        let size_bytes = facts.size_bytes;
         let personal = Correspondence { rcpt_to, ..content.correspondence.clone() };
-        let command = ReceiveMessage { facts, personal, mail_from: content.mail_from.clone() };
+        let receive = ReceiveMessage { facts, personal, mail_from: content.mail_from.clone() };
+        let command = ReceiveWithinQuota { receive, used_bytes: reserved.used_bytes() };
         let idempotency = Idempotency {
             scope: format!("smtp:{mailbox}"),
             key: hex::encode(content.identity),
             fingerprint: content.identity,
         };
         let body = message.to_string();
-        let submission = Submission::new(team, now, Actor::Smtp, request.as_str(), command)
+        let submission = Submission::new(team.clone(), now, Actor::Smtp, request.as_str(), command)
             .fresh(StreamId::Message(message))
             .with_blob(blob, staged)
             .from_ip(content.correspondence.peer_ip.clone())
             .idempotent(idempotency, move |_| Answer { status: ACCEPTED, headers: vec![], body: body.clone() });
         match self.log.transact(submission).await {
             Ok(Outcome::Done(_)) => {
-                self.usage.add(&mailbox, size_bytes);
+                reserved.keep();
                 Ok(Written::New)
             }
-            Ok(Outcome::Repeated(_)) => Ok(Written::Known),
+            Ok(Outcome::Repeated(answer)) => {
+                self.record_duplicate(team, mailbox, &answer.body, request, now).await;
+                Ok(Written::Known)
+            }
             Err(error) => Err(refusal(&error)),
+        }
+    }
+
+    /// Records that a mail came again. The mail itself is durable since it came first, so the client hears `250` even
+    /// where this cannot be written.
+    async fn record_duplicate(&self, team: TeamId, mailbox: MailboxId, answer: &str, request: &RequestId, now: i64) {
+        let Ok(message) = answer.parse::<MessageId>() else { return };
+        let command = RecordDuplicate { message, mailbox };
+        let submission = Submission::new(team, now, Actor::Smtp, request.as_str(), command);
+        if let Err(error) = self.log.transact(submission).await {
+            tracing::warn!(error = %error, "a repeated mail could not be recorded");
         }
     }
 }
@@ -105,6 +125,7 @@ fn refusal(error: &TransactError<Rejected>) -> Refusal {
         TransactError::Rejected(Rejected::UnknownMailbox) => Refusal::UnknownMailbox,
         TransactError::Rejected(Rejected::Suspended) => Refusal::Suspended,
         TransactError::Rejected(Rejected::SenderRefused) => Refusal::SenderRefused,
+        TransactError::Rejected(Rejected::OverQuota) => Refusal::OverQuota,
         TransactError::Full => Refusal::StoreFull,
         TransactError::Overloaded | TransactError::Unavailable(_) | TransactError::Stopped => {
             tracing::warn!(error = %error, "a mail could not be written");

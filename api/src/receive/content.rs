@@ -37,6 +37,8 @@ pub(super) struct Content {
     pub(super) spam_rules: Vec<String>,
     pub(super) attachments: u32,
     pub(super) authentication: Authentication,
+    /// Whether the author's domain asks to refuse it: DMARC failed under `p=reject`. A look-up that failed never says so.
+    pub(super) is_forged: bool,
     pub(super) sent_at: Option<i64>,
     /// Whether the subject begins as replies and forwards do.
     pub(super) is_reply_by_subject: bool,
@@ -132,6 +134,7 @@ impl Content {
             spam_rules: view.spam_rules,
             attachments: view.attachments,
             authentication: origin::summary(auth),
+            is_forged: origin::is_forged(auth),
             sent_at: view.sent_at,
             is_reply_by_subject: view.subject.as_deref().is_some_and(|s| normalize_subject(s).had_prefix),
             correspondence: Correspondence {

@@ -7,6 +7,7 @@ use domain::id::ThreadId;
 use projections::{mailboxes, messages};
 
 use super::content::Content;
+use super::recipient::Reserved;
 use super::{Destination, Inner};
 
 impl Inner {
@@ -46,6 +47,12 @@ impl Inner {
         let others: Vec<_> =
             people.filter(|email| !own.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(email))).collect();
         messages::thread_by_subject(&self.views, team, mailbox, subject, &others, now).await
+    }
+
+    /// Takes room for a mail in a mailbox.
+    pub(super) async fn reserve(&self, destination: &Destination, bytes: i64) -> Reserved<'_> {
+        self.used_bytes(destination).await;
+        self.usage.reserve(&destination.mailbox, bytes)
     }
 
     /// Returns how many bytes a mailbox holds, from memory for a few seconds.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domain::message::Authentication;
-use mail::auth::{AuthRequest, AuthResult, AuthResults, Resolver, verify};
+use mail::auth::{AuthRequest, AuthResult, AuthResults, DmarcPolicy, Resolver, verify};
 use mail::smtp::Transaction;
 use tokio::runtime::Handle;
 
@@ -66,6 +66,14 @@ impl Asked {
             AuthResults::unchecked()
         })
     }
+}
+
+/// Returns whether the author's domain asks to refuse the mail.
+pub(super) fn is_forged(auth: &AuthResults) -> bool {
+    let fails = |dmarc: &mail::auth::DmarcVerdict| {
+        dmarc.result == AuthResult::Fail && dmarc.policy == Some(DmarcPolicy::Reject)
+    };
+    auth.checked && auth.dmarc.as_ref().is_some_and(fails)
 }
 
 /// Returns what the event keeps of the results.

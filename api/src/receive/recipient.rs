@@ -87,10 +87,46 @@ impl Usage {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).put(mailbox, Used { bytes, read_at: now });
     }
 
-    /// Notes mail that the projection may not show yet.
-    pub(super) fn add(&self, mailbox: &MailboxId, bytes: i64) {
-        if let Some(used) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(mailbox) {
+    /// Takes room for mail that the projection does not show yet, and gives it back when the reservation is dropped
+    /// without being kept: of mails that come at the same time, each sees the ones before it.
+    pub(super) fn reserve(&self, mailbox: &MailboxId, bytes: i64) -> Reserved<'_> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let used_bytes = known.get_mut(mailbox).map_or(0, |used| {
             used.bytes += bytes;
+            used.bytes - bytes
+        });
+        Reserved { usage: self, mailbox: mailbox.clone(), bytes, used_bytes }
+    }
+}
+
+/// Room that was taken in a mailbox.
+pub(super) struct Reserved<'a> {
+    usage: &'a Usage,
+    mailbox: MailboxId,
+    bytes: i64,
+    used_bytes: i64,
+}
+
+impl Reserved<'_> {
+    /// Returns what the mailbox held before.
+    pub(super) fn used_bytes(&self) -> i64 {
+        self.used_bytes
+    }
+
+    /// The mail was written: its room stays taken.
+    pub(super) fn keep(mut self) {
+        self.bytes = 0;
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if self.bytes == 0 {
+            return;
+        }
+        if let Some(used) = self.usage.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&self.mailbox) {
+            // It may have been read anew meanwhile, without this mail: then it shows less for a few seconds.
+            used.bytes = used.bytes.saturating_sub(self.bytes).max(0);
         }
     }
 }
@@ -118,12 +154,17 @@ impl Receiver {
         }
         let announced = asked.size_octets.map_or(0, |octets| i64::try_from(octets).unwrap_or(i64::MAX));
         let used = self.inner.used_bytes(&destination).await;
-        // The mail that crosses the line without having announced its size is still taken.
+        // What does not announce its size is measured at the end of its data.
         if used >= state.quota_bytes || used.saturating_add(announced) > state.quota_bytes {
             return Err(Refusal::OverQuota);
         }
         if !asked.trusted && !self.inner.rates.admit(&destination.mailbox, asked.peer, self.inner.allot.now()) {
             return Err(Refusal::TooFast);
+        }
+        let sender = asked.sender.address().map_or("", Address::as_str);
+        let (mailbox, now) = (destination.mailbox.as_str(), self.inner.allot.now());
+        if !asked.trusted && !self.inner.greylist.admit(asked.peer, sender, mailbox, now) {
+            return Err(Refusal::Greylisted);
         }
         Ok(destination)
     }

@@ -18,9 +18,15 @@ pub enum Refusal {
     /// The mailbox's sender rules keep this sender out.
     #[error("the sender is not allowed")]
     SenderRefused,
+    /// The author's domain asks to refuse mail that does not prove to come from it, and so do the recipients' domains.
+    #[error("the mail fails the DMARC policy of its author's domain")]
+    Forged,
     /// The mailbox is full. It may have room later.
     #[error("the mailbox is full")]
     OverQuota,
+    /// This sender is new here and is asked to come again in a few minutes.
+    #[error("the sender is new here")]
+    Greylisted,
     /// More mail than the rates allow. Later it is welcome.
     #[error("too much mail at once")]
     TooFast,
@@ -37,10 +43,13 @@ impl Refusal {
     #[must_use]
     pub fn is_temporary(self) -> bool {
         match self {
-            Self::OverQuota | Self::TooFast | Self::StoreFull | Self::Unavailable => true,
-            Self::NotHosted | Self::NotReceiving | Self::UnknownMailbox | Self::Suspended | Self::SenderRefused => {
-                false
-            }
+            Self::OverQuota | Self::Greylisted | Self::TooFast | Self::StoreFull | Self::Unavailable => true,
+            Self::NotHosted
+            | Self::NotReceiving
+            | Self::UnknownMailbox
+            | Self::Suspended
+            | Self::SenderRefused
+            | Self::Forged => false,
         }
     }
 
@@ -53,7 +62,9 @@ impl Refusal {
             Self::UnknownMailbox => "unknown_mailbox",
             Self::Suspended => "suspended",
             Self::SenderRefused => "sender_refused",
+            Self::Forged => "forged",
             Self::OverQuota => "over_quota",
+            Self::Greylisted => "greylisted",
             Self::TooFast => "too_fast",
             Self::StoreFull => "store_full",
             Self::Unavailable => "unavailable",

@@ -5,11 +5,9 @@
 
 use axum::extract::State;
 use domain::id::{EventId, Position};
-use domain::mailbox::Mailbox;
 use domain::message::Folder;
-use domain::{StreamId, Versioned};
 use projections::messages::Changes;
-use projections::{folders, messages, threads};
+use projections::{folders, mailboxes, messages, threads};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -213,14 +211,58 @@ impl Feed<'_> {
         }
     }
 
-    /// Answers for a type whose single changes are not kept: whoever stands elsewhere reads the list again.
-    fn whole(&self, field: &str, token: Option<&str>, state: Position) -> Result<MailboxChanges, Problem> {
-        let lost = match self.since(field, token)? {
-            Since::Start => false,
-            Since::At(since) => since != state,
-            Since::Lost => true,
+    /// The one identity of a mailbox is the mailbox itself: it changes with its name.
+    async fn identities(&self, token: Option<&str>) -> Result<MailboxChanges, Problem> {
+        let row = self.mailbox().await?;
+        self.single("identities_since_state", token, (&row, row.identity_position), "id_")
+    }
+
+    /// The one quota of a mailbox is its storage: its use changes with every mail, its limit seldom.
+    async fn quotas(&self, token: Option<&str>) -> Result<MailboxChanges, Problem> {
+        const FIELD: &str = "quotas_since_state";
+        let row = self.mailbox().await?;
+        let changed = row.limit_position.max(row.usage_position);
+        let mut told = self.single(FIELD, token, (&row, changed), "quota_")?;
+        let only_use = matches!(self.since(FIELD, token)?, Since::At(since) if since >= row.limit_position);
+        told.updated_properties = (only_use && !told.updated.is_empty()).then(|| vec!["used"]);
+        Ok(told)
+    }
+
+    async fn mailbox(&self) -> Result<mailboxes::Row, Problem> {
+        let found = mailboxes::get(&self.app.views, &self.call.caller.team, self.call.mailbox()?).await?;
+        found.ok_or_else(Problem::not_found)
+    }
+
+    /// Answers for a type of which a mailbox has exactly one, which begins with the mailbox and is named after it.
+    fn single(
+        &self,
+        field: &str,
+        token: Option<&str>,
+        (row, changed): (&mailboxes::Row, Position),
+        prefix: &str,
+    ) -> Result<MailboxChanges, Problem> {
+        let since = match self.since(field, token)? {
+            Since::At(since) => since,
+            since => return Ok(self.standing(token, changed, matches!(since, Since::Lost))),
         };
-        Ok(self.standing(token, state, lost))
+        let id = row.id.as_str();
+        let name = format!("{prefix}{}", id.split_once('_').map_or(id, |(_, rest)| rest));
+        let mut told = self.standing(token, changed.max(since), false);
+        if row.created_position > since {
+            told.created.push(name);
+        } else if changed > since {
+            told.updated.push(name);
+        }
+        Ok(told)
+    }
+
+    /// Answers for a type of which there is nothing yet: its state never moves.
+    fn empty(&self, field: &str, token: Option<&str>) -> Result<MailboxChanges, Problem> {
+        Ok(match self.since(field, token)? {
+            Since::Start => self.standing(token, 0, false),
+            Since::At(since) => self.standing(token, since, false),
+            Since::Lost => self.standing(token, 0, true),
+        })
     }
 }
 
@@ -261,22 +303,10 @@ async fn get_changes(
             "threads" => by_type.threads = Some(feed.threads(query.threads_since_state.as_deref()).await?),
             "submissions" => {
                 let since = query.submissions_since_state.as_deref();
-                // Nothing is submitted here yet, so this state never moves.
-                by_type.submissions = Some(feed.whole("submissions_since_state", since, 0)?);
+                by_type.submissions = Some(feed.empty("submissions_since_state", since)?);
             }
-            "identities" => {
-                // The one identity is the mailbox itself, which changes with its own version.
-                let stream = [StreamId::Mailbox(call.mailbox()?.clone())];
-                let fold: Versioned<Mailbox> = app.log.state(&call.caller.team, &stream).await?;
-                let since = query.identities_since_state.as_deref();
-                by_type.identities = Some(feed.whole("identities_since_state", since, fold.version)?);
-            }
-            "quotas" => {
-                // What is stored changes with the messages.
-                let state = messages::state(&app.views, &call.caller.team, call.mailbox()?).await?;
-                let since = query.quotas_since_state.as_deref();
-                by_type.quotas = Some(feed.whole("quotas_since_state", since, state)?);
-            }
+            "identities" => by_type.identities = Some(feed.identities(query.identities_since_state.as_deref()).await?),
+            "quotas" => by_type.quotas = Some(feed.quotas(query.quotas_since_state.as_deref()).await?),
             _ => {
                 let message = "types is a list of messages, folders, threads, submissions, identities and quotas";
                 return Err(Problem::invalid("types", "invalid_value", message));

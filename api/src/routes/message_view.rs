@@ -239,6 +239,10 @@ pub(super) async fn raw(app: &App, call: &Call, row: &Row) -> Result<bytes::Byte
     if let Some(bytes) = app.log.blob(&call.caller.team, &row.blob).await? {
         return Ok(bytes);
     }
+    if row.rfc5322_message_id.is_none() {
+        // Erased, and its bytes with it: an empty mail is what is left to show.
+        return Ok(bytes::Bytes::new());
+    }
     tracing::error!(message.id = row.id.as_str(), "the bytes of a message are missing");
     Err(Problem::internal())
 }

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axum::extract::State;
 use domain::id::{MessageId, ThreadId};
-use domain::message::{ChangeKeywords, DeleteMessage, Deletion, Folder, Message as Fold};
+use domain::message::{ChangeKeywords, ChangeMessage, DeleteMessage, Deletion, Folder, Message as Fold};
 use domain::{StreamId, Versioned};
 use projections::messages::{self, Filter, Sort, SortBy};
+use projections::threads;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::message_search::{self, Wanted};
 use super::message_view::{MailboxMessage, MailboxMessageSummary, existing, parsed, state_token};
 use crate::auth::{Scoped, guards};
 use crate::envelope::{Data, Deleted, List, Reply};
@@ -98,9 +100,11 @@ struct ListQuery {
     bcc: Option<String>,
     /// Only where the subject contains this.
     subject: Option<String>,
-    /// Not searchable: bodies are not indexed.
+    /// Only where the body, as it is read, contains this. No read model keeps bodies, so mails are read one by one: a page
+    /// may hold fewer messages than its limit, or none, and still have more.
     body: Option<String>,
-    /// A header to look into: `Message-ID`, `Subject`, `From`, `To` or `Cc`.
+    /// A header to look into. Other than `Message-ID`, `Subject`, `From`, `To` and `Cc`, it is found by reading mails one by
+    /// one, as `body` is.
     header_name: Option<String>,
     /// What the header named by `header_name` contains.
     header_value: Option<String>,
@@ -137,11 +141,9 @@ struct ListQuery {
 
 impl ListQuery {
     /// Returns the conditions, or `None` where no message can meet them.
-    fn filter(&self) -> Result<Option<Filter>, Problem> {
+    fn filter(&self) -> Result<Option<(Filter, Wanted)>, Problem> {
         let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-        if text(&self.body).is_some() {
-            return Err(Problem::invalid("body", "not_supported", "bodies are not searchable; use q"));
-        }
+        let mut wanted = Wanted { body: text(&self.body), header: None };
         let mut filter = Filter {
             folder: None,
             thread: None,
@@ -163,7 +165,7 @@ impl ListQuery {
         };
         match (text(&self.header_name), text(&self.header_value)) {
             (None, None) => {}
-            (Some(name), Some(value)) => header(&mut filter, &name, value)?,
+            (Some(name), Some(value)) => header(&mut filter, &mut wanted, name, value)?,
             (Some(_), None) => return Err(Problem::missing("header_value")),
             (None, Some(_)) => return Err(Problem::missing("header_name")),
         }
@@ -172,19 +174,22 @@ impl ListQuery {
             filter.folder = Some(folder);
         }
         if let Some(id) = text(&self.thread_id) {
-            if filter != Filter::default() {
+            if filter != Filter::default() || !wanted.is_nothing() {
                 let message = "thread_id cannot be combined with other filters";
                 return Err(Problem::invalid("thread_id", "conflict", message));
             }
             let Ok(thread) = id.parse::<ThreadId>() else { return Ok(None) };
             filter.thread = Some(thread);
         }
-        Ok(Some(filter))
+        Ok(Some((filter, wanted)))
     }
 }
 
+/// The longest name of a header field that is looked for.
+const HEADER_NAME_CHARS_MAX: usize = 76;
+
 /// Adds a condition on one header to a filter.
-fn header(filter: &mut Filter, name: &str, value: String) -> Result<(), Problem> {
+fn header(filter: &mut Filter, wanted: &mut Wanted, name: String, value: String) -> Result<(), Problem> {
     let slot = match name.to_ascii_lowercase().as_str() {
         "message-id" => {
             filter.rfc5322_message_id = Some(value.trim().trim_matches(['<', '>']).to_owned());
@@ -194,9 +199,13 @@ fn header(filter: &mut Filter, name: &str, value: String) -> Result<(), Problem>
         "from" => &mut filter.from,
         "to" => &mut filter.to,
         "cc" => &mut filter.cc,
+        _ if name.len() > HEADER_NAME_CHARS_MAX || !name.bytes().all(|b| b.is_ascii_graphic() && b != b':') => {
+            let message = "header_name must be the name of a header field: visible ASCII characters, no colon";
+            return Err(Problem::invalid("header_name", "invalid_value", message));
+        }
         _ => {
-            let message = "header_name must be Message-ID, Subject, From, To or Cc";
-            return Err(Problem::invalid("header_name", "not_supported", message));
+            wanted.header = Some((name, value));
+            return Ok(());
         }
     };
     if slot.is_some() {
@@ -234,9 +243,16 @@ async fn list_messages(
     let state = messages::state(&app.views, team, mailbox).await?;
     let (rows, next_cursor) = match filter {
         None => (vec![], None),
-        Some(filter) => {
+        Some((mut filter, wanted)) => {
+            if let Some(thread) = &mut filter.thread {
+                *thread = threads::resolve(&app.views, team, mailbox, thread).await?;
+            }
             let page = page(query.cursor, query.limit);
-            let paged = messages::list(&app.views, team, mailbox, &filter, sort, &page).await?;
+            let paged = if wanted.is_nothing() {
+                messages::list(&app.views, team, mailbox, &filter, sort, &page).await?
+            } else {
+                message_search::list(&app, &call, mailbox, (&filter, &wanted), sort, page).await?
+            };
             (paged.rows, paged.next_cursor)
         }
     };
@@ -293,12 +309,23 @@ struct PatchMailboxMessageBody {
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     keywords: Option<BTreeMap<String, bool>>,
+    /// The folder it goes to: `inbox`, `drafts`, `sent`, `junk`, `trash` or `archive`. Out of `trash` restores it.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    folder_id: Option<String>,
 }
 
 const KEYWORDS_PER_UPDATE_MAX: usize = 50;
 const KEYWORD_CHARS_MAX: usize = 255;
 
 impl PatchMailboxMessageBody {
+    /// Returns the folder to move to.
+    fn folder(&self) -> Result<Option<Folder>, Problem> {
+        let Some(id) = &self.folder_id else { return Ok(None) };
+        let message = "folder_id must be inbox, drafts, sent, junk, trash or archive";
+        Folder::parse(id).map(Some).ok_or_else(|| Problem::invalid("folder_id", "invalid_value", message))
+    }
+
     /// Returns the keywords to set and to clear.
     fn read(self) -> Result<(BTreeSet<String>, BTreeSet<String>), Problem> {
         let mut wanted: BTreeMap<String, bool> = BTreeMap::new();
@@ -337,7 +364,7 @@ fn is_keyword(text: &str) -> bool {
 
 /// Update a message
 ///
-/// Sets and clears keywords; `seen` and `flagged` are two of them.
+/// Sets and clears keywords, of which `seen` and `flagged` are two, and moves it to another folder, in one step.
 #[utoipa::path(
     patch,
     path = "/mailbox/messages/{message_id}",
@@ -361,9 +388,11 @@ async fn update_message(
 ) -> Result<Reply<Data<MailboxMessage>>, Problem> {
     let mut row = existing(&app, &call, &id).await?;
     let fold: Versioned<Fold> = app.log.state(&call.caller.team, &[StreamId::Message(id.clone())]).await?;
+    let folder = body.folder()?;
     let (add, remove) = body.read()?;
     let if_version = expected.version(fold.version);
-    let command = ChangeKeywords { message: id, mailbox: call.mailbox()?.clone(), add, remove, if_version };
+    let keywords = ChangeKeywords { message: id, mailbox: call.mailbox()?.clone(), add, remove, if_version };
+    let command = ChangeMessage { keywords, folder };
     let appended = app.append(&call, call.submission(command)).await?;
     // The row was read before; what the command knows is newer.
     let stored = appended.state.stored.as_ref().ok_or_else(Problem::not_found)?;
@@ -385,7 +414,7 @@ struct DeleteQuery {
 
 /// Delete a message
 ///
-/// Moves it to the trash, or destroys it.
+/// Moves it to the trash, from where it can be restored, or destroys it.
 #[utoipa::path(
     delete,
     path = "/mailbox/messages/{message_id}",

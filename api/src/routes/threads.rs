@@ -173,8 +173,13 @@ async fn list_threads(
 }
 
 async fn existing(app: &App, call: &Call, id: &ThreadId) -> Result<Row, Problem> {
-    let found = threads::get(&app.views, &call.caller.team, call.mailbox()?, id).await?;
-    found.ok_or_else(Problem::not_found)
+    let (team, mailbox) = (&call.caller.team, call.mailbox()?);
+    if let Some(row) = threads::get(&app.views, team, mailbox, id).await? {
+        return Ok(row);
+    }
+    // It may have been joined to an older thread; who knows its old id is led there.
+    let now = threads::resolve(&app.views, team, mailbox, id).await?;
+    threads::get(&app.views, team, mailbox, &now).await?.ok_or_else(Problem::not_found)
 }
 
 /// Get a thread
@@ -202,7 +207,7 @@ async fn get_thread(
         return Ok(Reply::not_modified(&tag));
     }
     let (team, mailbox) = (&call.caller.team, call.mailbox()?);
-    let ids = messages::ids_of_thread(&app.views, team, mailbox, &id, MESSAGE_IDS_MAX).await?;
+    let ids = messages::ids_of_thread(&app.views, team, mailbox, &row.id, MESSAGE_IDS_MAX).await?;
     let thread = MailboxThread {
         summary: MailboxThreadSummary::new(&app, &call, &row),
         message_ids: ids.iter().map(MessageId::to_string).collect(),
@@ -256,7 +261,7 @@ async fn list_thread_messages(
     Id(id): Id<ThreadId>,
     Query(query): Query<MessagesQuery>,
 ) -> Result<Reply<List<MailboxMessageSummary, MailboxThreadMessagesMeta>>, Problem> {
-    existing(&app, &call, &id).await?;
+    let id = existing(&app, &call, &id).await?.id;
     let (team, mailbox) = (&call.caller.team, call.mailbox()?);
     let filter = messages::Filter { thread: Some(id.clone()), ..messages::Filter::default() };
     let sort = Sort { by: SortBy::ReceivedAt, ascending: query.sort != Some(Direction::Desc) };

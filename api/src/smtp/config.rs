@@ -30,6 +30,9 @@ pub struct Config {
     pub literals: Vec<IpAddr>,
     /// Looks up SPF, DKIM, DMARC, ARC and the peer's name for each mail. Needs DNS.
     pub verify_senders: bool,
+    /// The hosted domains whose mail is refused (`550 5.7.26`) when it fails its author's DMARC policy of `reject`; `*`
+    /// means all of them. Elsewhere such mail is taken and labelled as spam. Needs `verify_senders`.
+    pub dmarc_reject_domains: Vec<String>,
     /// The spam score, in tenths of a point, from which mail goes to the junk folder.
     pub spam_threshold_tenths: i32,
     /// The mailbox that gets mail for `postmaster` here and at hosted domains that have no such mailbox.
@@ -44,6 +47,28 @@ pub struct Config {
     pub harvest: HarvestConfig,
     /// How many mails are taken how fast.
     pub rates: RateConfig,
+    /// Whether senders that are new to a mailbox are asked to come again.
+    pub greylist: GreylistConfig,
+}
+
+/// Greylisting (RFC 6647). A peer is its network: an IPv4 /24 or an IPv6 /64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GreylistConfig {
+    /// Whether it is done at all.
+    pub on: bool,
+    /// How long a new sender has to wait.
+    pub delay_seconds: u32,
+    /// How long it is remembered that it came.
+    pub window_seconds: u32,
+    /// How many days a sender that waited is let in, from its last mail on.
+    pub pass_days: u32,
+}
+
+impl Default for GreylistConfig {
+    fn default() -> Self {
+        Self { on: false, delay_seconds: 300, window_seconds: 86_400, pass_days: 35 }
+    }
 }
 
 /// STARTTLS of the SMTP listener.
@@ -112,6 +137,7 @@ impl Default for Config {
             trusted_peers: vec![],
             literals: vec![],
             verify_senders: false,
+            dmarc_reject_domains: vec![],
             spam_threshold_tenths: 50,
             postmaster_mailbox: None,
             held_octets_max: 512 * 1024 * 1024,
@@ -119,6 +145,7 @@ impl Default for Config {
             drain_seconds: 10,
             harvest: HarvestConfig::default(),
             rates: RateConfig::default(),
+            greylist: GreylistConfig::default(),
         }
     }
 }
@@ -144,6 +171,14 @@ impl Config {
         if let Some(Err(e)) = self.postmaster_mailbox.as_deref().map(Address::parse) {
             problems.push(format!("smtp.postmaster_mailbox: {e}"));
         }
+        for domain in self.dmarc_reject_domains.iter().filter(|domain| *domain != "*") {
+            if let Err(e) = normalise_domain(domain) {
+                problems.push(format!("smtp.dmarc_reject_domains: {domain}: {e}"));
+            }
+        }
+        if !self.dmarc_reject_domains.is_empty() && !self.verify_senders {
+            problems.push("smtp.dmarc_reject_domains needs smtp.verify_senders".to_owned());
+        }
         let message_octets = usize::try_from(self.limits.message_octets_max).unwrap_or(usize::MAX);
         if self.held_octets_max < message_octets {
             problems.push("smtp.held_octets_max must not be below smtp.limits.message_octets_max".to_owned());
@@ -163,6 +198,9 @@ impl Config {
         if harvest.delay_min_millis > harvest.delay_max_millis || harvest.delay_max_millis > 60_000 {
             problems.push("smtp.harvest.delay_max_millis must be from delay_min_millis to 60000".to_owned());
         }
+        if self.greylist.delay_seconds >= self.greylist.window_seconds {
+            problems.push("smtp.greylist.window_seconds must be above smtp.greylist.delay_seconds".to_owned());
+        }
         problems
     }
 
@@ -173,6 +211,16 @@ impl Config {
             hostname: normalise_domain(&self.hostname).unwrap_or_else(|_| "localhost".to_owned()),
             spam_threshold_tenths: self.spam_threshold_tenths,
             postmaster_mailbox: self.postmaster_mailbox.as_deref().and_then(|text| Address::parse(text).ok()),
+            dmarc_reject_domains: self
+                .dmarc_reject_domains
+                .iter()
+                .map(|domain| normalise_domain(domain).unwrap_or_else(|_| domain.clone()))
+                .collect(),
+            greylist: self.greylist.on.then(|| receive::GreylistTimes {
+                delay_micros: i64::from(self.greylist.delay_seconds) * 1_000_000,
+                window_micros: i64::from(self.greylist.window_seconds) * 1_000_000,
+                pass_micros: i64::from(self.greylist.pass_days) * 24 * 3_600 * 1_000_000,
+            }),
             large_mails_parsed_at_once: self.large_mails_parsed_at_once,
             mails_per_minute_per_mailbox_and_peer: self.rates.mails_per_minute_per_mailbox_and_peer,
             mails_per_minute_per_mailbox: self.rates.mails_per_minute_per_mailbox,
@@ -213,20 +261,25 @@ mod tests {
             postmaster_mailbox: Some("nobody".into()),
             held_octets_max: 1,
             drain_seconds: 0,
+            dmarc_reject_domains: vec!["not a name".into()],
             spam_threshold_tenths: 0,
             ..Config::default()
         };
         config.limits.recipients_max = 1;
         config.tls = TlsConfig { certificate_file: Some("x".into()), off: true, ..TlsConfig::default() };
         config.harvest = HarvestConfig { unknown_recipients_max: 0, delay_max_millis: 1, ..HarvestConfig::default() };
+        config.greylist.window_seconds = 1;
         let problems = config.problems();
         for key in [
+            "smtp.greylist.window_seconds",
             "smtp.hostname",
             "smtp.limits.recipients_max",
             "smtp.tls.key_file",
             "smtp.tls.off",
             "smtp.postmaster_mailbox",
             "smtp.held_octets_max",
+            "smtp.dmarc_reject_domains: not a name",
+            "smtp.dmarc_reject_domains needs",
             "smtp.drain_seconds",
             "smtp.spam_threshold_tenths",
             "smtp.harvest.unknown_recipients_max",

@@ -495,8 +495,9 @@ fn verdict(refusal: Refusal) -> Verdict {
         Refusal::UnknownMailbox => Verdict::unknown_mailbox(),
         Refusal::Suspended => Verdict::suspended(),
         Refusal::SenderRefused => Verdict::sender_denied(),
+        Refusal::Forged => Verdict::dmarc_rejected(),
         Refusal::OverQuota => Verdict::over_quota(),
-        Refusal::TooFast => Verdict::slow_down(),
+        Refusal::Greylisted | Refusal::TooFast => Verdict::slow_down(),
         Refusal::StoreFull => Verdict::storage_full(),
         Refusal::Unavailable => Verdict::unavailable(),
     }

@@ -152,6 +152,64 @@ async fn keywords_change_under_the_version_that_was_read() {
 }
 
 #[tokio::test]
+async fn a_message_is_moved_and_restored_from_the_trash_by_naming_a_folder() {
+    let (world, team, mailbox) = world().await;
+    let id = world.receive(&team, &mailbox.id, REPLY).await;
+    let path = format!("/mailbox/messages/{id}");
+    let patch = |body: serde_json::Value| world.patch(&path).key(&mailbox.key).json(&body);
+    let moved = patch(json!({"folder_id": "archive", "seen": true})).header("if-match", "W/\"1\"").send().await;
+    assert_eq!((&moved.data()["folder_ids"], &moved.data()["flags"]["seen"]), (&json!(["archive"]), &json!(true)));
+    assert_eq!(moved.header("etag"), "W/\"3\"");
+    assert_eq!(world.delete(&path).key(&mailbox.key).send().await.status, 200);
+    assert_eq!(world.get(&path).key(&mailbox.key).send().await.data()["folder_ids"], json!(["trash"]));
+    let state = world.get("/mailbox/changes").key(&mailbox.key).send().await.data()["new_state"].clone();
+    assert_eq!(patch(json!({"folder_id": "inbox"})).send().await.data()["folder_ids"], json!(["inbox"]));
+    let read = world.get(&path).key(&mailbox.key).send().await;
+    assert_eq!((&read.data()["folder_ids"], read.header("etag").as_str()), (&json!(["inbox"]), "W/\"5\""));
+    let changes = format!("/mailbox/changes?since_state={}", state.as_str().unwrap());
+    assert_eq!(world.get(&changes).key(&mailbox.key).send().await.data()["updated"], json!([id.to_string()]));
+    let folders = world.get("/mailbox/folders").key(&mailbox.key).send().await.data();
+    let counts: Vec<_> = folders.as_array().unwrap().iter().map(|f| f["total_messages"].as_u64().unwrap()).collect();
+    assert_eq!(counts, [1, 0, 0, 0, 0, 0]);
+    // Where it is already, nothing happens.
+    assert_eq!(patch(json!({"folder_id": "inbox"})).send().await.header("etag"), "W/\"5\"");
+    let stale = patch(json!({"folder_id": "junk"})).header("if-match", "W/\"1\"").send().await;
+    assert_eq!(stale.refusal(), (409, "conflict".to_owned()));
+    for bad in [json!("nonsense"), json!(""), json!(null), json!(7)] {
+        assert_eq!(patch(json!({"folder_id": bad})).send().await.param(), "folder_id");
+    }
+    assert_eq!(world.delete(&format!("{path}?permanent=true")).key(&mailbox.key).send().await.status, 200);
+    assert_eq!(patch(json!({"folder_id": "inbox"})).send().await.status, 404, "what was destroyed never comes back");
+}
+
+#[tokio::test]
+async fn a_search_through_the_mails_themselves_goes_page_by_page() {
+    let (world, team, mailbox) = world().await;
+    let mut expected = vec![];
+    for n in 0..30 {
+        world.advance(SECOND);
+        let mail = REPLY.replace("Never mind.", if n % 3 == 0 { "A needle." } else { "Hay." });
+        let id = world.receive(&team, &mailbox.id, &mail.replace("two@", &format!("n{n}@"))).await;
+        if n % 3 == 0 {
+            expected.push(id.to_string());
+        }
+    }
+    let (mut found, mut cursor) = (vec![], String::new());
+    loop {
+        let path = format!("/mailbox/messages?body=NEEDLE&sort_direction=asc&limit=4{cursor}");
+        let page = world.get(&path).key(&mailbox.key).send().await.json();
+        let rows = page["data"].as_array().unwrap();
+        assert!(rows.len() <= 4);
+        found.extend(rows.iter().map(|row| row["id"].as_str().unwrap().to_owned()));
+        if page["pagination"]["has_more"] == false {
+            break;
+        }
+        cursor = format!("&cursor={}", page["pagination"]["next_cursor"].as_str().unwrap());
+    }
+    assert_eq!(found, expected);
+}
+
+#[tokio::test]
 async fn a_deleted_message_goes_to_the_trash_and_then_for_good() {
     let (world, team, mailbox) = world().await;
     let id = world.receive(&team, &mailbox.id, REPLY).await;
@@ -195,6 +253,13 @@ async fn messages_are_found_by_what_they_say() {
         ("keyword=$seen", 0),
         ("not_keyword=$seen", 2),
         ("header_name=Message-ID&header_value=%3Ctwo@example.net%3E", 1),
+        ("body=never+MIND", 1),
+        ("body=123456&from=ann", 1),
+        ("body=nothing+of+the+kind", 0),
+        ("header_name=Reply-To&header_value=office", 1),
+        ("header_name=in-reply-to&header_value=one@", 1),
+        ("header_name=In-Reply-To&header_value=one@&body=verification", 0),
+        ("header_name=X-Spam&header_value=x", 0),
         ("after=2026-11-21T10:00:01Z", 1),
         ("before=2026-11-21T10:00:01Z", 1),
         ("min_size_bytes=1000000", 0),
@@ -217,8 +282,9 @@ async fn messages_are_found_by_what_they_say() {
     assert_eq!(first("sort_by=size_bytes").await, "Your code");
     for (query, param) in [
         (format!("{thread}&q=x"), "thread_id"),
-        ("body=x".to_owned(), "body"),
-        ("header_name=X-Spam&header_value=x".to_owned(), "header_name"),
+        (format!("{thread}&body=x"), "thread_id"),
+        ("header_name=X:Spam&header_value=x".to_owned(), "header_name"),
+        ("header_name=X-Spam".to_owned(), "header_value"),
         ("header_value=x".to_owned(), "header_name"),
         ("sort_by=mood".to_owned(), "sort_by"),
         ("after=soon".to_owned(), "after"),
@@ -301,8 +367,32 @@ async fn changes_are_told_since_a_state() {
     let folders = typed["types"]["folders"]["new_state"].as_str().unwrap();
     let none = get(format!("/mailbox/changes?types=folders&folders_since_state={folders}")).await.data();
     assert_eq!(none["types"]["folders"]["updated"], json!([]));
-    let quotas = get(format!("/mailbox/changes?types=quotas&quotas_since_state={state}")).await.data();
-    assert_eq!(quotas["types"]["quotas"]["sync_required"], true);
+    let quotas = get(format!("/mailbox/changes?types=quotas&quotas_since_state={next}")).await.data();
+    let quotas = &quotas["types"]["quotas"];
+    let quota = mailbox.id.as_str().replace("mbx_", "quota_");
+    assert_eq!((&quotas["updated"], &quotas["updated_properties"]), (&json!([quota]), &json!(["used"])));
+    assert_eq!(quotas["sync_required"], json!(null));
+    let at = quotas["new_state"].as_str().unwrap();
+    let quotas = get(format!("/mailbox/changes?types=quotas&quotas_since_state={at}")).await.data();
+    assert_eq!(
+        (&quotas["types"]["quotas"]["updated"], &quotas["types"]["quotas"]["new_state"]),
+        (&json!([]), &json!(at))
+    );
+    // The name and the quota of the mailbox change; the one identity and the one quota say so.
+    let identity = mailbox.id.as_str().replace("mbx_", "id_");
+    let same = get(format!("/mailbox/changes?types=identities&identities_since_state={at}")).await.data();
+    assert_eq!(same["types"]["identities"]["updated"], json!([]));
+    let manage = format!("/mailboxes/{}", mailbox.id);
+    let change = json!({"display_name": "New name", "quota_bytes": 5_368_709_120_i64});
+    assert_eq!(world.patch(&manage).key(&team.root).json(&change).send().await.status, 200);
+    let both = format!("/mailbox/changes?types=identities,quotas&identities_since_state={at}&quotas_since_state={at}");
+    let both = get(both).await.data();
+    assert_eq!(both["types"]["identities"]["updated"], json!([identity]));
+    assert_eq!(both["types"]["quotas"]["updated"], json!([quota]));
+    assert_eq!(both["types"]["quotas"]["updated_properties"], json!(null), "not only its use");
+    let birth = domain::id::EventId::new(&team.id, 1, 1);
+    let begun = get(format!("/mailbox/changes?types=identities&identities_since_state={birth}")).await.data();
+    assert_eq!(begun["types"]["identities"]["created"], json!([identity]));
     let head = world.app.log.head(&team.id).await.unwrap();
     let ahead = domain::id::EventId::new(&team.id, head.epoch, head.position + 5);
     assert_eq!(get(format!("/mailbox/changes?since_state={ahead}")).await.data()["sync_required"], true);

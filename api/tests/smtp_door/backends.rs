@@ -126,6 +126,12 @@ impl Backend for Faulty {
         self.inner.erase_personal(team, positions).await
     }
 
+    async fn erasures(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<(TeamId, i64)>, StoreError> {
+        self.inner.erasures(after, limit).await
+    }
+    async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError> {
+        self.inner.erase_blobs(team, ids).await
+    }
     async fn close(&self) {
         self.inner.close().await;
     }

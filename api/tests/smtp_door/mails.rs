@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use domain::message::Folder;
+use api::smtp::Config;
+use domain::Event;
+use domain::message::{Event as MessageEvent, Folder};
+use domain::sending_domain::Mode;
 use mail::auth::Zone;
 use sha2::{Digest, Sha256};
 
@@ -122,6 +125,14 @@ async fn the_same_mail_again_is_answered_without_a_second_event() {
         assert_eq!(door.mails(&team).await.len(), 2, "another content is another mail");
         client.deliver("a@sender.test", &["other@team.test", "box@team.test"], &once).await;
         assert_eq!(door.mails(&team).await.len(), 3, "another mailbox has not had it");
+        // Each repetition is on record, with the message that it repeats.
+        let first = door.mails(&team).await[0].0.clone();
+        let records = door.log.read(&team, 0, 1_000).await.unwrap();
+        let again = records.iter().filter_map(|record| match &record.event {
+            Event::Message(MessageEvent::DuplicateReceived(e)) => Some((e.message.clone(), e.mailbox.clone())),
+            _ => None,
+        });
+        assert_eq!(again.collect::<Vec<_>>(), vec![(first.message.clone(), first.mailbox.clone()); 3]);
     }
 }
 
@@ -297,6 +308,71 @@ async fn replies_meet_in_the_thread_of_what_they_answer_in_any_order() {
 }
 
 #[tokio::test]
+async fn threads_are_found_by_the_book() {
+    let door = Door::open(Store::Memory).await;
+    let team = door.team("team.test").await;
+    let mailbox = door.mailbox(&team, "box@team.test").await;
+    let mut client = door.hello().await;
+    let with = |id: &str, subject: &str, fields: &str| {
+        mail(id, subject).replace("Message-ID:", &format!("{fields}Message-ID:"))
+    };
+    let no_id = mail("x", "Bare words only").replace("Message-ID: <x@sender.test>\r\n", "");
+    let mails = [
+        // A child is here before its parent, and a grandchild that only names both of them.
+        ("child", with("child", "Re: Budget of spring", "In-Reply-To: <parent@sender.test>\r\n"), 'a'),
+        ("parent", mail("parent", "Budget of spring"), 'a'),
+        (
+            "grandchild",
+            with("grandchild", "Something else now", "References: <parent@sender.test> <child@sender.test>\r\n"),
+            'a',
+        ),
+        // The same subject without a prefix begins anew; with one and nothing else it goes to the latest.
+        ("new", mail("new", "Budget of spring"), 'b'),
+        ("by subject", with("subject", "AW: Budget of spring", ""), 'b'),
+        // The same Message-ID over another content: two messages, one thread.
+        ("twin", mail("parent", "Budget of spring, corrected"), 'a'),
+        // No Message-ID at all, twice with different words: each gets one of its own.
+        ("no id", no_id.clone(), 'c'),
+        ("no id either", no_id.replace("Hello", "Howdy"), 'd'),
+        // Two threads that nothing connected until somebody answers both.
+        ("left", with("left", "Left", "In-Reply-To: <l@sender.test>\r\n"), 'e'),
+        ("right", with("right", "Right", "In-Reply-To: <r@sender.test>\r\n"), 'e'),
+        ("both", with("both", "Both", "References: <l@sender.test> <r@sender.test>\r\n"), 'e'),
+    ];
+    for (_, content, _) in &mails {
+        client.deliver("ann@sender.test", &["box@team.test"], content).await;
+        door.projected(&team).await;
+    }
+    let mut threads = std::collections::BTreeMap::new();
+    for ((facts, _), (name, _, thread)) in door.mails(&team).await.iter().zip(&mails) {
+        let row = projections::messages::get(&door.views, &team, &mailbox, &facts.message).await.unwrap().unwrap();
+        let expected = threads.entry(*thread).or_insert_with(|| row.thread.clone());
+        assert_eq!(row.thread, *expected, "{name}");
+    }
+    let apart: std::collections::BTreeSet<_> = threads.values().collect();
+    assert_eq!(apart.len(), threads.len(), "different conversations are different threads");
+}
+
+#[tokio::test]
+async fn a_mail_without_an_author_or_with_several_is_taken() {
+    let door = Door::verifying(Store::Memory, config(), None, Some(Arc::new(Zone::new()))).await;
+    let team = door.team("team.test").await;
+    door.mailbox(&team, "box@team.test").await;
+    let mut client = door.hello().await;
+    let none = mail("none", "Hi").replace("From: Ann <ann@sender.test>\r\n", "");
+    let two = mail("two", "Hi").replace("From: Ann", "From: Bob <bob@other.test>\r\nFrom: Ann");
+    for content in [&none, &two] {
+        client.deliver("a@sender.test", &["box@team.test"], content).await;
+    }
+    let mails = door.mails(&team).await;
+    assert_eq!(mails[0].1.from, None);
+    for (facts, people) in &mails {
+        assert!(["permerror", "fail", "none"].contains(&facts.authentication.dmarc.as_str()), "{facts:?}");
+        assert_eq!(people.verified_domain, None);
+    }
+}
+
+#[tokio::test]
 async fn with_a_resolver_the_origin_is_checked_and_written_on_top() {
     let zone = Zone::new()
         .with_txt("sender.test", "v=spf1 ip4:127.0.0.1 -all")
@@ -330,6 +406,49 @@ async fn with_a_resolver_the_origin_is_checked_and_written_on_top() {
     assert_eq!((facts.authentication.dmarc.as_str(), people.verified_domain.as_deref()), ("fail", None));
     assert!(facts.is_spam && facts.spam_rules.iter().any(|rule| rule == "DMARC_FAIL_POLICY"), "{facts:?}");
     assert_eq!(mails[2].0.authentication.dmarc, "pass");
+}
+
+#[tokio::test]
+async fn forged_mail_is_refused_where_every_recipients_domain_wants_that() {
+    let zone = || {
+        Zone::new()
+            .with_txt("other.test", "v=spf1 -all")
+            .with_txt("_dmarc.other.test", "v=DMARC1; p=reject")
+            .with_txt("mild.test", "v=spf1 -all")
+            .with_txt("_dmarc.mild.test", "v=DMARC1; p=quarantine")
+            .with_txt("trying.test", "v=spf1 -all")
+            .with_txt("_dmarc.trying.test", "v=DMARC1; p=reject; t=y")
+            .with_failure("_dmarc.broken.test")
+    };
+    let forged = |author: &str| mail("forged", "Hi").replace("ann@sender.test", &format!("ceo@{author}"));
+    for (wanted, strict, mixed, plain) in [
+        (vec!["strict.test".to_owned()], "550 5.7.26", "250", "250"),
+        (vec!["*".to_owned()], "550 5.7.26", "550 5.7.26", "550 5.7.26"),
+        (vec![], "250", "250", "250"),
+    ] {
+        let config = Config { verify_senders: true, dmarc_reject_domains: wanted.clone(), ..config() };
+        let door = Door::verifying(Store::Memory, config, None, Some(Arc::new(zone()))).await;
+        let team = door.team("strict.test").await;
+        door.domain(&team, "plain.test", Mode::SendReceive).await;
+        door.mailbox(&team, "box@strict.test").await;
+        door.mailbox(&team, "box@plain.test").await;
+        let mut client = door.hello().await;
+        for (to, expected) in [
+            (&["box@strict.test"][..], strict),
+            (&["box@strict.test", "box@plain.test"], mixed),
+            (&["box@plain.test"], plain),
+        ] {
+            client.submit("x@other.test", to, &forged("other.test")).await;
+            let reply = client.reply().await;
+            assert!(reply.starts_with(expected), "{wanted:?} {to:?}: {reply}");
+        }
+        // What is taken all the same says what it is.
+        assert!(door.mails(&team).await.iter().all(|(facts, _)| facts.is_spam && facts.authentication.dmarc == "fail"));
+        // Milder policies, a domain that only tries, a policy that cannot be looked up: never refused.
+        for author in ["mild.test", "trying.test", "broken.test", "none.test"] {
+            client.deliver("x@other.test", &["box@strict.test"], &forged(author)).await;
+        }
+    }
 }
 
 #[tokio::test]

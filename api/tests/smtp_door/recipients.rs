@@ -1,7 +1,7 @@
 //! Recipients that are refused, and why.
 
 use api::receive::{Asked, Receiver, Refusal};
-use api::smtp::HarvestConfig;
+use api::smtp::{GreylistConfig, HarvestConfig};
 use domain::mailbox::{
     ChangeMailbox, CloseMailbox, FilterMode, ReplaceSenderRules, ResumeMailbox, SenderRule, SuspendMailbox,
 };
@@ -144,17 +144,70 @@ async fn a_mailbox_without_room_refuses_for_now() {
         send_scope: None,
         if_version: None,
     };
-    door.run(&team, quota(1_000)).await;
+    door.run(&team, quota(2_000)).await;
     let mut client = door.hello().await;
-    client.say("MAIL FROM:<a@sender.test> SIZE=1001", "250").await;
+    client.say("MAIL FROM:<a@sender.test> SIZE=2001", "250").await;
     client.say("RCPT TO:<box@team.test>", "452 4.2.2").await;
     client.say("RSET", "250").await;
     let body = "x".repeat(900);
-    client.deliver("a@sender.test", &["box@team.test"], &format!("{}{body}", mail("fills", "Hi"))).await;
+    client.deliver("a@sender.test", &["box@team.test"], &format!("{}{body}", mail("fits", "Hi"))).await;
+    // Announced, it is refused before it is sent; not announced, as soon as its size is known, and nothing of it stays.
+    client.say("MAIL FROM:<a@sender.test> SIZE=1500", "250").await;
+    client.say("RCPT TO:<box@team.test>", "452 4.2.2").await;
+    client.say("RSET", "250").await;
+    let second = format!("{}{body}", mail("too much", "Hi"));
+    for _ in 0..2 {
+        client.submit("a@sender.test", &["box@team.test"], &second).await;
+        client.expect("452 4.2.2").await;
+    }
+    assert_eq!(door.mails(&team).await.len(), 1);
+    // What was refused takes no room.
+    client.deliver("a@sender.test", &["box@team.test"], &mail("small", "Hi")).await;
+    door.run(&team, quota(1_000_000)).await;
+    client.deliver("a@sender.test", &["box@team.test"], &second).await;
+    let stored: i64 = door.mails(&team).await.iter().map(|(facts, _)| facts.size_bytes).sum();
+    door.run(&team, quota(stored)).await;
     client.say("MAIL FROM:<a@sender.test>", "250").await;
     client.say("RCPT TO:<box@team.test>", "452 4.2.2").await;
-    door.run(&team, quota(1_000_000)).await;
+    door.run(&team, quota(stored + 1)).await;
     client.say("RCPT TO:<box@team.test>", "250").await;
+}
+
+#[tokio::test]
+async fn mails_that_come_at_the_same_time_do_not_exceed_the_quota_together() {
+    let mut door = Door::open(Store::Memory).await;
+    let team = door.team("team.test").await;
+    let mailbox = door.mailbox(&team, "box@team.test").await;
+    let mut first = door.hello().await;
+    first.deliver("a@sender.test", &["box@team.test"], &mail("n0", "Hi")).await;
+    // Room for three of them, and for no fourth.
+    let size = door.mails(&team).await[0].0.size_bytes;
+    let quota_bytes = Some(size * 3 + size / 2);
+    let change = ChangeMailbox { mailbox, display_name: None, quota_bytes, send_scope: None, if_version: None };
+    door.run(&team, change).await;
+    let mut clients = vec![];
+    for _ in 0..5 {
+        let mut client = door.hello().await;
+        client.say("MAIL FROM:<a@sender.test>", "250").await;
+        client.say("RCPT TO:<box@team.test>", "250").await;
+        client.say("DATA", "354").await;
+        clients.push(client);
+    }
+    // All of them are on their way before the first is written.
+    door.faults.set(Fault::Gated);
+    for (n, client) in (1..).zip(&mut clients) {
+        client.send(format!("{}.\r\n", mail(&format!("n{n}"), "Hi"))).await;
+    }
+    door.waits.recv().await.unwrap();
+    door.faults.set(Fault::None);
+    door.faults.gate.add_permits(100);
+    let mut taken = 1;
+    for client in &mut clients {
+        let reply = client.reply().await;
+        assert!(reply.starts_with("250") || reply.starts_with("452 4.2.2"), "{reply}");
+        taken += usize::from(reply.starts_with("250"));
+    }
+    assert_eq!((taken, door.mails(&team).await.len()), (3, 3));
 }
 
 #[tokio::test]
@@ -172,6 +225,57 @@ async fn more_mail_than_the_rate_allows_is_put_off() {
     client.say("MAIL FROM:<a@sender.test>", "250").await;
     client.say("RCPT TO:<box@team.test>", "451 4.7.1").await;
     client.say("RCPT TO:<other@team.test>", "250").await;
+}
+
+#[tokio::test]
+async fn a_sender_that_is_new_to_a_mailbox_is_asked_to_come_again() {
+    let mut config = config();
+    config.greylist = GreylistConfig { on: true, delay_seconds: 0, window_seconds: 60, pass_days: 1 };
+    let door = Door::with(Store::Memory, config.clone(), None).await;
+    let team = door.team("team.test").await;
+    door.mailbox(&team, "box@team.test").await;
+    let mut client = door.hello().await;
+    client.say("MAIL FROM:<a@sender.test>", "250").await;
+    client.say("RCPT TO:<nobody@team.test>", "550 5.1.1").await;
+    client.say("RCPT TO:<box@team.test>", "451 4.7.1").await;
+    client.say("RSET", "250").await;
+    client.deliver("a@sender.test", &["box@team.test"], &mail("again", "Hi")).await;
+    client.say("MAIL FROM:<>", "250").await;
+    client.say("RCPT TO:<box@team.test>", "451 4.7.1").await;
+    assert_eq!(door.mails(&team).await.len(), 1);
+    // Whom the operator trusts does not wait.
+    config.trusted_peers = vec!["127.0.0.0/8".parse().unwrap()];
+    let door = Door::with(Store::Memory, config, None).await;
+    let team = door.team("team.test").await;
+    door.mailbox(&team, "box@team.test").await;
+    door.hello().await.deliver("a@sender.test", &["box@team.test"], &mail("trusted", "Hi")).await;
+}
+
+#[tokio::test]
+async fn a_guesser_that_waits_keeps_nobody_else_waiting() {
+    let mut config = config();
+    config.limits.connections_per_peer_max = 300;
+    config.harvest = HarvestConfig {
+        unknown_recipients_free: 0,
+        unknown_recipients_max: 1_000,
+        delay_min_millis: 60_000,
+        delay_max_millis: 60_000,
+    };
+    let door = Door::with(Store::Memory, config, None).await;
+    let team = door.team("team.test").await;
+    door.mailbox(&team, "box@team.test").await;
+    let mut waiting = vec![];
+    for _ in 0..200 {
+        let mut client = door.hello().await;
+        client.say("MAIL FROM:<a@sender.test>", "250").await;
+        client.send("RCPT TO:<nobody@team.test>\r\n").await;
+        waiting.push(client);
+    }
+    let mut client = door.hello().await;
+    for n in 0..20 {
+        client.deliver("a@sender.test", &["box@team.test"], &mail(&format!("free{n}"), "Hi")).await;
+    }
+    assert_eq!(door.mails(&team).await.len(), 20);
 }
 
 #[tokio::test]

@@ -19,7 +19,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
+use blocked::Blocked;
 use domain::id::{MailboxId, Position};
+pub(crate) use row::{Phase, Row, Settlement, Snapshot, Work};
+use scan::Scan;
+
+mod blocked;
+mod reset;
+mod row;
+mod scan;
 
 /// Events of one mailbox; `None` for events that belong to none.
 pub(crate) type Lane = Option<MailboxId>;
@@ -35,146 +43,10 @@ pub(crate) struct Bounds {
     pub(crate) queue_max: usize,
 }
 
-/// Why a lane is blocked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// The event at its position failed and is attempted again when due.
-    Retrying,
-    /// The event at its position is settled; those after it, up to the cursor, are not.
-    Behind,
-    /// All attempts at the event failed; it waits until the webhook is enabled again.
-    Exhausted,
-    /// The endpoint answered `410 Gone` to the event; it waits until the webhook is enabled again.
-    Gone,
-    /// The event at its position cannot be processed; tried again when due, after some tries only on request.
-    Poisoned,
-}
-
-impl Phase {
-    /// Returns the stored word.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Retrying => "retrying",
-            Self::Behind => "behind",
-            Self::Exhausted => "exhausted",
-            Self::Gone => "gone",
-            Self::Poisoned => "poisoned",
-        }
-    }
-
-    /// Returns the phase of that stored word.
-    pub(crate) fn parse(word: &str) -> Option<Self> {
-        [Self::Retrying, Self::Behind, Self::Exhausted, Self::Gone, Self::Poisoned]
-            .into_iter()
-            .find(|phase| phase.as_str() == word)
-    }
-}
-
-/// The durable row of a blocked lane.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Row {
-    /// Where the lane stands.
-    pub(crate) position: Position,
-    /// Why it is blocked.
-    pub(crate) phase: Phase,
-    /// Attempts made at the event at `position`.
-    pub(crate) attempts: u32,
-    /// When the first of them was due, microseconds since the Unix epoch.
-    pub(crate) first_due_at: i64,
-    /// When the next is due; `None` means not before somebody asks for it.
-    pub(crate) next_due_at: Option<i64>,
-    /// How the last one failed.
-    pub(crate) last_error: String,
-}
-
-/// How an attempt ended, as far as order and cursor are concerned.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Settlement {
-    /// A 2xx, or not wanted any more: the event is settled.
-    Delivered,
-    /// It was not made at all: the webhook changed or the lease ran short.
-    NotMade,
-    /// It failed; the row says what is next.
-    Blocked(Row),
-}
-
-/// What to attempt now.
-#[derive(Debug, Clone)]
-pub(crate) struct Work<T> {
-    /// The event.
-    pub(crate) position: Position,
-    /// Its lane.
-    pub(crate) lane: Lane,
-    /// Attempts made before.
-    pub(crate) attempts: u32,
-    /// When the first attempt was due; `None` if this is the first.
-    pub(crate) first_due_at: Option<i64>,
-    /// How often it could not even be processed.
-    pub(crate) tries: u32,
-    /// What was read from the log, if it is still in memory.
-    pub(crate) item: Option<Arc<T>>,
-}
-
-/// What is written down of a window.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Snapshot {
-    /// Everything up to here is settled or covered by a row.
-    pub(crate) cursor: Position,
-    /// Everything up to here is settled or covered by a row, except `pending`.
-    pub(crate) horizon: Position,
-    /// Events between cursor and horizon that are not settled.
-    pub(crate) pending: Vec<Position>,
-    /// Rows that changed since the last snapshot; `None` for those to drop.
-    pub(crate) rows: Vec<(Lane, Option<Row>)>,
-}
-
 #[derive(Debug)]
 struct Entry<T> {
     lane: Lane,
     item: Option<Arc<T>>,
-}
-
-#[derive(Debug)]
-struct Blocked {
-    row: Row,
-    /// The next events of the lane, without holes, as far as they are known.
-    queue: VecDeque<Position>,
-    /// Whether there may be events between the queue's end and the window's that are only in the log.
-    more: bool,
-    in_flight: bool,
-    /// Under which time the lane stands in [`Window::due`].
-    planned_at: Option<i64>,
-}
-
-impl Blocked {
-    fn new(row: Row, queue: VecDeque<Position>, more: bool) -> Self {
-        Self { row, queue, more, in_flight: false, planned_at: None }
-    }
-
-    /// Returns the last position that is known: scanning goes on behind it.
-    fn known_to(&self) -> Position {
-        self.queue.back().copied().unwrap_or(self.row.position)
-    }
-
-    fn is_starving(&self) -> bool {
-        self.row.phase == Phase::Behind && self.queue.is_empty() && self.more && !self.in_flight
-    }
-
-    fn due_at(&self) -> Option<i64> {
-        match self.row.phase {
-            _ if self.in_flight => None,
-            Phase::Behind => (!self.queue.is_empty()).then_some(i64::MIN),
-            Phase::Retrying | Phase::Poisoned => self.row.next_due_at,
-            Phase::Exhausted | Phase::Gone => None,
-        }
-    }
-}
-
-/// A pass over the log that looks for the next events of lanes that are behind.
-#[derive(Debug)]
-struct Scan {
-    at: Position,
-    lanes: BTreeSet<Lane>,
 }
 
 /// See the module.
@@ -454,67 +326,6 @@ impl<T> Window<T> {
         }
     }
 
-    /// Returns the position behind which the log must be read for lanes that are behind, if there are any.
-    pub(crate) fn scan_after(&mut self) -> Option<Position> {
-        if self.read_to < self.covered_to {
-            return None;
-        }
-        if self.scan.is_none() {
-            let lanes: BTreeSet<_> =
-                self.blocked.iter().filter(|(_, b)| b.is_starving()).map(|(lane, _)| lane.clone()).collect();
-            let at = lanes.iter().filter_map(|lane| self.blocked.get(lane)).map(Blocked::known_to).min()?;
-            self.scan = Some(Scan { at, lanes });
-        }
-        // A scan never overtakes the window: what it would find there is offered by reading anyway.
-        let at = self.scan.as_ref().map(|scan| scan.at)?;
-        if at >= self.read_to {
-            self.finish_scan();
-            return None;
-        }
-        Some(at)
-    }
-
-    /// Takes in a page read for [`Window::scan_after`]: the matching events, in order, and the last position read.
-    pub(crate) fn scanned(&mut self, matching: impl IntoIterator<Item = (Position, Lane)>, last: Position) {
-        let Some(mut scan) = self.scan.take() else { return };
-        let end = self.read_to;
-        for (position, lane) in matching.into_iter().take_while(|(position, _)| *position <= end) {
-            if !scan.lanes.contains(&lane) {
-                continue;
-            }
-            let Some(blocked) = self.blocked.get_mut(&lane) else { continue };
-            if position <= blocked.known_to() {
-                continue;
-            }
-            if blocked.queue.len() < self.bounds.queue_max {
-                blocked.queue.push_back(position);
-                self.plan(&lane);
-            } else {
-                scan.lanes.remove(&lane);
-            }
-        }
-        scan.at = scan.at.max(last);
-        let starving = scan.lanes.iter().any(|lane| self.blocked.get(lane).is_some_and(Blocked::is_starving));
-        let ended = scan.at >= self.read_to;
-        if ended {
-            self.scan = Some(scan);
-            self.finish_scan();
-        } else if starving {
-            self.scan = Some(scan);
-        }
-    }
-
-    /// Everything up to the window's end was looked at: what is in the queues is all there is.
-    fn finish_scan(&mut self) {
-        let Some(scan) = self.scan.take() else { return };
-        for lane in scan.lanes {
-            if let Some(blocked) = self.blocked.get_mut(&lane) {
-                blocked.more = false;
-            }
-            self.unblock_if_level(&lane);
-        }
-    }
-
     /// Returns what has to be written down, and regards it as written.
     pub(crate) fn snapshot(&mut self) -> Snapshot {
         let cursor = self.cursor();
@@ -542,82 +353,6 @@ impl<T> Window<T> {
     /// Returns whether rows changed since the last snapshot.
     pub(crate) fn has_unwritten_rows(&self) -> bool {
         !self.dirty.is_empty()
-    }
-
-    /// Leaves out every unsettled event up to a position. Nothing may be in flight.
-    pub(crate) fn skip_to(&mut self, position: Position) {
-        self.scan = None;
-        let unread = position >= self.read_to;
-        for (lane, mut blocked) in std::mem::take(&mut self.blocked) {
-            self.dirty.insert(lane.clone());
-            if unread {
-                continue;
-            }
-            if blocked.row.position <= position {
-                // Later events of the lane were read already: it is behind, and stands at the position.
-                blocked.row = Row { position, phase: Phase::Behind, attempts: 0, next_due_at: None, ..blocked.row };
-                blocked.queue.retain(|queued| *queued > position);
-            }
-            blocked.planned_at = None;
-            self.blocked.insert(lane, blocked);
-        }
-        self.due.clear();
-        self.entries = self.entries.split_off(&(position + 1));
-        self.lanes.clear();
-        self.ready.clear();
-        for (position, entry) in &self.entries {
-            let waiting = self.lanes.entry(entry.lane.clone()).or_default();
-            if waiting.is_empty() {
-                self.ready.insert(*position);
-            }
-            waiting.push_back(*position);
-        }
-        self.read_to = self.read_to.max(position);
-        self.settled_to = self.settled_to.max(position);
-        for lane in self.blocked.keys().cloned().collect::<Vec<_>>() {
-            self.plan(&lane);
-            self.unblock_if_level(&lane);
-        }
-    }
-
-    /// Returns whether an unsettled event at or before a position is known, or may be in the log unread.
-    pub(crate) fn has_before(&self, position: Position) -> bool {
-        let blocked = |b: &Blocked| b.row.position < position || b.row.phase != Phase::Behind;
-        self.cursor() < position || self.blocked.values().any(|b| b.row.position <= position && blocked(b))
-    }
-
-    /// Makes events that could not be processed due once more.
-    pub(crate) fn retry_poisoned(&mut self, now: i64) {
-        for (lane, blocked) in &mut self.blocked {
-            if blocked.row.phase == Phase::Poisoned && blocked.row.next_due_at.is_none() {
-                (blocked.row.attempts, blocked.row.next_due_at) = (0, Some(now));
-                self.dirty.insert(lane.clone());
-            }
-        }
-        for lane in self.dirty.clone() {
-            self.plan(&lane);
-        }
-    }
-
-    /// Makes every blocked lane due now, its attempts counted anew.
-    pub(crate) fn revive(&mut self, now: i64) {
-        for lane in self.blocked.keys().cloned().collect::<Vec<_>>() {
-            if let Some(blocked) = self.blocked.get_mut(&lane)
-                && blocked.row.phase != Phase::Behind
-            {
-                let phase = if blocked.row.phase == Phase::Poisoned { Phase::Poisoned } else { Phase::Retrying };
-                blocked.row = Row {
-                    phase,
-                    attempts: 0,
-                    first_due_at: now,
-                    next_due_at: Some(now),
-                    last_error: std::mem::take(&mut blocked.row.last_error),
-                    position: blocked.row.position,
-                };
-                self.dirty.insert(lane.clone());
-            }
-            self.plan(&lane);
-        }
     }
 }
 

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dispatcher::queue::Queue;
-use projections::webhook_attempts::{AttemptResult, Work};
+use projections::webhook_attempts::AttemptResult;
 
 use super::world::{Manner, SECOND, Seen, World, config, eventually, places};
+use crate::store;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_before_anything_was_sent_loses_nothing() {
@@ -114,13 +114,11 @@ async fn retries_survive_a_restart_with_their_schedule() {
     running.stop().await;
 }
 
-/// Many crashes at random moments with an endpoint that fails now and then, on files as in production.
+/// Many crashes at random moments with an endpoint that fails now and then, on files or a server as in production.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn through_many_crashes_every_event_arrives_in_order() {
     let directory = tempfile::tempdir().unwrap();
-    let backend = eventlog::sqlite::SqliteBackend::open(&directory.path().join("log.db")).await.unwrap();
-    let work = Work::open_sqlite(&directory.path().join("work.db"), &[Queue::TABLES]).await.unwrap();
-    let world = World::over(Arc::new(backend), work, config()).await;
+    let world = World::over(store::open_lasting(directory.path()).await, config()).await;
     let requests = Arc::new(AtomicU64::new(0));
     let receiver = world
         .receiver(move |_| {

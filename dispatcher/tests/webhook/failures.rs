@@ -6,16 +6,18 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use dispatcher::webhook::{Resolution, resolve_poisoned};
 use domain::id::{BlobId, MailboxId, Position, SecretId, TeamId};
 use domain::webhook_endpoint::{Backlog, DisableReason, Event as WebhookEvent, Status};
 use domain::{Event, StreamId};
 use eventlog::{
-    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, DirectoryEntry, DirectoryKey, Head, Hold,
-    MemoryBackend, SnapshotRow, StoreError, StoredRecord, StreamHistory,
+    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, DirectoryEntry, DirectoryKey, Head, Hold, SnapshotRow,
+    StoreError, StoredRecord, StreamHistory,
 };
-use projections::webhook_attempts::{AttemptResult, Work};
+use projections::webhook_attempts::AttemptResult;
 
 use super::world::{Manner, NOW, SECOND, World, config, eventually, places};
+use crate::store::{self, Store};
 
 /// Makes the reactor look around: an event of another mailbox to another webhook has arrived.
 async fn fence(world: &World, witness: &super::world::Receiver, mailbox: &MailboxId) {
@@ -286,7 +288,7 @@ async fn a_dead_endpoints_backlog_is_bounded_in_rows_and_delivered_when_it_is_ba
 
 /// A store that returns one record damaged.
 struct Damaged {
-    inner: MemoryBackend,
+    inner: Arc<dyn Backend>,
     position: Arc<AtomicU64>,
 }
 
@@ -341,6 +343,12 @@ impl Backend for Damaged {
     async fn erase_personal(&self, team: &TeamId, positions: &[Position]) -> Result<u64, StoreError> {
         self.inner.erase_personal(team, positions).await
     }
+    async fn erasures(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<(TeamId, i64)>, StoreError> {
+        self.inner.erasures(after, limit).await
+    }
+    async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError> {
+        self.inner.erase_blobs(team, ids).await
+    }
     async fn close(&self) {
         self.inner.close().await;
     }
@@ -350,9 +358,12 @@ impl Backend for Damaged {
 async fn an_event_that_cannot_be_processed_stops_only_its_mailbox_and_waits_for_the_operator() {
     for skip in [false, true] {
         let damaged = Arc::new(AtomicU64::new(0));
-        let backend = Damaged { inner: MemoryBackend::default(), position: Arc::clone(&damaged) };
-        let work = Work::memory(&[dispatcher::queue::Queue::TABLES]).await.unwrap();
-        let world = World::over(Arc::new(backend), work, config()).await;
+        let store = store::open().await;
+        let backend = Arc::new(Damaged { inner: store.backend, position: Arc::clone(&damaged) });
+        let mut config = config();
+        // Whoever holds the webhook sees the operator's decision when it renews its lease, in real time: a short one.
+        (config.attempt_seconds, config.lease_seconds, config.idle_release_seconds) = (1, 11, 11);
+        let world = World::over(Store { backend, ..store }, config).await;
         let receiver = world.receiver(|_| Manner::Answer(200)).await;
         let webhook = world.webhook(&receiver).await;
         let (bad, good) = (world.mailbox().await, world.mailbox().await);
@@ -382,13 +393,25 @@ async fn an_event_that_cannot_be_processed_stops_only_its_mailbox_and_waits_for_
         if !skip {
             damaged.store(0, Ordering::SeqCst);
         }
-        assert!(world.queue.resolve_poisoned(&poisoned, skip, world.now()).await.unwrap());
+        let resolution = if skip { Resolution::Skip } else { Resolution::Retry };
+        let request = domain::id::RequestId::new(world.now(), [1; 9]);
+        let resolve = || resolve_poisoned(&world.queue, &world.log, &poisoned, resolution, &request, world.now());
+        assert!(resolve().await.unwrap());
         let expected = if skip { vec![(behind, 1)] } else { vec![(poison, 1), (behind, 1)] };
         let seen = receiver.wait(2 + expected.len()).await;
         assert_eq!(places(&seen[2..]), expected);
         world.written(&webhook, 2 + expected.len()).await;
         running.stop().await;
         assert!(world.queue.poisoned(10).await.unwrap().is_empty());
+        // What the endpoint was never told of is on record, once; a second attempt is not.
+        assert!(!resolve().await.unwrap());
+        damaged.store(0, Ordering::SeqCst);
+        let skipped = world.log.read(&world.team, 0, 1_000).await.unwrap().into_iter().filter_map(|r| match r.event {
+            Event::Webhook(WebhookEvent::DeliverySkipped(e)) => Some((e.event_position, e.reason.clone(), r.actor)),
+            _ => None,
+        });
+        let expected = skip.then(|| (poison, poisoned.error.clone(), "operator".to_owned()));
+        assert_eq!(skipped.collect::<Vec<_>>(), expected.into_iter().collect::<Vec<_>>());
     }
 }
 

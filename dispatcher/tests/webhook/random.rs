@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestRunner};
 
 use super::world::{Manner, SECOND, World, eventually};
+use crate::store;
 
 /// What an endpoint does with the nth request for one event.
 fn manner(kind: u8, attempt: u32) -> Manner {
@@ -87,7 +88,7 @@ async fn run(mailboxes: usize, kinds: Vec<(usize, u8)>) {
 #[test]
 fn each_event_ends_delivered_or_exhausted_and_each_mailbox_in_order() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let mut runner = TestRunner::new(Cases { cases: 16, max_shrink_iters: 20, ..Cases::default() });
+    let mut runner = TestRunner::new(Cases { cases: store::RANDOM_CASES, max_shrink_iters: 20, ..Cases::default() });
     let events = prop::collection::vec((0usize..4, any::<u8>()), 1..24);
     runner
         .run(&(1usize..4, events), |(mailboxes, kinds)| {

@@ -20,13 +20,15 @@ use domain::message::{Correspondence, Folder, ReceiveMessage, Received};
 use domain::published::WebhookEventType;
 use domain::webhook_endpoint::{Backlog, ChangeWebhook, CreateWebhook, Subscription, TestWebhook, WebhookEndpoint};
 use domain::{Actor, Command, StreamId, Versioned};
-use eventlog::{Allot, BlobStore, EventLog, MasterKey, MemoryBackend, Options, SecretText, Submission};
-use projections::webhook_attempts::{self, Filter, Work};
+use eventlog::{Allot, BlobStore, EventLog, MasterKey, Options, SecretText, Submission};
+use projections::webhook_attempts::{self, Filter};
 use projections::{Page, Runner, Views};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use crate::store::{self, Store};
 
 pub const NOW: i64 = 1_700_000_000_000_000;
 pub const SECOND: i64 = 1_000_000;
@@ -217,10 +219,11 @@ impl World {
     }
 
     pub async fn with(config: Config) -> Self {
-        Self::over(Arc::new(MemoryBackend::default()), Work::memory(&[Queue::TABLES]).await.unwrap(), config).await
+        Self::over(store::open().await, config).await
     }
 
-    pub async fn over(backend: Arc<dyn eventlog::Backend>, work: Work, config: Config) -> Self {
+    pub async fn over(store: Store, config: Config) -> Self {
+        let Store { backend, work, views } = store;
         assert_eq!(config.problems(), Vec::<String>::new());
         let clock = Arc::new(AtomicI64::new(NOW));
         let of = Arc::clone(&clock);
@@ -228,7 +231,6 @@ impl World {
         let blobs = BlobStore::memory();
         let options = Options::new(MasterKey::new(&[7; 32]), blobs, allot.entropy());
         let log = EventLog::open(backend, options).await.unwrap();
-        let views = Views::memory().await.unwrap();
         let stop = CancellationToken::new();
         let runner = tokio::spawn(Runner::new(log.clone(), views.clone()).run(stop.clone()));
         let team = TeamId::new(NOW, allot.random());

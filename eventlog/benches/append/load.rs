@@ -11,10 +11,6 @@ use domain::message::{Event as MessageEvent, KeywordsChanged, Message};
 use domain::{Actor, Command, Event, Moment, StreamId, Versioned};
 use eventlog::{Allot, Answer, Backend, BlobStore, EventLog, Idempotency, MasterKey, Options, Submission};
 
-/// How many bytes of facts an event has.
-pub const FACTS_BYTES: usize = 512;
-/// How many bytes a sealed answer has.
-pub const SEALED_BYTES: usize = 113;
 /// How long one round measures.
 const ROUND: Duration = Duration::from_millis(1_500);
 /// How often each pair is measured.
@@ -43,7 +39,9 @@ impl Note {
             removed: BTreeSet::new(),
         };
         let bytes = Event::Message(MessageEvent::KeywordsChanged(bare.clone().into())).encode().facts.len();
-        Self { facts: KeywordsChanged { added: BTreeSet::from(["k".repeat(FACTS_BYTES - bytes)]), ..bare } }
+        Self {
+            facts: KeywordsChanged { added: BTreeSet::from(["k".repeat(crate::bare::FACTS_BYTES - bytes)]), ..bare },
+        }
     }
 }
 

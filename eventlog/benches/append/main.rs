@@ -5,8 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "two signals to stop need no bound")]
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark may fail loudly and prints its results")]
 
-#[path = "../../tests/support/cluster.rs"]
-mod cluster;
+mod bare;
 mod load;
 mod postgres;
 mod sqlite;

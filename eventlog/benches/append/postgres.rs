@@ -5,11 +5,12 @@ use std::process::Command;
 use std::sync::Arc;
 
 use eventlog::postgres::{Config, PostgresBackend};
+use eventlog::testing::Cluster;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
-use crate::cluster::Cluster;
-use crate::load::{FACTS_BYTES, ROUNDS, SEALED_BYTES, log, measure, median, team, transact};
+use crate::bare::{FACTS_BYTES, SEALED_BYTES};
+use crate::load::{ROUNDS, log, measure, median, team, transact};
 
 const CLIENTS: u64 = 64;
 

@@ -1,80 +1,16 @@
 //! SQLite: `transact` beside a thread that writes the same rows with prepared statements, one commit for all that waits.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use eventlog::sqlite::SqliteBackend;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::load::{FACTS_BYTES, ROUNDS, SEALED_BYTES, log, measure, median, team, transact};
-
-struct Wish {
-    team: String,
-    n: u64,
-    done: oneshot::Sender<()>,
-}
-
-const EVENT: &str = "INSERT INTO events (team_id, position, epoch, stream, stream_version, name, version, facts,
-    personal_digest, actor, causation, correlation, at, hash)
-    VALUES (?1, ?2, 1, ?3, 1, 'message.keywords_changed', 1, ?4, NULL, 'operator', NULL, 'req_bench', ?5, ?6)";
-const ANSWER: &str = "INSERT INTO answers (team_id, scope, request_key, fingerprint, status, sealed, created_at)
-    VALUES (?1, 'POST /messages', ?2, ?3, 201, ?4, ?5)";
-const HEAD: &str = "INSERT INTO heads (team_id, epoch, position, hash, moved_at) VALUES (?1, 1, ?2, ?3, ?4)
-    ON CONFLICT (team_id) DO UPDATE SET position = excluded.position, hash = excluded.hash, moved_at = excluded.moved_at";
-
-/// Writes what is queued, at most 512 at once, and answers after the commit.
-fn bare_loop(path: &std::path::Path, mut queue: mpsc::Receiver<Wish>) {
-    let connection = rusqlite::Connection::open(path).unwrap();
-    connection
-        .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0")
-        .unwrap();
-    let mut event = connection.prepare(EVENT).unwrap();
-    let mut answer = connection.prepare(ANSWER).unwrap();
-    let mut head = connection.prepare(HEAD).unwrap();
-    let mut begin = connection.prepare("BEGIN IMMEDIATE").unwrap();
-    let mut commit = connection.prepare("COMMIT").unwrap();
-    let (facts, sealed, now) = ("k".repeat(FACTS_BYTES), vec![7u8; SEALED_BYTES], 1_700_000_000_000_000i64);
-    let mut heads = std::collections::HashMap::<String, i64>::new();
-    while let Some(first) = queue.blocking_recv() {
-        let mut batch = vec![first];
-        while batch.len() < 512
-            && let Ok(wish) = queue.try_recv()
-        {
-            batch.push(wish);
-        }
-        begin.execute([]).unwrap();
-        let mut moved = std::collections::BTreeSet::new();
-        for wish in &batch {
-            let position = heads.entry(wish.team.clone()).or_default();
-            *position += 1;
-            let stream = format!("message/msg_{:024}", wish.n);
-            event.execute(rusqlite::params![wish.team, *position, stream, facts, now, &[9u8; 32][..]]).unwrap();
-            let key = format!("bench-{:016}", wish.n);
-            answer.execute(rusqlite::params![wish.team, key, &[1u8; 32][..], sealed, now]).unwrap();
-            moved.insert(wish.team.clone());
-        }
-        for team in moved {
-            head.execute(rusqlite::params![team, heads[&team], &[9u8; 32][..], now]).unwrap();
-        }
-        commit.execute([]).unwrap();
-        for wish in batch {
-            let _ = wish.done.send(());
-        }
-    }
-}
-
-/// Copies the write-ahead log back as the log's own task does.
-fn checkpoint(path: &std::path::Path, stop: &std::sync::mpsc::Receiver<()>) {
-    let connection = rusqlite::Connection::open(path).unwrap();
-    while stop.recv_timeout(Duration::from_millis(500)).is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Timeout)
-    {
-        connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).unwrap();
-    }
-}
+use crate::bare::{self, FACTS_BYTES, Wish, bare_loop, checkpoint};
+use crate::load::{ROUNDS, log, measure, median, team, transact};
 
 async fn ours(producers: u64) -> f64 {
     let directory = tempfile::tempdir().unwrap();
-    let backend = SqliteBackend::open(&directory.path().join("log.db")).await.unwrap();
+    let backend = SqliteBackend::open_reserving(&directory.path().join("log.db"), 64 << 20).await.unwrap();
     let log = log(Arc::new(backend), 1).await;
     let writing = log.clone();
     let rate = measure(producers, move |producer, n| {
@@ -89,8 +25,9 @@ async fn ours(producers: u64) -> f64 {
 async fn bare(producers: u64) -> f64 {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log.db");
-    // The same tables: whoever opens the log makes them.
+    // The same tables and the same room for the write-ahead file: whoever opens the log makes them.
     eventlog::Backend::close(&SqliteBackend::open(&path).await.unwrap()).await;
+    let path = bare::beside(&path);
     let (wishes, queue) = mpsc::channel::<Wish>(8_192);
     let (stop, stopped) = std::sync::mpsc::channel();
     let (for_loop, for_checkpoint) = (path.clone(), path.clone());

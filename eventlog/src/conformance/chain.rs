@@ -173,6 +173,23 @@ pub async fn any_change_of_a_record_is_detected(store: &impl Store) {
     }
 }
 
+/// Whoever keeps copies can tell that something was erased since they were made, also after a restart.
+pub async fn every_erasure_is_counted(store: &impl Store) {
+    let (log, tenant) = some_history(store).await;
+    let other = Tenant::create(2, &log, Limits::default()).await;
+    assert!(log.erasures(None, 10).await.unwrap().is_empty());
+    log.erase_personal(&tenant.id, &[2]).await.unwrap();
+    log.erase_personal(&other.id, &[1]).await.unwrap();
+    log.erase_personal(&tenant.id, &[3]).await.unwrap();
+    let mut expected = vec![(tenant.id.clone(), 2), (other.id.clone(), 1)];
+    expected.sort();
+    store.restart().await;
+    let log = open(store).await;
+    assert_eq!(log.erasures(None, 10).await.unwrap(), expected);
+    assert_eq!(log.erasures(None, 1).await.unwrap(), expected[..1]);
+    assert_eq!(log.erasures(Some(&expected[0].0), 10).await.unwrap(), expected[1..]);
+}
+
 /// Erased personal halves are gone from every read, and the chain still verifies.
 pub async fn erasing_personal_halves_leaves_the_chain_whole(store: &impl Store) {
     let (log, tenant) = some_history(store).await;

@@ -134,6 +134,30 @@ pub async fn bodies_come_back_equal(store: &impl Store) {
     }
 }
 
+/// An erased body, inline or not, is gone for good; the log is as it was.
+pub async fn an_erased_body_is_gone_and_its_event_stays(store: &impl Store) {
+    let log = open(store).await;
+    let (tenant, other) =
+        (Tenant::create(1, &log, Limits::default()).await, Tenant::create(2, &log, Limits::default()).await);
+    for tenant in [&tenant, &other] {
+        log.transact(tenant.submit(tenant.open(1))).await.unwrap();
+        for (n, size) in [(1, 10), (2, INLINE_BYTES_MAX + 1), (3, 20)] {
+            let staged = log.stage_blob(&tenant.id, &tenant.blob(n), Bytes::from(vec![b'x'; size])).await.unwrap();
+            log.transact(tenant.submit(tenant.receive(n, 1)).with_blob(tenant.blob(n), staged)).await.unwrap();
+        }
+    }
+    let before = tenant.history(&log).await;
+    let ids = [tenant.blob(1), tenant.blob(2), tenant.blob(9)];
+    assert_eq!(log.erase_blobs(&tenant.id, &ids).await.unwrap(), 2);
+    assert_eq!(log.erase_blobs(&tenant.id, &ids).await.unwrap(), 0);
+    for n in [1, 2] {
+        assert_eq!(log.blob(&tenant.id, &tenant.blob(n)).await.unwrap(), None);
+        assert!(log.blob(&other.id, &other.blob(n)).await.unwrap().is_some(), "another team's body");
+    }
+    assert!(log.blob(&tenant.id, &tenant.blob(3)).await.unwrap().is_some());
+    assert_eq!(tenant.history(&log).await, before);
+}
+
 /// Secrets come back equal, and only for their team, id and purpose; the store never sees them in clear.
 pub async fn secrets_come_back_equal_and_only_in_their_place(store: &impl Store) {
     let log = open(store).await;

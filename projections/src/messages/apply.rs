@@ -4,6 +4,7 @@
 //! result is a function of the events alone, wherever batches begin and end.
 
 mod batch;
+mod merge;
 mod thread;
 
 use domain::id::TeamId;
@@ -78,6 +79,9 @@ pub(super) const TOMBSTONES: Table = Table {
 pub(super) const REFERENCES: Table =
     Table { name: "message_references", key: &[("reference", Text)], rest: &[("thread_id", Text), ("is_own", Bool)] };
 
+pub(super) const ALIASES: Table =
+    Table { name: "thread_aliases", key: &[("mailbox_id", Text), ("alias", Text)], rest: &[("thread_id", Text)] };
+
 /// See [`super`].
 #[derive(Debug)]
 pub struct Messages;
@@ -89,7 +93,7 @@ impl Projection for Messages {
     }
 
     fn version(&self) -> i64 {
-        1
+        2
     }
 
     fn schema(&self) -> &'static str {
@@ -97,7 +101,7 @@ impl Projection for Messages {
     }
 
     fn tables(&self) -> &'static [&'static Table] {
-        &[&MESSAGES, &THREADS, &FOLDERS, &TOMBSTONES, &REFERENCES]
+        &[&MESSAGES, &THREADS, &FOLDERS, &TOMBSTONES, &REFERENCES, &ALIASES]
     }
 
     async fn apply(&self, tx: &mut Tx<'_>, team: &TeamId, events: &[Recorded]) -> Result<(), Error> {

@@ -48,8 +48,13 @@ pub async fn thread_of_references(
         return Ok(None);
     }
     let mut reader = views.read().await?;
-    let mut select = Select::new("SELECT reference, thread_id, is_own FROM message_references WHERE team_id = ");
-    select.text(team.as_str()).push(" AND reference IN (");
+    let mut select = Select::new(
+        "SELECT r.reference AS reference, COALESCE(a.thread_id, r.thread_id) AS thread_id, r.is_own AS is_own
+         FROM message_references r LEFT JOIN thread_aliases a
+           ON a.team_id = r.team_id AND a.alias = r.thread_id AND a.mailbox_id = ",
+    );
+    select.text(mailbox.as_str()).push(" WHERE r.team_id = ");
+    select.text(team.as_str()).push(" AND r.reference IN (");
     select.push(reader.pick("SELECT value FROM json_each(", "SELECT json_array_elements_text("));
     select.text(serde_json::to_string(&references)?).push(reader.pick("))", "::json))"));
     let mut known: HashMap<ThreadId, (ThreadId, bool)> = HashMap::new();

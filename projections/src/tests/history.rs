@@ -51,6 +51,10 @@ pub enum Op {
     },
     Trash(u8),
     Destroy(u8),
+    /// Moved to a folder.
+    Move(u8, u8),
+    /// Handed over once more.
+    Again(u8),
     /// The personal half of some event is erased.
     Erase(u8),
 }
@@ -96,6 +100,8 @@ pub fn op(erasing: bool) -> impl Strategy<Value = Op> {
         5 => (0..40_u8, 0..3_u8, any::<bool>()).prop_map(|(message, keyword, set)| Op::Keyword { message, keyword, set }),
         3 => (0..40_u8).prop_map(Op::Trash),
         3 => (0..40_u8).prop_map(Op::Destroy),
+        3 => (0..40_u8, 0..6_u8).prop_map(|(n, folder)| Op::Move(n, folder)),
+        1 => (0..40_u8).prop_map(Op::Again),
         2 => mailbox.prop_map(Op::Open),
         6 => rare,
         u32::from(erasing) => erase,
@@ -149,7 +155,7 @@ impl Story {
             Op::CreateKey(_) | Op::MailboxKey(..) | Op::RotateKey(..) | Op::RevokeKey(_) => {
                 self.tell_of_keys(log, op).await;
             }
-            Op::Receive { .. } | Op::Keyword { .. } | Op::Trash(_) | Op::Destroy(_) => {
+            Op::Receive { .. } | Op::Keyword { .. } | Op::Trash(_) | Op::Destroy(_) | Op::Move(..) | Op::Again(_) => {
                 self.tell_of_messages(log, op).await;
             }
             Op::Erase(n) => {
@@ -338,6 +344,22 @@ impl Story {
                 let command = message::DeleteMessage { message, mailbox, mode, if_version: None };
                 wish(log, &self.team, self.now, Actor::ApiKey(key(0)), command).await;
             }
+            Op::Move(n, folder) => {
+                let keywords = message::ChangeKeywords {
+                    message: self.message(*n),
+                    mailbox: mailbox(n),
+                    add: [format!("moved{folder}")].into(),
+                    remove: Default::default(),
+                    if_version: None,
+                };
+                let folder = Some(Folder::ALL[usize::from(*folder) % Folder::ALL.len()]);
+                let command = message::ChangeMessage { keywords, folder };
+                wish(log, &self.team, self.now, Actor::ApiKey(key(0)), command).await;
+            }
+            Op::Again(n) => {
+                let command = message::RecordDuplicate { message: self.message(*n), mailbox: mailbox(n) };
+                wish(log, &self.team, self.now, Actor::Smtp, command).await;
+            }
             _ => unreachable!("not about messages"),
         }
     }
@@ -372,7 +394,11 @@ fn correspondence(n: u8, subject: u8, refers_to: u8) -> Correspondence {
         subject: subjects[usize::from(subject)].map(str::to_owned),
         preview: format!("Hello number {n}, \"quoted\"\\ and\u{1F4E6}"),
         rfc5322_message_id: format!("m{n}@example.net"),
-        references: vec![format!("m{refers_to}@example.net"), "shared@example.net".into()],
+        references: if refers_to < 12 {
+            vec![format!("m{refers_to}@example.net"), format!("shared{refers_to}@example.net")]
+        } else {
+            vec![]
+        },
         helo: "mx.example.net".into(),
         peer_ip: "192.0.2.1".into(),
         verified_domain: n.is_multiple_of(2).then(|| "example.net".into()),

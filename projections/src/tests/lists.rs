@@ -93,7 +93,7 @@ fn sort_key(row: &messages::Row, by: SortBy) -> (i64, String) {
 async fn three_messages(place: Place<'_>) -> (Views, Story) {
     let log = memory_log().await;
     let receive = |message, thread, subject, spam, attachments| {
-        (Op::Receive { message, thread, subject, refers_to: 0, spam, attachments }, 1)
+        (Op::Receive { message, thread, subject, refers_to: message, spam, attachments }, 1)
     };
     let ops = [
         receive(0, 0, 1, false, 0),
@@ -251,8 +251,12 @@ pub async fn threading(place: Place<'_>) {
     };
     assert_eq!(of(&["m6@example.net", "m0@example.net"]).await, thread("t1"), "the first that is known");
     assert_eq!(of(&["nobody@example.net", "m3@example.net"]).await, thread("t0"));
-    assert_eq!(of(&["shared@example.net", "m6@example.net"]).await, thread("t1"), "known goes before only referred to");
-    assert_eq!(of(&["shared@example.net"]).await, thread("t0"), "others refer to it, the first one there");
+    assert_eq!(
+        of(&["shared0@example.net", "m6@example.net"]).await,
+        thread("t1"),
+        "known goes before only referred to"
+    );
+    assert_eq!(of(&["shared0@example.net"]).await, thread("t0"), "another one there refers to it");
     assert_eq!(of(&["nobody@example.net"]).await, None);
     assert_eq!(of(&[]).await, None);
     let elsewhere = ["m0@example.net".to_owned()];

@@ -1,17 +1,17 @@
 //! The same properties on PostgreSQL, and that both engines keep the same rows.
 
 use domain::id::Position;
+use eventlog::testing::Cluster;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 
-use super::cluster::Cluster;
 use super::history::{Op, ops, told};
 use super::properties::{
     Place, changes_lead_to_now, counts_agree, once_is_once, rebuilt_is_incremental, splits_do_not_matter,
     teams_do_not_meet, usage_adds_up,
 };
 use super::world::{apply, memory_log};
-use super::{lists, properties};
+use super::{lists, properties, threading};
 
 const CASES: usize = 4;
 
@@ -28,6 +28,7 @@ fn everything_holds_on_postgresql() {
             splits_do_not_matter(place, &draw(1..120, true), &[3 + case, 1, 20]).await;
             rebuilt_is_incremental(place, &draw(1..120, false), &draw(0..20, false)).await;
             teams_do_not_meet(place, &draw(1..80, false), &draw(1..80, false), &[2, 9]).await;
+            super::erasing::erased_is_folded_anew(place, &draw(1..60, true), &[2, 5, 9]).await;
             once_is_once(place, &draw(1..40, false), 7 + case).await;
             usage_adds_up(place, &draw(1..120, false)).await;
             counts_agree(place, &draw(1..120, false)).await;
@@ -37,6 +38,10 @@ fn everything_holds_on_postgresql() {
         }
         lists::filters_narrow(place).await;
         lists::threading(place).await;
+        threading::two_threads_become_one(place).await;
+        let mail = |n, references: &[u8]| (n, references.to_vec());
+        let mails = [mail(0, &[]), mail(1, &[0, 9]), mail(2, &[8]), mail(3, &[8, 9]), mail(4, &[4]), mail(5, &[2, 4])];
+        threading::order_does_not_matter(place, &mails, &[5, 3, 1, 0, 4, 2], 2).await;
     });
 }
 

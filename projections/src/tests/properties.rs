@@ -2,6 +2,7 @@
 //! writes.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use domain::billing::metered;
 use domain::id::{MailboxId, MessageId, Position};
@@ -10,27 +11,45 @@ use proptest::prelude::*;
 
 use super::history::{Op, Story, ops, told};
 use super::world::{apply, memory_log};
+use crate::db::{Db, Durability};
 use crate::runner::Faults;
 use crate::views::{lock_cursors, move_cursors};
-use crate::{ALL, Page, Runner, Views, folders, messages, rebuild, threads, usage};
+use crate::{ALL, Page, Projection, Runner, Views, folders, messages, rebuild, threads, usage};
 
 /// Where views of a property's cases are kept.
 #[derive(Clone, Copy)]
 pub enum Place<'a> {
     Memory,
+    /// Schemas of a database that many cases share.
     Postgres(&'a str),
+    /// A SQLite file.
+    File(&'a Path),
+    /// A database for one test alone.
+    Database(&'a str),
 }
 
 impl Place<'_> {
+    /// Opens the one set of views of a lasting place, as it was left.
+    pub async fn open(self, projections: &'static [&'static dyn Projection]) -> Views {
+        let db = match self {
+            Self::File(path) => Db::open_sqlite(path, Durability::Normal).await,
+            Self::Database(url) => Db::open_postgres(url, "views").await,
+            Self::Memory | Self::Postgres(_) => panic!("this place does not last"),
+        };
+        Views::over(db.unwrap(), projections).await.unwrap()
+    }
+
+    /// Opens new views.
     pub async fn views(self, n: usize) -> Views {
         match self {
             Self::Memory => Views::memory().await.unwrap(),
+            Self::File(_) | Self::Database(_) => panic!("this place has one set of views"),
             Self::Postgres(url) => {
                 let schema = format!("views_{n}");
-                let db = crate::Db::open_postgres(url, "public").await.unwrap();
+                let db = Db::open_postgres(url, "public").await.unwrap();
                 db.scratch_schema(&schema).await.unwrap().close().await;
                 db.close().await;
-                Views::over(crate::Db::open_postgres(url, &schema).await.unwrap(), ALL).await.unwrap()
+                Views::over(Db::open_postgres(url, &schema).await.unwrap(), ALL).await.unwrap()
             }
         }
     }

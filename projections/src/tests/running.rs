@@ -10,13 +10,47 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::history::{Op, Story, told};
+use super::properties::Place;
 use super::world::memory_log;
-use crate::db::{Db, Tx};
+use crate::db::Tx;
 use crate::table::Kind::Int;
 use crate::table::{Existing, Rows, Table, cells};
 use crate::{ALL, Error, Projection, Runner, Views, audit, messages, webhooks};
 
 const WAIT: Duration = Duration::from_secs(30);
+
+/// Stamps tests of views at any place: in a SQLite file, and in a PostgreSQL database of their own.
+macro_rules! on_both_engines {
+    ($($name:ident),* $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test]
+            async fn $name() {
+                let directory = tempfile::tempdir().unwrap();
+                super::$name(super::Place::File(&directory.path().join("views.db"))).await;
+            })*
+        }
+
+        mod on_postgresql {
+            $(#[tokio::test]
+            async fn $name() {
+                let cluster = eventlog::testing::Cluster::shared();
+                let url = cluster.url(&cluster.create_database(None).await);
+                super::$name(super::Place::Database(&url)).await;
+            })*
+        }
+    };
+}
+
+on_both_engines!(
+    a_reader_sees_what_it_wrote,
+    a_runner_that_starts_late_catches_up_before_it_is_ready,
+    two_runners_over_the_same_views_apply_each_event_once,
+    a_poison_event_parks_one_projection_of_one_team_until_it_can_be_folded,
+    a_changed_projection_is_computed_anew_before_the_runner_is_ready_and_an_old_build_stands_by,
+    views_go_on_where_they_were,
+    after_a_restore_of_the_log_nothing_of_the_lost_future_is_left,
+    nodes_that_start_at_once_make_the_tables_once,
+);
 
 struct Running {
     stop: CancellationToken,
@@ -40,10 +74,9 @@ impl Running {
     }
 }
 
-#[tokio::test]
-async fn a_reader_sees_what_it_wrote() {
+async fn a_reader_sees_what_it_wrote(place: Place<'_>) {
     let log = memory_log().await;
-    let views = Views::memory().await.unwrap();
+    let views = place.open(ALL).await;
     let running = start(&log, &views).await;
     let mut story = Story::begin(&log, 1).await;
     story.tell(&log, &Op::CreateWebhook(0, true), 1).await;
@@ -54,11 +87,10 @@ async fn a_reader_sees_what_it_wrote() {
     running.stop().await;
 }
 
-#[tokio::test]
-async fn a_runner_that_starts_late_catches_up_before_it_is_ready() {
+async fn a_runner_that_starts_late_catches_up_before_it_is_ready(place: Place<'_>) {
     let log = memory_log().await;
     let stories = [told(&log, 1, &[]).await, told(&log, 2, &[(Op::Open(1), 1)]).await];
-    let views = Views::memory().await.unwrap();
+    let views = place.open(ALL).await;
     let running = start(&log, &views).await;
     for story in &stories {
         assert_eq!(views.position(&story.team).await.unwrap(), log.head(&story.team).await.unwrap().position);
@@ -68,10 +100,9 @@ async fn a_runner_that_starts_late_catches_up_before_it_is_ready() {
     start(&log, &views).await.stop().await;
 }
 
-#[tokio::test]
-async fn two_runners_over_the_same_views_apply_each_event_once() {
+async fn two_runners_over_the_same_views_apply_each_event_once(place: Place<'_>) {
     let log = memory_log().await;
-    let views = Views::memory().await.unwrap();
+    let views = place.open(ALL).await;
     let (a, b) = (start(&log, &views).await, start(&log, &views).await);
     let mut story = Story::begin(&log, 1).await;
     for n in 0..40 {
@@ -87,10 +118,11 @@ async fn two_runners_over_the_same_views_apply_each_event_once() {
     b.stop().await;
 }
 
-/// Counts mailboxes and cannot bear webhooks unless it is healed.
-struct Touchy;
+/// Counts events and cannot bear webhooks unless it is healed. One for each engine.
+struct Touchy(AtomicBool);
 
-static HEALED: AtomicBool = AtomicBool::new(false);
+static ON_SQLITE: Touchy = Touchy(AtomicBool::new(false));
+static ON_POSTGRESQL: Touchy = Touchy(AtomicBool::new(false));
 const COUNTS: Table = Table { name: "touchy", key: &[("position", Int)], rest: &[] };
 
 #[async_trait::async_trait]
@@ -115,7 +147,7 @@ impl Projection for Touchy {
         let mut rows = Rows::new();
         for record in events {
             rows.push(cells![record.position]);
-            if matches!(record.event, Event::Webhook(_)) && !HEALED.load(Ordering::SeqCst) {
+            if matches!(record.event, Event::Webhook(_)) && !self.0.load(Ordering::SeqCst) {
                 return Err(Error::BadCursor);
             }
         }
@@ -123,7 +155,10 @@ impl Projection for Touchy {
     }
 }
 
-static WITH_TOUCHY: &[&dyn Projection] = &[&messages::Messages, &Touchy, &webhooks::Webhooks];
+static WITH_TOUCHY: [&[&dyn Projection]; 2] = [
+    &[&messages::Messages, &ON_SQLITE, &webhooks::Webhooks],
+    &[&messages::Messages, &ON_POSTGRESQL, &webhooks::Webhooks],
+];
 
 async fn parked_is(views: &Views, many: usize) -> Vec<crate::Parked> {
     let deadline = tokio::time::Instant::now() + WAIT;
@@ -137,10 +172,13 @@ async fn parked_is(views: &Views, many: usize) -> Vec<crate::Parked> {
     }
 }
 
-#[tokio::test]
-async fn a_poison_event_parks_one_projection_of_one_team_until_it_can_be_folded() {
+async fn a_poison_event_parks_one_projection_of_one_team_until_it_can_be_folded(place: Place<'_>) {
     let log = memory_log().await;
-    let views = Views::over(Db::open_memory().await.unwrap(), WITH_TOUCHY).await.unwrap();
+    let (touchy, projections) = match place {
+        Place::Database(_) => (&ON_POSTGRESQL, WITH_TOUCHY[1]),
+        _ => (&ON_SQLITE, WITH_TOUCHY[0]),
+    };
+    let views = place.open(projections).await;
     let running = start(&log, &views).await;
     let (mut ill, mut well) = (Story::begin(&log, 1).await, Story::begin(&log, 2).await);
     ill.tell(&log, &Op::Rename(0, 1), 1).await;
@@ -164,7 +202,7 @@ async fn a_poison_event_parks_one_projection_of_one_team_until_it_can_be_folded(
     // Still ill after a restart; then healed.
     let running = start(&log, &views).await;
     running.stop().await;
-    HEALED.store(true, Ordering::SeqCst);
+    touchy.0.store(true, Ordering::SeqCst);
     let running = start(&log, &views).await;
     parked_is(&views, 0).await;
     let head = log.head(&ill.team).await.unwrap().position;
@@ -208,22 +246,15 @@ impl Projection for NewAudit {
 static RENEWED: &[&dyn Projection] = &[&messages::Messages, &NewAudit];
 static BEFORE: &[&dyn Projection] = &[&messages::Messages, &audit::Audit];
 
-#[tokio::test]
-async fn a_changed_projection_is_computed_anew_before_the_runner_is_ready_and_an_old_build_stands_by() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("views.db");
-    let open = async |projections| {
-        let db = Db::open_sqlite(&path, crate::db::Durability::Normal).await.unwrap();
-        Views::over(db, projections).await.unwrap()
-    };
+async fn a_changed_projection_is_computed_anew_before_the_runner_is_ready_and_an_old_build_stands_by(place: Place<'_>) {
     let log = memory_log().await;
     let story = told(&log, 1, &[(Op::Open(1), 1)]).await;
     let head: Position = log.head(&story.team).await.unwrap().position;
-    let old = open(BEFORE).await;
+    let old = place.open(BEFORE).await;
     start(&log, &old).await.stop().await;
     let messages_before = old.dump(&story.team).await.unwrap()["folders"].clone();
 
-    let new = open(RENEWED).await;
+    let new = place.open(RENEWED).await;
     assert_eq!(new.position(&story.team).await.unwrap(), 0);
     start(&log, &new).await.stop().await;
     let dump = new.dump(&story.team).await.unwrap();
@@ -239,17 +270,14 @@ async fn a_changed_projection_is_computed_anew_before_the_runner_is_ready_and_an
     new.close().await;
 }
 
-#[tokio::test]
-async fn views_in_a_file_go_on_where_they_were() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("views.db");
+async fn views_go_on_where_they_were(place: Place<'_>) {
     let log = memory_log().await;
     let mut story = told(&log, 1, &[(Op::Open(1), 1)]).await;
-    let views = Views::open_sqlite(&path).await.unwrap();
+    let views = place.open(ALL).await;
     start(&log, &views).await.stop().await;
     let before = views.dump(&story.team).await.unwrap();
     views.close().await;
-    let views = Views::open_sqlite(&path).await.unwrap();
+    let views = place.open(ALL).await;
     assert_eq!(views.dump(&story.team).await.unwrap(), before);
     story.tell(&log, &Op::Open(2), 1).await;
     start(&log, &views).await.stop().await;
@@ -258,9 +286,8 @@ async fn views_in_a_file_go_on_where_they_were() {
     views.close().await;
 }
 
-#[tokio::test]
-async fn after_a_restore_of_the_log_nothing_of_the_lost_future_is_left() {
-    let views = Views::memory().await.unwrap();
+async fn after_a_restore_of_the_log_nothing_of_the_lost_future_is_left(place: Place<'_>) {
+    let views = place.open(ALL).await;
     let log = memory_log().await;
     let story = told(&log, 1, &[(Op::Open(1), 1), (Op::Open(2), 1)]).await;
     start(&log, &views).await.stop().await;
@@ -275,4 +302,18 @@ async fn after_a_restore_of_the_log_nothing_of_the_lost_future_is_left() {
     let fresh = Views::memory().await.unwrap();
     super::world::apply(&restored, &fresh, &story.team, &[1_000], Position::MAX).await;
     assert_eq!(views.dump(&story.team).await.unwrap(), fresh.dump(&story.team).await.unwrap());
+}
+
+async fn nodes_that_start_at_once_make_the_tables_once(place: Place<'_>) {
+    let (a, b, c) = tokio::join!(place.open(ALL), place.open(ALL), place.open(ALL));
+    let nodes = [a, b, c];
+    let log = memory_log().await;
+    let running = start(&log, &nodes[0]).await;
+    let story = told(&log, 1, &[(Op::Open(1), 1)]).await;
+    let head = log.head(&story.team).await.unwrap().position;
+    assert!(nodes[0].wait_for(&story.team, head, WAIT).await);
+    for node in &nodes {
+        assert_eq!(node.position(&story.team).await.unwrap(), head);
+    }
+    running.stop().await;
 }

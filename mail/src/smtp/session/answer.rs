@@ -54,6 +54,12 @@ impl Verdict {
         Self::reject(550, 7, 1, "sender not allowed")
     }
 
+    /// `550 5.7.26`: the author's domain asks to refuse what is not proven to come from it (RFC 7372 §3.3, RFC 9989).
+    #[must_use]
+    pub fn dmarc_rejected() -> Self {
+        Self::reject(550, 7, 26, "the mail fails the DMARC policy of its author's domain")
+    }
+
     /// `550 5.2.1`: the mailbox or its team is suspended.
     #[must_use]
     pub fn suspended() -> Self {

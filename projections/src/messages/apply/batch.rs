@@ -8,8 +8,8 @@ use domain::{Event, Halves, mailbox};
 use eventlog::Recorded;
 
 use super::super::changes::Kind;
-use super::super::references::{REFERENCES_MAX, reference};
 use super::super::{Checks, Correspondence, SEEN};
+use super::merge::{Joined, references_of};
 use super::thread::{Member, Thread};
 use super::{FOLDERS, MESSAGES, REFERENCES, THREADS, TOMBSTONES};
 use crate::db::Tx;
@@ -17,17 +17,17 @@ use crate::table::Kind::{Bool, Int, Text};
 use crate::table::{Existing, Rows, cells};
 use crate::{Error, folded};
 
-type Arrival = Halves<Received, domain::message::Correspondence>;
+pub(super) type Arrival = Halves<Received, domain::message::Correspondence>;
 
 /// What of a message can change.
-struct Message<'e> {
-    mailbox: MailboxId,
-    thread: ThreadId,
+pub(super) struct Message<'e> {
+    pub(super) mailbox: MailboxId,
+    pub(super) thread: ThreadId,
     folder: Folder,
     keywords: BTreeSet<String>,
     version: u64,
     created_position: Position,
-    changed_position: Position,
+    pub(super) changed_position: Position,
     has_attachments: bool,
     /// The event that brought it, if that is in this batch.
     arrival: Option<(&'e Recorded, &'e Arrival)>,
@@ -49,15 +49,16 @@ struct Counts {
 
 /// Everything the events of a batch touch.
 pub(super) struct Batch<'e> {
-    messages: BTreeMap<MessageId, Message<'e>>,
+    pub(super) messages: BTreeMap<MessageId, Message<'e>>,
     changed: BTreeSet<MessageId>,
     destroyed: BTreeSet<MessageId>,
-    threads: BTreeMap<(MailboxId, ThreadId), Thread>,
-    ended: BTreeSet<(MailboxId, ThreadId)>,
-    begun: BTreeSet<(MailboxId, ThreadId)>,
+    pub(super) threads: BTreeMap<(MailboxId, ThreadId), Thread>,
+    pub(super) ended: BTreeSet<(MailboxId, ThreadId)>,
+    pub(super) begun: BTreeSet<(MailboxId, ThreadId)>,
     folders: BTreeMap<(MailboxId, Folder), Counts>,
-    tombstones: BTreeMap<(MailboxId, Kind, String), (Position, Position)>,
+    pub(super) tombstones: BTreeMap<(MailboxId, Kind, String), (Position, Position)>,
     references: BTreeMap<ThreadId, (ThreadId, bool)>,
+    pub(super) joined: Joined,
 }
 
 impl<'e> Batch<'e> {
@@ -66,18 +67,19 @@ impl<'e> Batch<'e> {
         let mut arriving: BTreeSet<&MessageId> = BTreeSet::new();
         let mut stored: BTreeSet<&MessageId> = BTreeSet::new();
         let mut mailboxes: BTreeSet<&MailboxId> = BTreeSet::new();
-        let mut threads: BTreeSet<(MailboxId, ThreadId)> = BTreeSet::new();
+        let mut arrivals: Vec<&Arrival> = vec![];
         for record in events {
             let Event::Message(event) = &record.event else { continue };
             mailboxes.insert(event.mailbox());
             if let MessageEvent::Received(e) = event {
                 arriving.insert(&e.message);
-                threads.insert((e.mailbox.clone(), e.thread.clone()));
+                arrivals.push(e);
             } else if !arriving.contains(event.message()) {
                 stored.insert(event.message());
             }
         }
         let messages = load_messages(tx, team, &stored).await?;
+        let (joined, mut threads) = Joined::load(tx, team, &arrivals).await?;
         threads.extend(messages.values().map(|m| (m.mailbox.clone(), m.thread.clone())));
         Ok(Self {
             messages,
@@ -89,6 +91,7 @@ impl<'e> Batch<'e> {
             folders: load_folders(tx, team, &mailboxes).await?,
             tombstones: BTreeMap::new(),
             references: BTreeMap::new(),
+            joined,
         })
     }
 
@@ -130,6 +133,8 @@ impl<'e> Batch<'e> {
                 self.count(&e.mailbox, from, record.position, |c| leave(c, unread));
                 self.count(&e.mailbox, e.folder, record.position, |c| enter(c, unread));
             }
+            // Its version is the length of its stream, whatever is in that.
+            Event::Message(MessageEvent::DuplicateReceived(e)) => drop(self.touch(&e.message, record)),
             Event::Message(MessageEvent::Destroyed(e)) => self.gone(record, &e.message),
             // Copies of sent mail are not shown yet.
             Event::Message(MessageEvent::Filed(_))
@@ -150,9 +155,10 @@ impl<'e> Batch<'e> {
     }
 
     fn received(&mut self, record: &'e Recorded, e: &'e Arrival) {
+        let thread_id = self.join(record.position, e);
         let message = Message {
             mailbox: e.mailbox.clone(),
-            thread: e.thread.clone(),
+            thread: thread_id.clone(),
             folder: e.folder,
             keywords: BTreeSet::new(),
             version: record.stream_version,
@@ -164,7 +170,7 @@ impl<'e> Batch<'e> {
         self.messages.insert(e.message.clone(), message);
         self.count(&e.mailbox, e.folder, record.position, |c| enter(c, true));
         let known = e.personal.known();
-        let key = (e.mailbox.clone(), e.thread.clone());
+        let key = (e.mailbox.clone(), thread_id.clone());
         let thread = self.threads.entry(key.clone()).or_insert_with(|| {
             self.begun.insert(key.clone());
             self.tombstones.remove(&(key.0, Kind::Thread, key.1.to_string()));
@@ -180,12 +186,11 @@ impl<'e> Batch<'e> {
             subject: known.and_then(|p| p.subject.as_deref()),
             people: known.map_or_else(Vec::new, |p| people(p.from.as_ref(), &p.to, &p.cc)),
         });
-        let Some(known) = known else { return };
-        let seen = known.references.iter().take(REFERENCES_MAX).map(|id| (id, false));
-        for (id, is_own) in std::iter::once((&known.rfc5322_message_id, true)).chain(seen) {
-            let found = self.references.entry(reference(&e.mailbox, id)).or_insert_with(|| (e.thread.clone(), is_own));
+        for (reference, is_own) in references_of(e) {
+            self.joined.knows(&reference, &thread_id);
+            let found = self.references.entry(reference).or_insert_with(|| (thread_id.clone(), is_own));
             if is_own && !found.1 {
-                *found = (e.thread.clone(), true);
+                *found = (thread_id.clone(), true);
             }
         }
     }
@@ -234,6 +239,7 @@ impl<'e> Batch<'e> {
 
     /// Writes everything that changed.
     pub(super) async fn write(mut self, tx: &mut Tx<'_>, team: &TeamId) -> Result<(), Error> {
+        self.joined.write(tx, team).await?;
         self.write_messages(tx, team).await?;
         self.refresh_threads(tx, team).await?;
         self.write_threads(tx, team).await?;

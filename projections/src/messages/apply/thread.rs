@@ -107,6 +107,20 @@ impl Thread {
         }
     }
 
+    /// Takes over the messages of another thread that is one with this. What depends on their order is found out anew.
+    pub(super) fn absorb(&mut self, other: &Self) {
+        self.messages += other.messages;
+        self.unread += other.unread;
+        self.with_attachments += other.with_attachments;
+        for (folder, count) in &other.folders {
+            *self.folders.entry(*folder).or_default() += count;
+        }
+        if other.last > self.last {
+            self.last.clone_from(&other.last);
+        }
+        self.is_stale = true;
+    }
+
     /// Takes a message out; says whether none is left.
     pub(super) fn remove(&mut self, folder: Folder, is_unread: bool, has_attachments: bool) -> bool {
         self.messages = self.messages.saturating_sub(1);

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 /// A running cluster.
+#[derive(Debug)]
 pub struct Cluster {
     directory: PathBuf,
     databases: AtomicU64,
@@ -26,10 +27,15 @@ impl Cluster {
     /// PostgreSQL is not installed or does not start.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
-        SHARED.get_or_init(Self::start)
+        SHARED.get_or_init(|| Self::start(&[]))
     }
 
-    fn start() -> Self {
+    /// Starts a cluster with further settings such as `fsync=off`. It ends when it is dropped.
+    ///
+    /// # Panics
+    /// PostgreSQL is not installed or does not start.
+    #[must_use]
+    pub fn start(settings: &[&str]) -> Self {
         let bin = programs().expect(
             "these tests need the PostgreSQL server programs (initdb, pg_ctl, postgres): \
              install the package `postgresql` (Debian, Ubuntu) or `postgresql-server` (Fedora)",
@@ -49,8 +55,9 @@ impl Cluster {
                 "--locale=C.UTF-8",
             ]),
         );
+        let further: String = settings.iter().map(|setting| format!(" -c {setting}")).collect();
         let settings = format!(
-            "-k {} -c listen_addresses= -c max_connections=400 -c shared_buffers=64MB -c max_wal_size=2GB",
+            "-k {} -c listen_addresses= -c max_connections=400 -c shared_buffers=64MB -c max_wal_size=2GB{further}",
             directory.display()
         );
         let log = directory.join("server.log");

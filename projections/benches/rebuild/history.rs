@@ -1,86 +1,23 @@
-//! How fast views are computed: `cargo bench -p projections --bench rebuild [-- <events>]`.
-//!
-//! Writes a mixed history through the log on SQLite, then measures, on fresh views in a file: the runner catching up, and
-//! a rebuild of all projections and of each one beside the live copy. Prints events per second.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints and may fail loudly")]
+//! A mixed history of one team, as large as asked for.
 
-use std::sync::Arc;
-use std::time::Instant;
-
-use domain::id::{BlobId, DomainId, MailboxId, MessageId, Position, TeamId, ThreadId};
+use domain::id::{BlobId, DomainId, MailboxId, MessageId, TeamId, ThreadId};
 use domain::message::{Authentication, Correspondence, Folder, Person, Received};
 use domain::{Actor, Command, StreamId, mailbox, message, sending_domain, team};
-use eventlog::sqlite::SqliteBackend;
-use eventlog::{Allot, BlobStore, EventLog, MasterKey, Options, Submission};
-use projections::{ALL, Runner, Views, rebuild};
+use eventlog::{Allot, EventLog, Submission};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 const MAILBOXES: usize = 20;
-const PRODUCERS: usize = 256;
+/// How many write at the same time.
+pub const PRODUCERS: usize = 256;
 
-fn main() {
-    let events = std::env::args().filter_map(|arg| arg.parse().ok()).next().unwrap_or(100_000);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(run(events));
-}
-
-async fn run(events: usize) {
-    let directory = tempfile::tempdir().unwrap();
-    let backend = SqliteBackend::open(&directory.path().join("log.db")).await.unwrap();
-    let allot = Allot::system();
-    let mut options = Options::new(MasterKey::new(&[7; 32]), BlobStore::memory(), allot.entropy());
-    options.queue_max = std::num::NonZeroUsize::new(PRODUCERS * 2).unwrap();
-    let log = EventLog::open(Arc::new(backend), options).await.unwrap();
-    let team = TeamId::new(allot.now(), allot.random());
-    let began = Instant::now();
-    write_history(&log, &allot, &team, events).await;
-    let head = log.head(&team).await.unwrap().position;
-    println!("history of {head} events written in {:.1} s", began.elapsed().as_secs_f64());
-
-    let began = Instant::now();
-    let mut position: Position = 0;
-    loop {
-        let page = log.read(&team, position, 1_000).await.unwrap();
-        let Some(last) = page.last() else { break };
-        position = last.position;
-    }
-    report("reading and decoding alone (ceiling)", head, began);
-
-    let views = Views::open_sqlite(&directory.path().join("views.db")).await.unwrap();
-    let stop = CancellationToken::new();
-    let began = Instant::now();
-    let runner = Runner::new(log.clone(), views.clone());
-    let mut ready = runner.ready();
-    let mut running = JoinSet::new();
-    running.spawn(runner.run(stop.clone()));
-    ready.wait_for(|ready| *ready).await.unwrap();
-    report("runner catching up, pages of 1,000", head, began);
-    stop.cancel();
-    running.join_next().await.unwrap().unwrap().unwrap();
-
-    let began = Instant::now();
-    rebuild(&views, &log, None, None, |_| {}).await.unwrap();
-    report("rebuild of all projections, nothing differs", head, began);
-    for projection in ALL {
-        let began = Instant::now();
-        rebuild(&views, &log, Some(projection.name()), None, |_| {}).await.unwrap();
-        report(&format!("rebuild of {}", projection.name()), head, began);
-    }
-    let empty = Views::open_sqlite(&directory.path().join("empty.db")).await.unwrap();
-    let began = Instant::now();
-    rebuild(&empty, &log, None, None, |_| {}).await.unwrap();
-    report("rebuild of all projections, everything differs", head, began);
-    let began = Instant::now();
-    projections::replay(&log, &team, head, &directory.path().join("replay.db"), |_| {}).await.unwrap();
-    report("replay into a file", head, began);
-}
-
-fn report(what: &str, events: u64, began: Instant) {
-    let seconds = began.elapsed().as_secs_f64();
-    #[expect(clippy::cast_precision_loss, reason = "a rate to be read by people")]
-    let rate = events as f64 / seconds;
-    println!("{what:<55} {rate:>10.0} events/s  {seconds:>6.2} s");
+/// A team and its mailboxes.
+pub struct History {
+    log: EventLog,
+    allot: Allot,
+    /// The team.
+    pub team: TeamId,
+    /// Where its mails arrive.
+    pub mailboxes: Vec<MailboxId>,
 }
 
 async fn transact<C: Command>(log: &EventLog, allot: &Allot, team: &TeamId, command: C, fresh: Option<StreamId>) {
@@ -89,7 +26,9 @@ async fn transact<C: Command>(log: &EventLog, allot: &Allot, team: &TeamId, comm
     log.transact(submission).await.unwrap();
 }
 
-async fn write_history(log: &EventLog, allot: &Allot, team: &TeamId, events: usize) {
+/// Makes a team with its mailboxes.
+pub async fn begin(log: &EventLog, allot: &Allot) -> History {
+    let team = &TeamId::new(allot.now(), allot.random());
     transact(log, allot, team, team::CreateTeam { name: "Bench".into(), limits: team::Limits::default() }, None).await;
     let domain = sending_domain::AddVerifiedDomain {
         domain: DomainId::new(allot.now(), allot.random()),
@@ -111,19 +50,28 @@ async fn write_history(log: &EventLog, allot: &Allot, team: &TeamId, events: usi
         transact(log, allot, team, open, None).await;
         mailboxes.push(id);
     }
-    let mut producers = JoinSet::new();
-    for producer in 0..PRODUCERS {
-        let (log, allot, team) = (log.clone(), allot.clone(), team.clone());
-        let mailbox = mailboxes[producer % MAILBOXES].clone();
-        producers.spawn(async move { produce(&log, &allot, &team, &mailbox, producer, events / PRODUCERS).await });
-    }
-    while let Some(done) = producers.join_next().await {
-        done.unwrap();
+    History { log: log.clone(), allot: allot.clone(), team: team.clone(), mailboxes }
+}
+
+impl History {
+    /// Writes about so many events more.
+    pub async fn grow(&self, events: usize) {
+        let grown = self.log.head(&self.team).await.unwrap().position;
+        let mut producers = JoinSet::new();
+        for producer in 0..PRODUCERS {
+            let (log, allot, team) = (self.log.clone(), self.allot.clone(), self.team.clone());
+            let mailbox = self.mailboxes[producer % MAILBOXES].clone();
+            let name = format!("{grown}.{producer}");
+            producers.spawn(async move { produce(&log, &allot, &team, &mailbox, &name, events / PRODUCERS).await });
+        }
+        while let Some(done) = producers.join_next().await {
+            done.unwrap();
+        }
     }
 }
 
 /// Of a hundred events 56 are arrivals, 34 keyword changes, 8 moves and 2 deletions.
-async fn produce(log: &EventLog, allot: &Allot, team: &TeamId, mailbox: &MailboxId, producer: usize, events: usize) {
+async fn produce(log: &EventLog, allot: &Allot, team: &TeamId, mailbox: &MailboxId, producer: &str, events: usize) {
     let mut arrived: Vec<MessageId> = vec![];
     let mut previous: Option<(String, ThreadId)> = None;
     for n in 0..events {
@@ -185,7 +133,7 @@ fn arrival(
     thread: ThreadId,
     id: String,
     references: Vec<String>,
-    producer: usize,
+    producer: &str,
     n: usize,
 ) -> message::ReceiveMessage {
     let now = allot.now();
@@ -196,7 +144,7 @@ fn arrival(
         folder: Folder::Inbox,
         blob: BlobId::new(now, allot.random()),
         size_bytes: 4_096,
-        sha256: format!("{producer:032x}{n:032x}"),
+        sha256: format!("{n:064x}"),
         is_spam: false,
         spam_score: 3,
         spam_rules: vec!["no_dkim".into()],
@@ -211,7 +159,7 @@ fn arrival(
         parser_version: 1,
     };
     let sender = format!("person{}@mail.example.net", n % 40);
-    let to = format!("box{}@example.org", producer % MAILBOXES);
+    let to = format!("box{}@example.org", n % MAILBOXES);
     let personal = Correspondence {
         mail_from: Some(sender.clone()),
         rcpt_to: vec![to.clone()],

@@ -1,0 +1,220 @@
+//! How many requests a second are answered after their durable append on SQLite, beside the barest axum handler that
+//! inserts one event by group commit.
+//!
+//! `cargo bench -p api --bench post`. Each connection suspends and resumes a mailbox of its own, with idempotency keys:
+//! the whole way of a request, from the key it shows to its answer kept for repetitions. The projections follow
+//! meanwhile, as they do in the program; the handler does not wait for them. Both are measured in turns with the same
+//! clients in the same process; the median of the rounds counts.
+#![expect(clippy::disallowed_methods, reason = "two signals to stop need no bound")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark may fail loudly and prints its results")]
+
+#[path = "../../eventlog/benches/append/bare.rs"]
+mod bare;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use api::auth::secret::{Pepper, mint};
+use axum::Router;
+use axum::extract::State;
+use axum::routing::post;
+use domain::api_key::{CreateTeamKey, Kind};
+use domain::id::{DomainId, MailboxId, TeamId};
+use domain::mailbox::{OpenMailbox, SendScope};
+use domain::permission::Permissions;
+use domain::sending_domain::{AddVerifiedDomain, Mode};
+use domain::team::{CreateTeam, Limits};
+use domain::{Actor, Command};
+use eventlog::sqlite::SqliteBackend;
+use eventlog::{Allot, BlobStore, EventLog, MasterKey, Options, Submission};
+use projections::{Runner, Views};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+const ROUND: Duration = Duration::from_secs(2);
+const ROUNDS: usize = 3;
+const WRITE_AHEAD_BYTES: u64 = 64 << 20;
+
+#[tokio::main]
+async fn main() {
+    println!("requests/s answered after their append, bare handler, ratio; p50 and p99 of ours in ms");
+    for connections in [64, 256] {
+        let (mut all_ours, mut all_bare, mut ratios, mut times) = (vec![], vec![], vec![], (0.0, 0.0));
+        for _ in 0..ROUNDS {
+            let (ours, took) = ours(connections).await;
+            let (bare, _) = bare_handler(connections).await;
+            all_ours.push(ours);
+            all_bare.push(bare);
+            ratios.push(ours / bare);
+            times = (took[took.len() / 2], took[took.len() * 99 / 100]);
+        }
+        let [ours, bare, ratio] = [all_ours, all_bare, ratios].map(median);
+        println!("{connections:>4} connections: {ours:>8.0} {bare:>8.0} {ratio:>6.2}; {:.1} {:.1}", times.0, times.1);
+    }
+}
+
+fn median(mut all: Vec<f64>) -> f64 {
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
+}
+
+async fn run<C: Command>(log: &EventLog, allot: &Allot, team: &TeamId, command: C) {
+    let submission = Submission::new(team.clone(), allot.now(), Actor::Operator, "bench", command);
+    log.transact(submission).await.map(|_| ()).unwrap();
+}
+
+async fn ours(connections: usize) -> (f64, Vec<f64>) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log.db");
+    let backend = Arc::new(SqliteBackend::open_reserving(&path, WRITE_AHEAD_BYTES).await.unwrap());
+    let allot = Allot::system();
+    let options = Options::new(MasterKey::new(&[7; 32]), BlobStore::memory(), allot.entropy());
+    let log = EventLog::open(backend, options).await.unwrap();
+    let (team, pepper) = (TeamId::new(allot.now(), allot.random()), Pepper::new([9; 32]));
+    let limits = Limits { mailboxes: u32::MAX, ..Limits::default() };
+    run(&log, &allot, &team, CreateTeam { name: "bench".into(), limits }).await;
+    let domain = DomainId::new(allot.now(), allot.random());
+    run(&log, &allot, &team, AddVerifiedDomain { domain, name: "bench.test".into(), mode: Mode::SendReceive }).await;
+    let key = mint(&allot, &pepper, Kind::Infrastructure);
+    let permissions = Permissions::parse(["mailbox.admin.manage"]).unwrap();
+    let create =
+        CreateTeamKey { minted: key.minted.clone(), kind: Kind::Infrastructure, name: "bench".into(), permissions };
+    run(&log, &allot, &team, create).await;
+    let mut mailboxes = vec![];
+    for n in 0..connections {
+        let mailbox = MailboxId::new(allot.now(), allot.random());
+        let command = OpenMailbox {
+            mailbox: mailbox.clone(),
+            email: format!("box{n}@bench.test").parse().unwrap(),
+            display_name: None,
+            quota_bytes: 1 << 30,
+            send_scope: SendScope::All,
+            credential: None,
+        };
+        run(&log, &allot, &team, command).await;
+        mailboxes.push(mailbox);
+    }
+    let views = Views::open_sqlite(&directory.path().join("views.db")).await.unwrap();
+    let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    tasks.spawn({
+        let (runner, stop) = (Runner::new(log.clone(), views.clone()), stop.clone());
+        async move { runner.run(stop).await.unwrap() }
+    });
+    let head = log.head(&team).await.unwrap();
+    assert!(views.wait_for(&team, head.position, Duration::from_secs(30)).await);
+    let rate_limits = api::RateLimits { infrastructure_requests: u32::MAX, ..api::RateLimits::default() };
+    let config = api::Config { rate_limits, read_your_writes_milliseconds_max: 0, ..api::Config::default() };
+    let app = api::App::new(log.clone(), views, allot, pepper, config);
+    let secret = key.secret.expose_str().to_owned();
+    let requests = Arc::new(move |connection: usize, n: u64| {
+        let (mailbox, verb) = (&mailboxes[connection], if n.is_multiple_of(2) { "suspend" } else { "resume" });
+        format!(
+            "POST /api/v1/mailboxes/{mailbox}/{verb} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {secret}\r\n\
+             Idempotency-Key: bench-{connection}-{n}\r\nContent-Length: 0\r\n\r\n"
+        )
+    });
+    let measured = measure(api::router(app), connections, requests).await;
+    stop.cancel();
+    tasks.join_all().await;
+    log.close().await;
+    measured
+}
+
+async fn bare_handler(connections: usize) -> (f64, Vec<f64>) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log.db");
+    eventlog::Backend::close(&SqliteBackend::open(&path).await.unwrap()).await;
+    let path = bare::beside(&path);
+    let (wishes, queue) = mpsc::channel::<bare::Wish>(8_192);
+    let (stop, stopped) = std::sync::mpsc::channel();
+    let (for_loop, for_checkpoint) = (path.clone(), path);
+    let writer = std::thread::spawn(move || bare::bare_loop(&for_loop, queue));
+    let checkpointer = std::thread::spawn(move || bare::checkpoint(&for_checkpoint, &stopped));
+    let router = Router::new().route("/events/{team}/{n}", post(insert)).with_state(wishes);
+    let requests = Arc::new(|connection: usize, n: u64| {
+        let n = n * 1_000 + connection as u64;
+        format!("POST /events/team_{connection:024}/{n} HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n")
+    });
+    let measured = measure(router, connections, requests).await;
+    writer.join().unwrap();
+    drop(stop);
+    checkpointer.join().unwrap();
+    measured
+}
+
+async fn insert(
+    State(wishes): State<mpsc::Sender<bare::Wish>>,
+    axum::extract::Path((team, n)): axum::extract::Path<(String, u64)>,
+) -> axum::Json<serde_json::Value> {
+    let (done, answered) = oneshot::channel();
+    let wish = bare::Wish { team, n, done };
+    wishes.send(wish).await.map_err(|_| "the loop ended").unwrap();
+    answered.await.unwrap();
+    axum::Json(serde_json::json!({ "data": { "n": n } }))
+}
+
+/// Serves a router to so many connections, each of which asks again as soon as it is answered; returns requests a second
+/// and how long each took in milliseconds, shortest first.
+async fn measure(
+    router: Router,
+    connections: usize,
+    requests: Arc<impl Fn(usize, u64) -> String + Send + Sync + 'static>,
+) -> (f64, Vec<f64>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let to = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let mut serving = JoinSet::new();
+    serving.spawn({
+        let stop = stop.clone();
+        let service = router.into_make_service_with_connect_info::<SocketAddr>();
+        async move {
+            let serve = axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned());
+            serve.await.unwrap();
+        }
+    });
+    let mut clients = JoinSet::new();
+    let started = Instant::now();
+    for connection in 0..connections {
+        let requests = Arc::clone(&requests);
+        clients.spawn(async move {
+            let mut stream = TcpStream::connect(to).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            let (mut taken, mut input) = (vec![], vec![0; 8_192]);
+            let mut n = 0;
+            while started.elapsed() < ROUND {
+                let begun = Instant::now();
+                stream.write_all(requests(connection, n).as_bytes()).await.unwrap();
+                answer(&mut stream, &mut input).await;
+                taken.push(begun.elapsed().as_secs_f64() * 1_000.0);
+                n += 1;
+            }
+            taken
+        });
+    }
+    let mut taken = clients.join_all().await.concat();
+    let rate = taken.len() as f64 / started.elapsed().as_secs_f64();
+    stop.cancel();
+    serving.join_all().await;
+    taken.sort_by(f64::total_cmp);
+    (rate, taken)
+}
+
+/// Reads one answer, which must be a good one.
+async fn answer(stream: &mut TcpStream, input: &mut [u8]) {
+    let mut have = 0;
+    loop {
+        have += stream.read(&mut input[have..]).await.unwrap();
+        let text = std::str::from_utf8(&input[..have]).unwrap();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        assert!(head.starts_with("HTTP/1.1 2"), "{text}");
+        let length =
+            head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+        if length.is_some_and(|length: usize| body.len() >= length) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What is erased from the log is erased from the views.
+//!
+//! An erasure takes personal halves away from events that were folded long ago, so no new event tells of it. The log
+//! counts the erasures of each team; the views remember at which count a team's rows were made, and a team whose
+//! numbers differ is computed anew beside the copy that is read, then swapped ([`crate::rebuild()`]).
+//!
+//! The number is read before the rebuild: an erasure in the middle of one makes the numbers differ again.
+
+use std::time::Duration;
+
+use domain::id::TeamId;
+use eventlog::EventLog;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Error, Views, exec, fetch_opt, rebuild};
+
+/// How often the log is asked for erasures.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How many teams are asked for at once.
+const TEAMS_MAX: usize = 1_000;
+
+/// Follows the erasures of all teams until it is told to stop. A look that fails is tried again.
+pub async fn follow(views: Views, log: EventLog, stop: CancellationToken) {
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = look.tick() => {}
+        }
+        let looked = tokio::select! {
+            // What a rebuild that is cut off here has left is dropped by the next one.
+            () = stop.cancelled() => return,
+            looked = catch_up(&views, &log) => looked,
+        };
+        match looked {
+            Ok(_) | Err(Error::RebuildRunning) => {}
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "erased data is still in views; trying again");
+            }
+        }
+    }
+}
+
+/// Computes the views anew of every team of which something was erased since they were made. Returns how many teams
+/// those were.
+///
+/// # Errors
+/// [`Error::RebuildRunning`], or a database does not answer. What was not finished is noticed again.
+pub async fn catch_up(views: &Views, log: &EventLog) -> Result<u64, Error> {
+    let mut after: Option<TeamId> = None;
+    let mut teams = 0;
+    loop {
+        let page = log.erasures(after.as_ref(), TEAMS_MAX).await?;
+        let Some((last, _)) = page.last() else { return Ok(teams) };
+        after = Some(last.clone());
+        for (team, erasures) in page {
+            if seen(views, &team).await? == erasures {
+                continue;
+            }
+            log.note_erased(&team);
+            rebuild(views, log, None, Some(&team), |_| {}).await?;
+            note(views, &team, erasures).await?;
+            tracing::info!(team.id = %team, "what was erased from the log is gone from the views");
+            teams += 1;
+        }
+    }
+}
+
+async fn seen(views: &Views, team: &TeamId) -> Result<i64, Error> {
+    let mut reader = views.read().await?;
+    let found = fetch_opt!(reader, (i64,), "SELECT seen FROM erasures WHERE team_id = $1", team.as_str())?;
+    Ok(found.map_or(0, |(seen,)| seen))
+}
+
+async fn note(views: &Views, team: &TeamId, erasures: i64) -> Result<(), Error> {
+    let mut tx = views.db().begin().await?;
+    exec!(
+        tx,
+        "INSERT INTO erasures (team_id, seen) VALUES ($1, $2)
+         ON CONFLICT (team_id) DO UPDATE SET seen = excluded.seen",
+        team.as_str(),
+        erasures
+    )?;
+    tx.commit().await
+}
