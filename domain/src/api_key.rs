@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::entity::{Fold, Versioned, fold_of};
 use crate::event::stored_events;
 use crate::id::{KeyId, MailboxId};
-use crate::mailbox::{Mailbox, Status as MailboxStatus};
+use crate::mailbox::{Mailbox, SendScope, Status as MailboxStatus};
 use crate::permission::Permissions;
 use crate::personal::Halves;
 use crate::team::{LimitReached, Resource, Team};
@@ -115,11 +115,22 @@ pub struct Revoked {
     pub reason: RevokeReason,
 }
 
+/// Facts of `api_key.send_scope_changed`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SendScopeChanged {
+    /// The key's id.
+    pub key: KeyId,
+    /// The accounts it may send through from now on.
+    pub send_scope: SendScope,
+}
+
 stored_events! {
     /// What can happen to a key.
     enum Event;
     /// A secret was minted and shown once.
     Created(Created, KeyName) = "api_key.created" v 1;
+    /// It may send through other accounts than before, or than all.
+    SendScopeChanged(SendScopeChanged) = "api_key.send_scope_changed" v 1;
     /// It works no more.
     Revoked(Revoked) = "api_key.revoked" v 1;
 }
@@ -130,6 +141,7 @@ impl Event {
     pub fn key(&self) -> &KeyId {
         match self {
             Self::Created(e) => &e.key,
+            Self::SendScopeChanged(e) => &e.key,
             Self::Revoked(e) => &e.key,
         }
     }
@@ -138,6 +150,7 @@ impl Event {
         let mailbox = match self {
             Self::Created(e) => &e.mailbox,
             Self::Revoked(e) => &e.mailbox,
+            Self::SendScopeChanged(_) => return vec![],
         };
         std::iter::once(StreamId::Team).chain(mailbox.clone().map(StreamId::Mailbox)).collect()
     }
@@ -150,6 +163,8 @@ pub struct ApiKey {
     pub created: Option<Created>,
     /// What its owner calls it.
     pub name: Option<String>,
+    /// Which accounts it may send through.
+    pub send_scope: SendScope,
     /// Whether it works no more.
     pub revoked: bool,
 }
@@ -161,6 +176,7 @@ impl Fold for ApiKey {
                 self.created = Some(e.facts.clone());
                 self.name = e.personal.known().map(|p| p.name.clone());
             }
+            crate::Event::ApiKey(Event::SendScopeChanged(e)) => self.send_scope = e.send_scope.clone(),
             crate::Event::ApiKey(Event::Revoked(_)) => self.revoked = true,
             _ => {}
         }
@@ -266,6 +282,78 @@ impl Command for CreateTeamKey {
     }
 }
 
+/// Creates a sending key that may send through chosen accounts only.
+#[derive(Debug, Clone)]
+pub struct CreateSendingKey {
+    /// The secret's public side.
+    pub minted: Minted,
+    /// What its owner calls it.
+    pub name: String,
+    /// What it may do.
+    pub permissions: Permissions,
+    /// Which accounts it may send through.
+    pub send_scope: SendScope,
+}
+
+impl Command for CreateSendingKey {
+    type State = (Versioned<Team>, Versioned<ApiKey>);
+    type Rejected = Rejected;
+
+    fn streams(&self) -> Vec<StreamId> {
+        vec![StreamId::Team, StreamId::ApiKey(self.minted.key.clone())]
+    }
+
+    fn decide(&self, state: &Self::State, at: &Moment) -> Result<Vec<crate::Event>, Rejected> {
+        let create = CreateTeamKey {
+            minted: self.minted.clone(),
+            kind: Kind::Sending,
+            name: self.name.clone(),
+            permissions: self.permissions.clone(),
+        };
+        let mut events = create.decide(state, at)?;
+        if !events.is_empty() {
+            events.extend(scoped(&self.minted.key, &self.send_scope));
+        }
+        Ok(events)
+    }
+}
+
+/// Returns the event that confines a new key to a scope; all accounts need none.
+fn scoped(key: &KeyId, scope: &SendScope) -> Option<crate::Event> {
+    let facts = SendScopeChanged { key: key.clone(), send_scope: scope.clone() };
+    (*scope != SendScope::All).then(|| crate::Event::ApiKey(Event::SendScopeChanged(facts.into())))
+}
+
+/// Changes which accounts a key may send through.
+#[derive(Debug, Clone)]
+pub struct ChangeSendScope {
+    /// The key.
+    pub key: KeyId,
+    /// The accounts from now on.
+    pub send_scope: SendScope,
+}
+
+impl Command for ChangeSendScope {
+    type State = Versioned<ApiKey>;
+    type Rejected = Rejected;
+
+    fn streams(&self) -> Vec<StreamId> {
+        vec![StreamId::ApiKey(self.key.clone())]
+    }
+
+    fn decide(&self, key: &Self::State, _: &Moment) -> Result<Vec<crate::Event>, Rejected> {
+        key.created.as_ref().filter(|c| c.kind == Kind::Sending).ok_or(Rejected::Unknown)?;
+        if key.revoked {
+            return Err(Rejected::Revoked);
+        }
+        if key.send_scope == self.send_scope {
+            return Ok(vec![]);
+        }
+        let facts = SendScopeChanged { key: self.key.clone(), send_scope: self.send_scope.clone() };
+        Ok(vec![crate::Event::ApiKey(Event::SendScopeChanged(facts.into()))])
+    }
+}
+
 /// Creates a credential of one mailbox.
 #[derive(Debug, Clone)]
 pub struct CreateMailboxKey {
@@ -342,7 +430,8 @@ impl Command for RotateKey {
         );
         // The old key ends first, so that no reader of the log ever counts one key too many.
         let ended = self.revoke_old.then(|| revoked(created, RevokeReason::Rotated));
-        Ok(ended.into_iter().chain([successor]).collect())
+        let scoped = scoped(&self.minted.key, &old.send_scope);
+        Ok(ended.into_iter().chain([successor]).chain(scoped).collect())
     }
 }
 
@@ -431,6 +520,24 @@ mod tests {
         let end = RotateKey { old: key_id(1), minted: minted(2), revoke_old: true };
         let events = given(log).when(end).then_events();
         assert_eq!(events.iter().map(crate::Event::name).collect::<Vec<_>>(), ["api_key.revoked", "api_key.created"]);
+    }
+
+    #[test]
+    fn a_rotated_sending_key_keeps_its_scope() {
+        let mut log = team_created();
+        let send_scope = SendScope::Providers { provider_public_ids: vec!["dprov_1".into()] };
+        let permissions = Preset::ReadOnly.permissions();
+        let create =
+            CreateSendingKey { minted: minted(1), name: "worker".into(), permissions, send_scope: send_scope.clone() };
+        log.extend(given(log.clone()).when(create).then_events());
+        let rotate = RotateKey { old: key_id(1), minted: minted(2), revoke_old: true };
+        log.extend(given(log.clone()).when(rotate).then_events());
+        let key: Versioned<ApiKey> = crate::testing::fold(&[StreamId::ApiKey(key_id(2))], &log);
+        assert_eq!(key.send_scope, send_scope);
+        log.extend(
+            given(log.clone()).when(ChangeSendScope { key: key_id(2), send_scope: SendScope::All }).then_events(),
+        );
+        given(log).when(ChangeSendScope { key: key_id(2), send_scope: SendScope::All }).then_nothing();
     }
 
     #[test]

@@ -12,11 +12,16 @@ pub enum Meter {
     InboundMessages,
     /// Bytes of accepted messages; negative when a message is destroyed.
     StoredBytes,
+    /// One recipient whose mail the team's own account took, repeats included.
+    OutgoingRecipients,
+    /// One recipient whose mail a managed account took, repeats included.
+    ManagedRecipients,
 }
 
 impl Meter {
     /// All meters, in the order they are shown.
-    pub const ALL: [Self; 2] = [Self::InboundMessages, Self::StoredBytes];
+    pub const ALL: [Self; 4] =
+        [Self::InboundMessages, Self::StoredBytes, Self::OutgoingRecipients, Self::ManagedRecipients];
 
     /// Returns the meter's name as stored and shown.
     #[must_use]
@@ -24,7 +29,15 @@ impl Meter {
         match self {
             Self::InboundMessages => "inbound_messages",
             Self::StoredBytes => "stored_bytes",
+            Self::OutgoingRecipients => "outgoing_recipients",
+            Self::ManagedRecipients => "managed_recipients",
         }
+    }
+
+    /// Returns whether its units are charged to the balance one by one, with the mail they belong to.
+    #[must_use]
+    pub fn is_charged_with_mail(self) -> bool {
+        matches!(self, Self::OutgoingRecipients | Self::ManagedRecipients)
     }
 
     /// Returns the meter of that name.
@@ -68,6 +81,8 @@ pub struct Metered {
     pub units: i64,
     /// The mailbox it is attributed to, if any.
     pub mailbox: Option<crate::id::MailboxId>,
+    /// The key it is attributed to, where that is not who recorded the event.
+    pub key: Option<crate::id::KeyId>,
 }
 
 /// Returns what an event adds to the meters.
@@ -76,11 +91,30 @@ pub fn metered(event: &crate::Event) -> Vec<Metered> {
     use crate::{Event, message};
     match event {
         Event::Message(message::Event::Received(e)) => vec![
-            Metered { meter: Meter::InboundMessages, units: 1, mailbox: Some(e.mailbox.clone()) },
-            Metered { meter: Meter::StoredBytes, units: e.size_bytes, mailbox: Some(e.mailbox.clone()) },
+            Metered { meter: Meter::InboundMessages, units: 1, mailbox: Some(e.mailbox.clone()), key: None },
+            Metered { meter: Meter::StoredBytes, units: e.size_bytes, mailbox: Some(e.mailbox.clone()), key: None },
         ],
         Event::Message(message::Event::Destroyed(e)) => {
-            vec![Metered { meter: Meter::StoredBytes, units: -e.size_bytes, mailbox: Some(e.mailbox.clone()) }]
+            vec![Metered {
+                meter: Meter::StoredBytes,
+                units: -e.size_bytes,
+                mailbox: Some(e.mailbox.clone()),
+                key: None,
+            }]
+        }
+        Event::Message(message::Event::Filed(e)) => {
+            vec![Metered {
+                meter: Meter::StoredBytes,
+                units: e.size_bytes,
+                mailbox: Some(e.mailbox.clone()),
+                key: None,
+            }]
+        }
+        Event::Outbound(e) if e.booking().charged_units > 0 => {
+            let meter = if e.is_managed() { Meter::ManagedRecipients } else { Meter::OutgoingRecipients };
+            let units = i64::from(e.booking().charged_units);
+            let mail = e.mail();
+            vec![Metered { meter, units, mailbox: mail.mailbox.clone(), key: mail.key.clone() }]
         }
         _ => vec![],
     }

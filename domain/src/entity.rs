@@ -6,7 +6,11 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::event::Event;
 use crate::stream::StreamId;
-use crate::{api_key::ApiKey, mailbox::Mailbox, message::Message, team::Team, webhook_endpoint::WebhookEndpoint};
+use crate::{
+    api_key::ApiKey, balance::Balance, delivery_group::DeliveryGroup, mailbox::Mailbox, message::Message,
+    outbound::Outbound, provider::Provider, routing::Routing, sending_domain::SendingDomain, suppression::Suppression,
+    team::Team, webhook_endpoint::WebhookEndpoint,
+};
 
 /// The fold of one stream.
 pub trait Fold:
@@ -69,6 +73,13 @@ impl<A: State, B: State, C: State> State for (A, B, C) {
     }
 }
 
+/// All that is left: only as the last part of a state.
+impl<F: Fold> State for Vec<Versioned<F>> {
+    fn from_entities(entities: &mut dyn Iterator<Item = Versioned<Entity>>) -> Self {
+        entities.map(|e| Versioned { version: e.version, state: F::of(&e.state) }).collect()
+    }
+}
+
 macro_rules! entities {
     ($($kind:ident: $fold:ty),+) => {
         /// The fold of any stream; which one, the stream's kind decides.
@@ -108,10 +119,14 @@ macro_rules! entities {
     };
 }
 
-entities! { Team: Team, ApiKey: ApiKey, Mailbox: Mailbox, Webhook: WebhookEndpoint, Message: Message }
+entities! {
+    Team: Team, ApiKey: ApiKey, Mailbox: Mailbox, Webhook: WebhookEndpoint, Message: Message, Domain: SendingDomain,
+    Balance: Balance, Routing: Routing, Provider: Provider, Group: DeliveryGroup, Outbound: Outbound,
+    Suppression: Suppression
+}
 
 /// The version of the shape of all folds together: snapshots of another version are ignored.
-pub const SNAPSHOT_VERSION: i64 = 2;
+pub const SNAPSHOT_VERSION: i64 = 3;
 
 impl Entity {
     /// Returns the fold of an empty stream.
@@ -123,6 +138,13 @@ impl Entity {
             StreamId::Mailbox(_) => Self::Mailbox(Arc::default()),
             StreamId::Webhook(_) => Self::Webhook(Arc::default()),
             StreamId::Message(_) => Self::Message(Arc::default()),
+            StreamId::Domain(_) => Self::Domain(Arc::default()),
+            StreamId::Balance => Self::Balance(Arc::default()),
+            StreamId::Routing => Self::Routing(Arc::default()),
+            StreamId::Provider(_) => Self::Provider(Arc::default()),
+            StreamId::Group(_) => Self::Group(Arc::default()),
+            StreamId::Outbound(_) => Self::Outbound(Arc::default()),
+            StreamId::Suppression(_) => Self::Suppression(Arc::default()),
         }
     }
 }

@@ -8,7 +8,10 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::personal::{Halves, Personal};
 use crate::stream::StreamId;
-use crate::{api_key, mailbox, message, sending_domain, team, webhook_endpoint};
+use crate::{
+    api_key, balance, delivery_group, mailbox, message, outbound, provider, routing, sending_domain, suppression, team,
+    webhook_endpoint,
+};
 
 /// An event as it is stored: before the record's metadata is added.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,8 +61,41 @@ pub enum Event {
     Message(message::Event),
     /// See [`webhook_endpoint::Event`].
     Webhook(webhook_endpoint::Event),
+    /// See [`balance::Event`].
+    Balance(balance::Event),
+    /// See [`provider::Event`].
+    Provider(provider::Event),
+    /// See [`delivery_group::Event`].
+    DeliveryGroup(delivery_group::Event),
+    /// See [`routing::Event`].
+    Routing(routing::Event),
+    /// See [`outbound::Event`].
+    Outbound(outbound::Event),
+    /// See [`suppression::Event`].
+    Suppression(suppression::Event),
     /// Written by a newer build.
     Unknown(Unknown),
+}
+
+/// Returns the stored name and version of every event there is.
+pub fn stored() -> impl Iterator<Item = (&'static str, i64)> {
+    [
+        team::Event::STORED,
+        sending_domain::Event::STORED,
+        api_key::Event::STORED,
+        mailbox::Event::STORED,
+        message::Event::STORED,
+        webhook_endpoint::Event::STORED,
+        balance::Event::STORED,
+        provider::Event::STORED,
+        delivery_group::Event::STORED,
+        routing::Event::STORED,
+        outbound::Event::STORED,
+        suppression::Event::STORED,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
 }
 
 impl Event {
@@ -73,6 +109,12 @@ impl Event {
             Self::Mailbox(e) => e.name(),
             Self::Message(e) => e.name(),
             Self::Webhook(e) => e.name(),
+            Self::Balance(e) => e.name(),
+            Self::Provider(e) => e.name(),
+            Self::DeliveryGroup(e) => e.name(),
+            Self::Routing(e) => e.name(),
+            Self::Outbound(e) => e.name(),
+            Self::Suppression(e) => e.name(),
             Self::Unknown(e) => &e.encoded.name,
         }
     }
@@ -87,6 +129,12 @@ impl Event {
             Self::Mailbox(e) => e.encode(),
             Self::Message(e) => e.encode(),
             Self::Webhook(e) => e.encode(),
+            Self::Balance(e) => e.encode(),
+            Self::Provider(e) => e.encode(),
+            Self::DeliveryGroup(e) => e.encode(),
+            Self::Routing(e) => e.encode(),
+            Self::Outbound(e) => e.encode(),
+            Self::Suppression(e) => e.encode(),
             Self::Unknown(e) => e.encoded.clone(),
         }
     }
@@ -113,6 +161,12 @@ impl Event {
             "mailbox" => mailbox::Event::decode(&stored).map(|e| e.map(Self::Mailbox)),
             "message" => message::Event::decode(&stored).map(|e| e.map(Self::Message)),
             "webhook" | "delivery" => webhook_endpoint::Event::decode(&stored).map(|e| e.map(Self::Webhook)),
+            "balance" => balance::Event::decode(&stored).map(|e| e.map(Self::Balance)),
+            "provider" => provider::Event::decode(&stored).map(|e| e.map(Self::Provider)),
+            "delivery_group" => delivery_group::Event::decode(&stored).map(|e| e.map(Self::DeliveryGroup)),
+            "routing" => routing::Event::decode(&stored).map(|e| e.map(Self::Routing)),
+            "outbound" => outbound::Event::decode(&stored).map(|e| e.map(Self::Outbound)),
+            "suppression" => suppression::Event::decode(&stored).map(|e| e.map(Self::Suppression)),
             _ => Ok(None),
         }
         .map_err(failed)?;
@@ -132,7 +186,14 @@ impl Event {
     #[must_use]
     pub fn stream(&self) -> Option<StreamId> {
         Some(match self {
-            Self::Team(_) | Self::SendingDomain(_) => StreamId::Team,
+            Self::Team(_) => StreamId::Team,
+            Self::SendingDomain(e) => StreamId::Domain(e.domain().clone()),
+            Self::Balance(_) => StreamId::Balance,
+            Self::Provider(e) => StreamId::Provider(e.provider().clone()),
+            Self::DeliveryGroup(e) => StreamId::Group(e.group().clone()),
+            Self::Routing(_) => StreamId::Routing,
+            Self::Outbound(e) => StreamId::Outbound(e.mail().outbound.clone()),
+            Self::Suppression(e) => StreamId::Suppression(e.address().clone()),
             Self::ApiKey(e) => StreamId::ApiKey(e.key().clone()),
             Self::Mailbox(e) => StreamId::Mailbox(e.mailbox().clone()),
             Self::Message(e) => StreamId::Message(e.message().clone()),
@@ -150,11 +211,17 @@ impl Event {
             | Self::Webhook(webhook_endpoint::Event::Created(_) | webhook_endpoint::Event::Deleted(_)) => {
                 vec![StreamId::Team]
             }
+            Self::SendingDomain(e) => e.links(),
+            Self::Provider(e) => e.links(),
+            Self::DeliveryGroup(e) => e.links(),
+            Self::Outbound(e) => e.links(),
             Self::Team(_)
-            | Self::SendingDomain(_)
             | Self::Mailbox(_)
             | Self::Message(_)
             | Self::Webhook(_)
+            | Self::Balance(_)
+            | Self::Routing(_)
+            | Self::Suppression(_)
             | Self::Unknown(_) => vec![],
         }
     }

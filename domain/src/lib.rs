@@ -14,7 +14,10 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests may fail loudly"))]
 
 pub mod api_key;
+pub mod balance;
 pub mod billing;
+pub mod bounce;
+pub mod delivery_group;
 pub mod egress;
 pub mod entity;
 pub mod event;
@@ -22,11 +25,17 @@ pub mod id;
 pub mod mailbox;
 pub mod message;
 pub mod money;
+pub mod outbound;
 pub mod permission;
 pub mod personal;
+pub mod provider;
 pub mod published;
+pub mod retry;
+pub mod routing;
 pub mod sending_domain;
+pub mod site;
 pub mod stream;
+pub mod suppression;
 pub mod team;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

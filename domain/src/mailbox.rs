@@ -138,6 +138,9 @@ pub struct Rules {
 pub struct Closed {
     /// The mailbox.
     pub mailbox: MailboxId,
+    /// The domain its address was on; version 1 did not say.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub domain: Option<DomainId>,
 }
 
 stored_events! {
@@ -158,7 +161,7 @@ stored_events! {
     /// It works again.
     Resumed(Subject) = "mailbox.resumed" v 1;
     /// It is gone for good.
-    Closed(Closed, Owner) = "mailbox.closed" v 1;
+    Closed(Closed, Owner) = "mailbox.closed" v 2;
 }
 
 impl Event {
@@ -199,6 +202,9 @@ pub struct Mailbox {
     pub status: Status,
     /// Its address, lower case; `None` after erasure.
     pub email: Option<String>,
+    /// The domain the address is on.
+    #[serde(default)]
+    pub domain: Option<DomainId>,
     /// The name shown beside the address.
     pub display_name: Option<String>,
     /// How many bytes of mail it may hold.
@@ -254,6 +260,7 @@ impl Fold for Mailbox {
                 self.status = Status::Active;
                 self.email = e.personal.known().map(|p| p.email.clone());
                 self.display_name = e.personal.known().and_then(|p| p.display_name.clone());
+                self.domain = Some(e.domain.clone());
                 self.quota_bytes = e.quota_bytes;
                 self.send_scope = e.send_scope.clone();
             }
@@ -523,7 +530,8 @@ impl Command for CloseMailbox {
             Status::Active | Status::Suspended => {}
         }
         let owner = Owner { email: state.email.clone().unwrap_or_default(), display_name: state.display_name.clone() };
-        let closed = Event::Closed(Halves::new(Closed { mailbox: self.mailbox.clone() }, owner));
+        let facts = Closed { mailbox: self.mailbox.clone(), domain: state.domain.clone() };
+        let closed = Event::Closed(Halves::new(facts, owner));
         let keys = state.keys.values().map(|key| revoked(key, RevokeReason::MailboxClosed));
         Ok(keys.chain([crate::Event::Mailbox(closed)]).collect())
     }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::entity::{Fold, Versioned, fold_of};
 use crate::event::stored_events;
-use crate::id::{BlobId, MailboxId, MessageId, ThreadId};
+use crate::id::{BlobId, MailboxId, MessageId, OutboundId, ThreadId};
 use crate::mailbox::{Mailbox, Status as MailboxStatus};
 use crate::personal::Halves;
 use crate::{Command, Moment, StreamId};
@@ -114,7 +114,7 @@ pub struct Received {
     pub parser_version: u32,
 }
 
-/// Personal half of `message.received`.
+/// Personal half of `message.received` and `message.filed`; what only an arrival has is empty in the latter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Correspondence {
     /// Envelope sender; `None` for the null sender (bounces).
@@ -141,6 +141,37 @@ pub struct Correspondence {
     pub peer_ip: String,
     /// The domain that passed DMARC.
     pub verified_domain: Option<String>,
+}
+
+/// Facts of `message.filed`: a message that did not arrive, but was put into a mailbox by its owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filed {
+    /// The new message.
+    pub message: MessageId,
+    /// The mailbox it is in.
+    pub mailbox: MailboxId,
+    /// The thread it belongs to.
+    pub thread: ThreadId,
+    /// The folder it was put into.
+    pub folder: Folder,
+    /// Where its bytes are.
+    pub blob: BlobId,
+    /// How many bytes.
+    pub size_bytes: i64,
+    /// Lower-case hex of the SHA-256 of the bytes.
+    pub sha256: String,
+    /// How many attachments it has.
+    pub attachments: u32,
+    /// When it was sent, microseconds since the Unix epoch.
+    pub sent_at: Option<i64>,
+    /// The version of the parser that made this view.
+    pub parser_version: u32,
+    /// The keywords it has from the start; a copy of what was sent is `$seen`.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty", default)]
+    pub keywords: BTreeSet<String>,
+    /// The outgoing mail it is the copy of.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub outbound: Option<OutboundId>,
 }
 
 /// Facts of `message.keywords_changed`.
@@ -194,6 +225,8 @@ stored_events! {
     enum Event;
     /// A mail was accepted into a mailbox.
     Received(Received, Correspondence) = "message.received" v 1;
+    /// A mail of the mailbox's own was put into it, for example the copy of what it sent.
+    Filed(Filed, Correspondence) = "message.filed" v 1;
     /// Its keywords changed.
     KeywordsChanged(KeywordsChanged) = "message.keywords_changed" v 1;
     /// It went to another folder.
@@ -210,6 +243,7 @@ impl Event {
     pub fn message(&self) -> &MessageId {
         match self {
             Self::Received(e) => &e.message,
+            Self::Filed(e) => &e.message,
             Self::KeywordsChanged(e) => &e.message,
             Self::Moved(e) => &e.message,
             Self::DuplicateReceived(e) => &e.message,
@@ -222,6 +256,7 @@ impl Event {
     pub fn mailbox(&self) -> &MailboxId {
         match self {
             Self::Received(e) => &e.mailbox,
+            Self::Filed(e) => &e.mailbox,
             Self::KeywordsChanged(e) => &e.mailbox,
             Self::Moved(e) => &e.mailbox,
             Self::DuplicateReceived(e) => &e.mailbox,
@@ -265,6 +300,15 @@ impl Fold for Message {
                     size_bytes: e.size_bytes,
                     folder: e.folder,
                     keywords: BTreeSet::new(),
+                });
+            }
+            (Event::Filed(e), _) => {
+                self.stored = Some(Stored {
+                    mailbox: e.mailbox.clone(),
+                    blob: e.blob.clone(),
+                    size_bytes: e.size_bytes,
+                    folder: e.folder,
+                    keywords: e.keywords.clone(),
                 });
             }
             (Event::KeywordsChanged(e), Some(stored)) => {

@@ -46,6 +46,12 @@ pub const CATALOGUE: &[&str] = &[
     "routing.update",
     "routing.delete",
     "routing.*",
+    "sending.read",
+    "sending.manage",
+    "sending.*",
+    "suppression.read",
+    "suppression.manage",
+    "suppression.*",
     "team.read",
     "team.update",
     "team.members.invite",
@@ -202,7 +208,9 @@ impl Preset {
             Self::Full => pick(&|n| n.ends_with(".*") || matches!(n, "audit.read" | "event.read")),
             Self::ReadOnly => pick(&|n| n.ends_with(".read") && team_wide(n)),
             Self::WebhookAdmin => pick(&|n| n == "webhook.*"),
-            Self::ProviderAdmin => pick(&|n| matches!(n, "provider.*" | "routing.*" | "domain.*" | "logs.*")),
+            Self::ProviderAdmin => pick(&|n| {
+                matches!(n, "provider.*" | "routing.*" | "domain.*" | "logs.*" | "sending.*" | "suppression.*")
+            }),
             Self::BillingAdmin => pick(&|n| matches!(n, "billing.*" | "analytics.read" | "logs.read")),
         }
     }

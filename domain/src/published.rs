@@ -6,7 +6,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::id::{EventId, MailboxId, TeamId};
-use crate::{Event, api_key, mailbox, message, sending_domain, team, webhook_endpoint};
+use crate::{Event, api_key, mailbox, message, team, webhook_endpoint};
+
+mod sending;
+
+pub use sending::SendingDetails;
 
 /// The types a webhook can subscribe to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -78,12 +82,14 @@ impl WebhookEventType {
             Event::Message(message::Event::Received(e)) if e.is_spam => Some(Self::ReceivedSpam),
             Event::Message(message::Event::Received(_)) => Some(Self::Received),
             Event::Webhook(webhook_endpoint::Event::Tested(_)) => Some(Self::Test),
+            Event::Outbound(e) => sending::webhook_type(e),
             _ => None,
         }
     }
 }
 
-/// The `data` object of a native webhook: always these fifteen keys, null where they do not apply.
+/// The `data` object of a native webhook: always these fifteen keys, null where they do not apply, and `details` about
+/// outgoing mail.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct WebhookData {
     /// The message's id in the world: RFC 5322 for inbound, the provider's for sending feedback.
@@ -116,6 +122,9 @@ pub struct WebhookData {
     pub delay_expires_at: Option<String>,
     /// The webhook that was tested.
     pub webhook_id: Option<String>,
+    /// What is known beyond the contract, about outgoing mail.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub details: Option<SendingDetails>,
 }
 
 /// The body of a native webhook request.
@@ -165,6 +174,7 @@ pub fn webhook_body(event: &Event, envelope: Envelope<'_>) -> Option<WebhookBody
         Event::Webhook(webhook_endpoint::Event::Tested(e)) => {
             WebhookData { webhook_id: Some(e.webhook.to_string()), ..WebhookData::default() }
         }
+        Event::Outbound(e) => sending::webhook_data(e)?,
         _ => return None,
     };
     Some(WebhookBody {
@@ -175,6 +185,15 @@ pub fn webhook_body(event: &Event, envelope: Envelope<'_>) -> Option<WebhookBody
         sequence: envelope.id.position,
         data,
     })
+}
+
+/// Returns every type the team's feed can contain: a misspelt filter can be told from one that matches nothing yet.
+pub fn types() -> impl Iterator<Item = &'static str> {
+    let stored = crate::event::stored().map(|(name, _)| sending::name_of(name).unwrap_or(name));
+    // A test delivery is published under the name its webhook sees.
+    stored
+        .filter(|name| *name != "webhook.tested")
+        .chain(WebhookEventType::ALL.into_iter().map(WebhookEventType::as_str))
 }
 
 /// An event as the team's own feed shows it.
@@ -193,15 +212,17 @@ pub struct Published {
 /// Secrets never are in events; lookup digests of keys and references to sealed secrets are left out here.
 #[must_use]
 pub fn published(event: &Event) -> Option<Published> {
-    let event_type = WebhookEventType::of(event).map_or_else(|| event.name().to_owned(), |t| t.as_str().to_owned());
+    let own_name = || sending::name_of(event.name()).unwrap_or(event.name()).to_owned();
+    let event_type = WebhookEventType::of(event).map_or_else(own_name, |t| t.as_str().to_owned());
     let (mailbox, data) = match event {
         Event::Team(e) => (None, team_data(e)),
-        Event::SendingDomain(sending_domain::Event::Added(e)) => {
-            (None, json!({"domain_id": e.domain, "domain": e.name, "mode": e.mode}))
-        }
-        Event::SendingDomain(sending_domain::Event::Verified(e)) => {
-            (None, json!({"domain_id": e.domain, "proof": e.proof}))
-        }
+        Event::SendingDomain(e) => (None, sending::domain_data(e)),
+        Event::Provider(e) => (None, sending::provider_data(e)),
+        Event::DeliveryGroup(e) => (None, sending::group_data(e)),
+        Event::Routing(e) => (None, sending::routing_data(e)),
+        Event::Balance(e) => (None, sending::balance_data(e)),
+        Event::Suppression(e) => (None, sending::suppression_data(e)),
+        Event::Outbound(e) => (e.mail().mailbox.clone(), sending::mail_data(e)),
         Event::ApiKey(e) => key_data(e),
         Event::Mailbox(e) => (Some(e.mailbox().clone()), mailbox_data(e)),
         Event::Message(e) => (Some(e.mailbox().clone()), message_data(e)),
@@ -217,6 +238,12 @@ fn team_data(event: &team::Event) -> Value {
             json!({"team_id": e.team, "name": e.personal.known().map(|p| &p.name), "limits": e.limits})
         }
         team::Event::LimitsChanged(e) => json!({"limits": e.limits}),
+        team::Event::LimitIncreaseRequested(e) => {
+            json!({"request_id": e.request, "resource": e.resource, "current": e.current})
+        }
+        team::Event::LimitIncreaseDecided(e) => {
+            json!({"request_id": e.request, "resource": e.resource, "decision": e.decision})
+        }
         team::Event::PersonalDataErased(e) => {
             json!({"subject": e.subject, "events": e.events, "bodies": e.bodies})
         }
@@ -232,6 +259,7 @@ fn key_data(event: &api_key::Event) -> (Option<MailboxId>, Value) {
                 "key_suffix": e.suffix, "permissions": e.permissions, "mailbox_id": e.mailbox, "replaces": e.replaces,
             }),
         ),
+        api_key::Event::SendScopeChanged(e) => (None, sending::send_scope_data(e)),
         api_key::Event::Revoked(e) => {
             (e.mailbox.clone(), json!({"key_id": e.key, "mailbox_id": e.mailbox, "reason": e.reason}))
         }
@@ -272,6 +300,17 @@ fn message_data(event: &message::Event) -> Value {
                 "from": p.and_then(|p| p.from.as_ref()), "to": p.map(|p| &p.to), "cc": p.map(|p| &p.cc),
                 "subject": p.and_then(|p| p.subject.as_ref()), "preview": p.map(|p| &p.preview),
                 "verified_domain": p.and_then(|p| p.verified_domain.as_ref()),
+            })
+        }
+        E::Filed(e) => {
+            let p = e.personal.known();
+            json!({
+                "id": e.message, "mailbox_id": e.mailbox, "thread_id": e.thread, "folder_id": e.folder,
+                "size_bytes": e.size_bytes, "sha256": e.sha256, "attachments": e.attachments, "keywords": e.keywords,
+                "sendmux_message_id": e.outbound, "message_id": p.map(|p| &p.rfc5322_message_id),
+                "message_id_kind": "rfc5322", "from": p.and_then(|p| p.from.as_ref()), "to": p.map(|p| &p.to),
+                "cc": p.map(|p| &p.cc), "subject": p.and_then(|p| p.subject.as_ref()),
+                "preview": p.map(|p| &p.preview),
             })
         }
         E::KeywordsChanged(e) => {
@@ -337,11 +376,44 @@ mod tests {
     }
 
     #[test]
+    fn a_webhook_about_an_outgoing_mail_has_the_fifteen_keys_and_what_is_known_beyond_them() {
+        let team = team_id();
+        let envelope = Envelope { team: &team, id: EventId::new(&team, 1, 7), at: 1_700_000_000_123_456 };
+        let mut told = std::collections::BTreeMap::new();
+        for event in crate::testing::one_of_each().iter().filter(|e| matches!(e, Event::Outbound(_))) {
+            let Some(body) = webhook_body(event, envelope) else { continue };
+            let json = serde_json::to_value(&body).unwrap();
+            assert_eq!(json["data"].as_object().unwrap().len(), 16);
+            assert!(json["data"]["sendmux_message_id"].as_str().unwrap().starts_with("eml_"));
+            assert_eq!(json["data"]["recipients"], json!(["r1@example.net"]));
+            let back: WebhookBody = serde_json::from_value(json.clone()).unwrap();
+            assert_eq!(back, body);
+            assert!(webhook_body(&event.erased(), envelope).unwrap().data.recipients.is_empty());
+            told.insert(body.event_type, json["data"].clone());
+        }
+        let types: Vec<_> = told.keys().map(|t| t.as_str()).collect();
+        let all = [
+            "message.delivered",
+            "message.bounced",
+            "message.complained",
+            "message.rejected",
+            "message.delivery_delayed",
+        ];
+        assert_eq!(types, all);
+        let bounced = &told[&WebhookEventType::Bounced];
+        assert_eq!((&bounced["bounce_type"], &bounced["bounce_subtype"]), (&json!("Permanent"), &json!("NoEmail")));
+        assert_eq!((&bounced["message_id"], &bounced["message_id_kind"]), (&json!("0100"), &json!("provider")));
+        assert_eq!(bounced["details"]["enhanced_code"], "5.1.1");
+        assert_eq!(bounced["details"]["labels"]["tags"], json!(["welcome"]));
+    }
+
+    #[test]
     fn every_event_but_unknown_is_published_without_secrets() {
         for event in crate::testing::one_of_each() {
             let shown = published(&event).unwrap().data.to_string();
             assert!(!shown.contains("lookup") && !shown.contains("sec_"), "{shown}");
             assert!(published(&event.erased()).is_some());
+            assert!(types().any(|t| t == published(&event).unwrap().event_type), "{}", event.name());
         }
     }
 }

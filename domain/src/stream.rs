@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::id::{KeyId, MailboxId, MessageId, WebhookId};
+use crate::id::{AddressId, DomainId, GroupId, KeyId, MailboxId, MessageId, OutboundId, ProviderId, WebhookId};
 
 /// Names the stream of one entity within a team's log.
 ///
@@ -20,6 +20,20 @@ pub enum StreamId {
     Webhook(WebhookId),
     /// One message in a mailbox.
     Message(MessageId),
+    /// One sending domain.
+    Domain(DomainId),
+    /// The team's money: what was paid, held and charged.
+    Balance,
+    /// What routing must know of all the team's sending accounts and delivery groups.
+    Routing,
+    /// One sending account.
+    Provider(ProviderId),
+    /// One delivery group.
+    Group(GroupId),
+    /// One outgoing mail.
+    Outbound(OutboundId),
+    /// One recipient address: whether it is suppressed.
+    Suppression(AddressId),
 }
 
 impl fmt::Display for StreamId {
@@ -30,6 +44,13 @@ impl fmt::Display for StreamId {
             Self::Mailbox(id) => write!(f, "mailbox/{id}"),
             Self::Webhook(id) => write!(f, "webhook/{id}"),
             Self::Message(id) => write!(f, "message/{id}"),
+            Self::Domain(id) => write!(f, "domain/{id}"),
+            Self::Balance => f.write_str("balance"),
+            Self::Routing => f.write_str("routing"),
+            Self::Provider(id) => write!(f, "provider/{id}"),
+            Self::Group(id) => write!(f, "group/{id}"),
+            Self::Outbound(id) => write!(f, "outbound/{id}"),
+            Self::Suppression(id) => write!(f, "suppression/{id}"),
         }
     }
 }
@@ -39,10 +60,17 @@ impl std::str::FromStr for StreamId {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once('/') {
             None if text == "team" => Ok(Self::Team),
+            None if text == "balance" => Ok(Self::Balance),
+            None if text == "routing" => Ok(Self::Routing),
             Some(("key", id)) => id.parse().map(Self::ApiKey),
             Some(("mailbox", id)) => id.parse().map(Self::Mailbox),
             Some(("webhook", id)) => id.parse().map(Self::Webhook),
             Some(("message", id)) => id.parse().map(Self::Message),
+            Some(("domain", id)) => id.parse().map(Self::Domain),
+            Some(("provider", id)) => id.parse().map(Self::Provider),
+            Some(("group", id)) => id.parse().map(Self::Group),
+            Some(("outbound", id)) => id.parse().map(Self::Outbound),
+            Some(("suppression", id)) => id.parse().map(Self::Suppression),
             _ => Err(crate::id::BadId { kind: "stream" }),
         }
     }

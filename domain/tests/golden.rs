@@ -4,26 +4,12 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use domain::Event;
 use domain::testing::one_of_each;
-use domain::{Event, api_key, mailbox, message, sending_domain, team, webhook_endpoint};
 use serde_json::{Value, json};
 
 fn directory() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden")
-}
-
-fn stored() -> impl Iterator<Item = (&'static str, i64)> {
-    [
-        team::Event::STORED,
-        sending_domain::Event::STORED,
-        api_key::Event::STORED,
-        mailbox::Event::STORED,
-        message::Event::STORED,
-        webhook_endpoint::Event::STORED,
-    ]
-    .into_iter()
-    .flatten()
-    .copied()
 }
 
 fn as_golden(event: &Event) -> Value {
@@ -35,7 +21,7 @@ fn as_golden(event: &Event) -> Value {
 #[test]
 fn every_event_has_a_golden_file_of_its_current_shape() {
     let samples = one_of_each();
-    for (name, version) in stored() {
+    for (name, version) in domain::event::stored() {
         let path = directory().join(format!("{name}.v{version}.json"));
         let sample = samples.iter().find(|e| e.name() == name).unwrap_or_else(|| panic!("one_of_each() lacks {name}"));
         let content = serde_json::to_string_pretty(&as_golden(sample)).unwrap();
@@ -47,7 +33,7 @@ fn every_event_has_a_golden_file_of_its_current_shape() {
 
 #[test]
 fn every_golden_file_is_read_with_and_without_its_personal_half() {
-    let known: BTreeSet<_> = stored().map(|(name, _)| name).collect();
+    let known: BTreeSet<_> = domain::event::stored().map(|(name, _)| name).collect();
     for entry in std::fs::read_dir(directory()).unwrap() {
         let path = entry.unwrap().path();
         let golden: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();

@@ -106,6 +106,7 @@ pub(crate) fn change(event: &Event) -> Option<Change> {
         Event::SendingDomain(sending_domain::Event::Added(e)) => {
             Some(Change::Claim(DirectoryKey::Domain(e.name.clone()), DirectoryTarget::Domain { id: e.domain.clone() }))
         }
+        Event::SendingDomain(sending_domain::Event::Removed(e)) => Some(Change::Release(e.domain.to_string())),
         Event::Mailbox(mailbox::Event::Opened(e)) => e.personal.known().map(|owner| {
             Change::Claim(
                 DirectoryKey::Address(owner.email.clone()),

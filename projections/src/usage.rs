@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use domain::Actor;
 use domain::billing::{Meter, metered};
 use domain::id::{MailboxId, Position, TeamId};
 use eventlog::Recorded;
@@ -209,10 +210,12 @@ impl Projection for Usage {
 
     async fn apply(&self, tx: &mut Tx<'_>, team: &TeamId, events: &[Recorded]) -> Result<(), Error> {
         // Key: day, meter, mailbox, actor. Value: units, events, first and last position.
-        let mut sums: BTreeMap<(i64, Meter, Option<MailboxId>, &str), (i64, i64, Position, Position)> = BTreeMap::new();
+        type Key = (i64, Meter, Option<MailboxId>, String);
+        let mut sums: BTreeMap<Key, (i64, i64, Position, Position)> = BTreeMap::new();
         for record in events {
             for m in metered(&record.event) {
-                let key = (day_of(record.at), m.meter, m.mailbox, record.actor.as_str());
+                let actor = m.key.map_or_else(|| record.actor.clone(), |key| Actor::ApiKey(key).to_string());
+                let key = (day_of(record.at), m.meter, m.mailbox, actor);
                 let sum = sums.entry(key).or_insert((0, 0, record.position, record.position));
                 sum.0 = sum.0.saturating_add(m.units);
                 sum.1 += 1;
@@ -222,7 +225,7 @@ impl Projection for Usage {
         let mut rows = Rows::new();
         for ((day, meter, mailbox, actor), (units, events, first, last)) in &sums {
             let mailbox = mailbox.as_ref().map_or("", MailboxId::as_str);
-            rows.push(cells![*day, meter.as_str(), mailbox, *actor, *units, *events, *first, *last]);
+            rows.push(cells![*day, meter.as_str(), mailbox, actor, *units, *events, *first, *last]);
         }
         const ADD: &str = "ON CONFLICT (team_id, day, meter, mailbox_id, actor) DO UPDATE
             SET units = usage.units + excluded.units, events = usage.events + excluded.events,

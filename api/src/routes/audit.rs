@@ -4,7 +4,9 @@ use axum::extract::State;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use domain::StreamId;
-use domain::id::{KeyId, MailboxId, MessageId, Position, WebhookId};
+use domain::id::{
+    AddressId, DomainId, GroupId, KeyId, MailboxId, MessageId, OutboundId, Position, ProviderId, WebhookId,
+};
 use domain::published::rfc3339;
 use eventlog::chain::{Broken, Verifier};
 use eventlog::{LogError, StoredRecord};
@@ -91,7 +93,8 @@ struct ListQuery {
     #[serde(rename = "type")]
     #[param(rename = "type")]
     event_type: Option<String>,
-    /// Only what happened to this entity: the id of a mailbox, key, webhook or message, or `team`.
+    /// Only what happened to this entity: the id of a mailbox, key, webhook, message, domain, account, group or outgoing mail, or
+    /// `team`, `balance` or `routing`.
     entity: Option<String>,
     /// Only from this time or date (UTC) on.
     #[serde(default, deserialize_with = "time")]
@@ -106,7 +109,7 @@ struct ListQuery {
 /// Returns the stream of an entity named by its id, or by `kind/id` as the list shows it.
 fn entity(text: &str) -> Result<StreamId, Problem> {
     let unknown = |_| Problem::invalid("entity", "invalid_value", "entity is not an id of this API");
-    if text == "team" || text.contains('/') {
+    if matches!(text, "team" | "balance" | "routing") || text.contains('/') {
         return text.parse::<StreamId>().map_err(unknown);
     }
     let prefix = text.split_inclusive('_').next().unwrap_or_default();
@@ -114,6 +117,11 @@ fn entity(text: &str) -> Result<StreamId, Problem> {
         MailboxId::PREFIX => text.parse().map(StreamId::Mailbox),
         KeyId::PREFIX => text.parse().map(StreamId::ApiKey),
         WebhookId::PREFIX => text.parse().map(StreamId::Webhook),
+        DomainId::PREFIX => text.parse().map(StreamId::Domain),
+        ProviderId::PREFIX => text.parse().map(StreamId::Provider),
+        GroupId::PREFIX => text.parse().map(StreamId::Group),
+        OutboundId::PREFIX => text.parse().map(StreamId::Outbound),
+        AddressId::PREFIX => text.parse().map(StreamId::Suppression),
         _ => text.parse::<MessageId>().map(StreamId::Message),
     }
     .map_err(unknown)

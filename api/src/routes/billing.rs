@@ -275,6 +275,8 @@ impl Sum {
     fn unit_price(&self, prices: &PriceBook) -> Option<Nanos> {
         match self.group.1 {
             Meter::InboundMessages => Some(prices.inbound_message_nanos),
+            Meter::OutgoingRecipients => Some(prices.outgoing_recipient_nanos),
+            Meter::ManagedRecipients => Some(prices.managed_recipient_nanos),
             Meter::StoredBytes => None,
         }
     }

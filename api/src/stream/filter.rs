@@ -67,19 +67,7 @@ impl Filter {
 pub(super) const MAILBOX_TYPES: [WebhookEventType; 2] = [WebhookEventType::Received, WebhookEventType::ReceivedSpam];
 
 /// Every type a team's feed can contain, now or once the event exists: a misspelt filter is refused instead of matching nothing.
-pub(super) static TEAM_TYPES: LazyLock<BTreeSet<&'static str>> = LazyLock::new(|| {
-    let stored = [
-        domain::team::Event::STORED,
-        domain::sending_domain::Event::STORED,
-        domain::api_key::Event::STORED,
-        domain::mailbox::Event::STORED,
-        domain::message::Event::STORED,
-        domain::webhook_endpoint::Event::STORED,
-    ];
-    let named = WebhookEventType::ALL.into_iter().map(WebhookEventType::as_str);
-    // A test delivery is published under the name its webhook sees.
-    stored.into_iter().flatten().map(|(name, _)| *name).filter(|n| *n != "webhook.tested").chain(named).collect()
-});
+pub(super) static TEAM_TYPES: LazyLock<BTreeSet<&'static str>> = LazyLock::new(|| domain::published::types().collect());
 
 #[cfg(test)]
 mod tests {

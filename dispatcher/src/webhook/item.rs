@@ -89,6 +89,7 @@ fn rendered(record: &Recorded) -> Option<Item> {
     let body = webhook_body(&record.event, envelope)?;
     let (mailbox, test_of) = match &record.event {
         Event::Message(e) => (Some(e.mailbox().clone()), None),
+        Event::Outbound(e) => (e.mail().mailbox.clone(), None),
         Event::Webhook(webhook_endpoint::Event::Tested(e)) => (None, Some(e.webhook.clone())),
         _ => (None, None),
     };
@@ -99,18 +100,28 @@ fn rendered(record: &Recorded) -> Option<Item> {
 /// Makes of a damaged record what its surroundings still tell: whom it concerns, so that nobody else waits for it.
 fn undecodable(stored: &StoredRecord, error: &(dyn std::error::Error + 'static)) -> Option<Item> {
     let stream = stored.stream.parse().ok();
+    let facts: serde_json::Value = serde_json::from_str(&stored.facts).unwrap_or_default();
     let (event_type, test_of) = match (stored.name.as_str(), stream) {
         ("message.received", _) => (WebhookEventType::Received, None),
+        ("outbound.delivered", _) => (WebhookEventType::Delivered, None),
+        ("outbound.bounced", _) => (WebhookEventType::Bounced, None),
+        ("outbound.complained", _) => (WebhookEventType::Complained, None),
+        ("outbound.rejected", _) => (WebhookEventType::Rejected, None),
+        ("outbound.delayed", _) => (WebhookEventType::DeliveryDelayed, None),
+        ("outbound.deferred", _) if facts["announced"] == true => (WebhookEventType::DeliveryDelayed, None),
         ("webhook.tested", Some(StreamId::Webhook(webhook))) => (WebhookEventType::Test, Some(webhook)),
         _ => return None,
     };
-    let facts: serde_json::Value = serde_json::from_str(&stored.facts).unwrap_or_default();
     let causes: Vec<_> = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
     Some(Item {
         position: stored.position,
         id: EventId::new(&stored.team, stored.epoch, stored.position),
         event_type,
-        mailbox: facts.get("mailbox").and_then(|id| id.as_str()).and_then(|id| id.parse().ok()),
+        mailbox: facts
+            .get("mailbox")
+            .or_else(|| facts["mail"].get("mailbox"))
+            .and_then(|id| id.as_str())
+            .and_then(|id| id.parse().ok()),
         test_of,
         body: Err(causes.join(": ")),
     })

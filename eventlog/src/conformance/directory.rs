@@ -1,7 +1,7 @@
 //! What must be unique in the whole installation.
 
 use domain::api_key::{CreateTeamKey, RevokeKey, RotateKey};
-use domain::id::MailboxId;
+use domain::id::{DomainId, MailboxId};
 use domain::mailbox::CloseMailbox;
 use domain::team::Limits;
 use tokio::task::JoinSet;
@@ -30,7 +30,7 @@ pub async fn an_address_is_unique_across_teams_until_it_is_closed(store: &impl S
     assert_eq!(log.find(&address(&a, 1)).await.unwrap().unwrap().team, a.id);
 
     // A domain belongs to one team; so does an address.
-    let stolen = domain::sending_domain::AddVerifiedDomain { domain: b.add_domain().domain, ..a.add_domain() };
+    let stolen = domain::sending_domain::AddVerifiedDomain { domain: DomainId::new(1, [9; 9]), ..a.add_domain() };
     let refused = log.transact(b.submit(stolen)).await;
     assert!(matches!(refused, Err(TransactError::Taken(DirectoryKey::Domain(name))) if name == "t1.example.org"));
     let refused = log.transact(a.submit(a.open_as(2, 1))).await;
@@ -45,6 +45,13 @@ pub async fn an_address_is_unique_across_teams_until_it_is_closed(store: &impl S
     // The wish that opened it stays fulfilled; another one for the closed mailbox does not come back to life.
     let refused = log.transact(a.submit(a.open(1))).await;
     assert!(matches!(refused, Err(TransactError::Rejected(domain::mailbox::Rejected::Exists))));
+
+    // A domain that its team gave up is free for others.
+    let given_up = domain::sending_domain::RemoveDomain { domain: b.add_domain().domain };
+    log.transact(b.submit(given_up)).await.unwrap();
+    assert_eq!(log.find(&DirectoryKey::Domain("t2.example.org".into())).await.unwrap(), None);
+    let taken_over = domain::sending_domain::AddVerifiedDomain { domain: DomainId::new(1, [8; 9]), ..b.add_domain() };
+    log.transact(a.submit(taken_over)).await.unwrap();
 }
 
 /// A key's digest authenticates until the key is revoked, rotated away or its mailbox closed.

@@ -136,11 +136,19 @@ impl<'e> Batch<'e> {
             // Its version is the length of its stream, whatever is in that.
             Event::Message(MessageEvent::DuplicateReceived(e)) => drop(self.touch(&e.message, record)),
             Event::Message(MessageEvent::Destroyed(e)) => self.gone(record, &e.message),
-            Event::Team(_)
+            // Copies of sent mail are not shown yet.
+            Event::Message(MessageEvent::Filed(_))
+            | Event::Team(_)
             | Event::SendingDomain(_)
             | Event::ApiKey(_)
             | Event::Mailbox(_)
             | Event::Webhook(_)
+            | Event::Balance(_)
+            | Event::Provider(_)
+            | Event::DeliveryGroup(_)
+            | Event::Routing(_)
+            | Event::Outbound(_)
+            | Event::Suppression(_)
             | Event::Unknown(_) => {}
         }
         Ok(())
