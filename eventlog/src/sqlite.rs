@@ -109,9 +109,7 @@ impl SqliteBackend {
             // Only speed depends on it.
             tracing::warn!(error = %e, "no room could be set aside for the write-ahead file");
         }
-        // Streams are all over their index: its leaves stay in memory, 64 MiB of them.
-        let writing = options.clone().pragma("cache_size", "-65536");
-        let writer = SqliteConnection::connect_with(&writing).await.map_err(open)?;
+        let writer = SqliteConnection::connect_with(&options).await.map_err(open)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             // There is no server that could have gone away.
