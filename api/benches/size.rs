@@ -32,7 +32,7 @@ use tower::ServiceExt as _;
 /// How often each is asked for.
 const ASKED: usize = 300;
 /// How many events a resumed stream has missed.
-const MISSED: u64 = 100;
+const MISSED: u64 = 2_000;
 
 #[tokio::main]
 async fn main() {
@@ -84,7 +84,7 @@ async fn main() {
             report(what, head.position, &reader, async |reader: &Reader| drop(reader.get(&path).await)).await;
         }
         let missed = EventId::new(&history.team, head.epoch, head.position - MISSED);
-        report("stream, resumed 100 events back", head.position, &reader, async |reader: &Reader| {
+        report("stream, resumed 2,000 events back", head.position, &reader, async |reader: &Reader| {
             reader.resume(&missed).await;
         })
         .await;
@@ -127,7 +127,7 @@ impl Reader {
         cursor
     }
 
-    /// Resumes the stream behind an event and reads until something has come.
+    /// Resumes the stream behind an event and reads until the first of them has come.
     async fn resume(&self, behind: &EventId) {
         let request = self.request("/api/v1/mailbox/events").header("Last-Event-ID", behind.to_string());
         let answer = self.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
