@@ -8,7 +8,6 @@
 mod history;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::auth::secret::{Pepper, mint};
@@ -21,8 +20,7 @@ use domain::Actor;
 use domain::api_key::{CreateMailboxKey, Kind};
 use domain::id::EventId;
 use domain::permission::Permissions;
-use eventlog::sqlite::SqliteBackend;
-use eventlog::{Allot, BlobStore, EventLog, MasterKey, Options, Submission};
+use eventlog::{Allot, Submission};
 use http_body_util::BodyExt as _;
 use projections::{Runner, Views};
 use tokio::task::JoinSet;
@@ -41,11 +39,8 @@ async fn main() {
         sizes = vec![10_000, 100_000, 1_000_000];
     }
     let directory = tempfile::tempdir().unwrap();
-    let backend = SqliteBackend::open_reserving(&directory.path().join("log.db"), 64 << 20).await.unwrap();
     let allot = Allot::system();
-    let mut options = Options::new(MasterKey::new(&[7; 32]), BlobStore::memory(), allot.entropy());
-    options.queue_max = std::num::NonZeroUsize::new(history::PRODUCERS * 2).unwrap();
-    let log = EventLog::open(Arc::new(backend), options).await.unwrap();
+    let log = history::open(directory.path(), &allot).await;
     let views = Views::open_sqlite(&directory.path().join("views.db")).await.unwrap();
     let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
     tasks.spawn({

@@ -6,12 +6,10 @@
 
 mod history;
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use domain::id::Position;
-use eventlog::sqlite::SqliteBackend;
-use eventlog::{Allot, BlobStore, EventLog, MasterKey, Options};
+use eventlog::{Allot, EventLog};
 use projections::{ALL, Runner, Views, rebuild};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -24,11 +22,8 @@ fn main() {
 
 async fn run(events: usize) {
     let directory = tempfile::tempdir().unwrap();
-    let backend = SqliteBackend::open_reserving(&directory.path().join("log.db"), 64 << 20).await.unwrap();
     let allot = Allot::system();
-    let mut options = Options::new(MasterKey::new(&[7; 32]), BlobStore::memory(), allot.entropy());
-    options.queue_max = std::num::NonZeroUsize::new(history::PRODUCERS * 2).unwrap();
-    let log = EventLog::open(Arc::new(backend), options).await.unwrap();
+    let log = history::open(directory.path(), &allot).await;
     let began = Instant::now();
     let history = history::begin(&log, &allot).await;
     history.grow(events).await;
