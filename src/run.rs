@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Role};
 use crate::first_run::{self, Addresses};
-use crate::shutdown::{Tasks, on_signals};
+use crate::shutdown::{Signals, Tasks};
 use crate::store::{Purpose, Store};
 use crate::{dns, poll, telemetry};
 
@@ -60,12 +60,14 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             }
         }
     });
+    // Who reads that it runs may tell it to stop.
+    let signals = Signals::catch().context("signals cannot be received")?;
     first_run::announce(&config, addresses, welcome)?;
 
     let grace = Duration::from_secs(config.server.grace_seconds);
     let ended = tokio::select! {
         ended = doors.run(grace) => ended,
-        failed = on_signals(stop.clone()) => failed.context("signals cannot be received"),
+        never = signals.stop(stop.clone()) => match never {},
     };
     stop_below.cancel();
     let below = below.run(Duration::from_secs(3)).await;

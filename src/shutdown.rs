@@ -1,7 +1,9 @@
 //! How the program ends: the first signal drains, the second ends at once; a task that ends early stops everything.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -62,20 +64,33 @@ impl Tasks {
     }
 }
 
-/// Cancels the token at the first SIGTERM or SIGINT; ends the process at the second.
-///
-/// # Errors
-/// The signal handlers cannot be installed.
-pub async fn on_signals(stop: CancellationToken) -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut next = async || {
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-    };
-    next().await;
-    tracing::info!("stopping: new work is refused, open work finishes; a second signal ends at once");
-    stop.cancel();
-    next().await;
-    tracing::warn!("ended by a second signal");
-    std::process::exit(130)
+/// SIGTERM and SIGINT, caught from the moment this is made.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Catches signals from now on.
+    ///
+    /// # Errors
+    /// The signal handlers cannot be installed.
+    pub fn catch() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} }
+    }
+
+    /// Cancels the token at the first signal; ends the process at the second.
+    pub async fn stop(mut self, stop: CancellationToken) -> Infallible {
+        self.next().await;
+        tracing::info!("stopping: new work is refused, open work finishes; a second signal ends at once");
+        stop.cancel();
+        self.next().await;
+        tracing::warn!("ended by a second signal");
+        std::process::exit(130)
+    }
 }

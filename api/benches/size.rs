@@ -8,7 +8,6 @@
 mod history;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::auth::secret::{Pepper, mint};
@@ -21,8 +20,7 @@ use domain::Actor;
 use domain::api_key::{CreateMailboxKey, Kind};
 use domain::id::EventId;
 use domain::permission::Permissions;
-use eventlog::sqlite::SqliteBackend;
-use eventlog::{Allot, BlobStore, EventLog, MasterKey, Options, Submission};
+use eventlog::{Allot, Submission};
 use http_body_util::BodyExt as _;
 use projections::{Runner, Views};
 use tokio::task::JoinSet;
@@ -32,7 +30,7 @@ use tower::ServiceExt as _;
 /// How often each is asked for.
 const ASKED: usize = 300;
 /// How many events a resumed stream has missed.
-const MISSED: u64 = 100;
+const MISSED: u64 = 2_000;
 
 #[tokio::main]
 async fn main() {
@@ -41,11 +39,8 @@ async fn main() {
         sizes = vec![10_000, 100_000, 1_000_000];
     }
     let directory = tempfile::tempdir().unwrap();
-    let backend = SqliteBackend::open_reserving(&directory.path().join("log.db"), 64 << 20).await.unwrap();
     let allot = Allot::system();
-    let mut options = Options::new(MasterKey::new(&[7; 32]), BlobStore::memory(), allot.entropy());
-    options.queue_max = std::num::NonZeroUsize::new(history::PRODUCERS * 2).unwrap();
-    let log = EventLog::open(Arc::new(backend), options).await.unwrap();
+    let log = history::open(directory.path(), &allot).await;
     let views = Views::open_sqlite(&directory.path().join("views.db")).await.unwrap();
     let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
     tasks.spawn({
@@ -84,7 +79,7 @@ async fn main() {
             report(what, head.position, &reader, async |reader: &Reader| drop(reader.get(&path).await)).await;
         }
         let missed = EventId::new(&history.team, head.epoch, head.position - MISSED);
-        report("stream, resumed 100 events back", head.position, &reader, async |reader: &Reader| {
+        report("stream, resumed 2,000 events back", head.position, &reader, async |reader: &Reader| {
             reader.resume(&missed).await;
         })
         .await;
@@ -127,7 +122,7 @@ impl Reader {
         cursor
     }
 
-    /// Resumes the stream behind an event and reads until something has come.
+    /// Resumes the stream behind an event and reads until the first of them has come.
     async fn resume(&self, behind: &EventId) {
         let request = self.request("/api/v1/mailbox/events").header("Last-Event-ID", behind.to_string());
         let answer = self.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();

@@ -31,6 +31,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 pub use config::{Config, GreylistConfig, HarvestConfig, RateConfig, TlsConfig};
+pub(crate) use network::counted_as;
 pub use network::{Network, NotNetwork};
 pub use tls::{SelfSigned, Tls, TlsError, self_signed};
 

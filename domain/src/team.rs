@@ -493,7 +493,7 @@ impl Command for RecordErasure {
     }
 
     fn decide(&self, team: &Self::State, _: &Moment) -> Result<Vec<crate::Event>, Rejected> {
-        // The team's own name may be what was erased; its version still tells that it exists.
+        // The team's own name may be what was erased; its id is among the facts.
         if team.id.is_none() {
             return Err(Rejected::Unknown);
         }

@@ -436,7 +436,7 @@ impl Backend for PostgresBackend {
     async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError> {
         sqlx::query("DELETE FROM log.blobs WHERE team_id = $1 AND blob_id = ANY($2::text[])")
             .bind(team.as_str())
-            .bind(ids.iter().map(|id| id.as_str().to_owned()).collect::<Vec<_>>())
+            .bind(ids.iter().map(BlobId::as_str).collect::<Vec<_>>())
             .execute(&self.pool)
             .await
             .map(|done| done.rows_affected())

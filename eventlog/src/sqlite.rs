@@ -109,9 +109,7 @@ impl SqliteBackend {
             // Only speed depends on it.
             tracing::warn!(error = %e, "no room could be set aside for the write-ahead file");
         }
-        // Streams are all over their index: its leaves stay in memory, 64 MiB of them.
-        let writing = options.clone().pragma("cache_size", "-65536");
-        let writer = SqliteConnection::connect_with(&writing).await.map_err(open)?;
+        let writer = SqliteConnection::connect_with(&options).await.map_err(open)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             // There is no server that could have gone away.
@@ -147,7 +145,7 @@ impl SqliteBackend {
             .await
             .map_err(open)?;
         connection.close().await.map_err(open)?;
-        u16::try_from(epoch).map_err(|_| OpenError::Damaged { path: path.to_owned(), found: format!("epoch {epoch}") })
+        readable(path, epoch)
     }
 
     /// Writes a consistent copy of the database to a new file while the log goes on.
@@ -178,6 +176,11 @@ async fn migrate(path: &Path, options: &SqliteConnectOptions) -> Result<u16, Ope
     let epoch: i64 =
         sqlx::query_scalar("SELECT epoch FROM installation").fetch_one(&mut connection).await.map_err(open)?;
     connection.close().await.map_err(open)?;
+    readable(path, epoch)
+}
+
+/// Returns a stored epoch, which was never beyond 16 bits.
+fn readable(path: &Path, epoch: i64) -> Result<u16, OpenError> {
     u16::try_from(epoch).map_err(|_| OpenError::Damaged { path: path.to_owned(), found: format!("epoch {epoch}") })
 }
 

@@ -6,6 +6,7 @@
 //!
 //! The number is read before the rebuild: an erasure in the middle of one makes the numbers differ again.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use domain::id::TeamId;
@@ -13,7 +14,7 @@ use eventlog::EventLog;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, Views, exec, fetch_opt, rebuild};
+use crate::{Error, Views, exec, fetch_all, rebuild};
 
 /// How often the log is asked for erasures.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -54,9 +55,10 @@ pub async fn catch_up(views: &Views, log: &EventLog) -> Result<u64, Error> {
     loop {
         let page = log.erasures(after.as_ref(), TEAMS_MAX).await?;
         let Some((last, _)) = page.last() else { return Ok(teams) };
+        let seen = seen(views, after.as_ref(), last).await?;
         after = Some(last.clone());
         for (team, erasures) in page {
-            if seen(views, &team).await? == erasures {
+            if seen.get(team.as_str()) == Some(&erasures) {
                 continue;
             }
             log.note_erased(&team);
@@ -68,10 +70,18 @@ pub async fn catch_up(views: &Views, log: &EventLog) -> Result<u64, Error> {
     }
 }
 
-async fn seen(views: &Views, team: &TeamId) -> Result<i64, Error> {
+/// Returns at which counts the rows were made of the teams behind one and up to another. Who is looked at every second
+/// is every team something was ever erased of, so a page of them is one question.
+async fn seen(views: &Views, after: Option<&TeamId>, last: &TeamId) -> Result<HashMap<String, i64>, Error> {
     let mut reader = views.read().await?;
-    let found = fetch_opt!(reader, (i64,), "SELECT seen FROM erasures WHERE team_id = $1", team.as_str())?;
-    Ok(found.map_or(0, |(seen,)| seen))
+    let rows = fetch_all!(
+        reader,
+        (String, i64),
+        "SELECT team_id, seen FROM erasures WHERE team_id > $1 AND team_id <= $2",
+        after.map_or("", TeamId::as_str),
+        last.as_str()
+    )?;
+    Ok(rows.into_iter().collect())
 }
 
 async fn note(views: &Views, team: &TeamId, erasures: i64) -> Result<(), Error> {

@@ -21,8 +21,9 @@ use shadow::Shadows;
 
 /// How many events are read at once.
 const READ_EVENTS: usize = 4_000;
-/// How many events are folded in one transaction of a shadow: it has no readers to wait for it.
-const FOLD_EVENTS: usize = 4_000;
+/// How many events are folded in one transaction of a shadow: it has no readers to wait for it, and what
+/// an event makes of an earlier one of the same transaction is never written.
+const FOLD_EVENTS: usize = 16_000;
 /// How many teams are asked for at once.
 const TEAMS_MAX: usize = 1_000;
 /// After how many events a shadow is emptied: the rows of teams that are done are only in the way.

@@ -59,6 +59,28 @@ async fn delivered_once(root: &Client, hook: &str, sink: &Sink, count: usize) {
     assert_eq!((requests.len(), events.len()), (count, count));
 }
 
+/// Two nodes, and a webhook that the first has delivered one mail to.
+struct Two {
+    installation: Installation,
+    a: Server,
+    keys: Keys,
+    sink: Sink,
+    hook: String,
+    other: Installation,
+    b: Server,
+}
+
+async fn two_nodes_with_a_webhook() -> Two {
+    let (installation, a, keys) = first_node().await;
+    let sink = Sink::start().await;
+    let hook = hook(&a.client(&keys.root), &sink).await;
+    mail(&a, "first").await;
+    sink.wait_for(1).await;
+    let other = installation.another_node();
+    let b = other.start();
+    Two { installation, a, keys, sink, hook, other, b }
+}
+
 #[tokio::test]
 async fn a_mail_to_one_node_is_on_a_stream_of_the_other_which_resumes_on_the_first() {
     let (installation, a, keys) = first_node().await;
@@ -102,13 +124,7 @@ async fn a_mail_to_one_node_is_on_a_stream_of_the_other_which_resumes_on_the_fir
 
 #[tokio::test]
 async fn a_webhook_is_delivered_once_while_both_run_and_taken_over_when_its_node_dies() {
-    let (installation, a, keys) = first_node().await;
-    let sink = Sink::start().await;
-    let hook = hook(&a.client(&keys.root), &sink).await;
-    mail(&a, "first").await;
-    sink.wait_for(1).await;
-    let other = installation.another_node();
-    let b = other.start();
+    let Two { installation, a, keys, sink, hook, other, b } = two_nodes_with_a_webhook().await;
     for n in 0..20 {
         mail(if n % 2 == 0 { &a } else { &b }, &format!("mail {n}")).await;
     }
@@ -135,13 +151,7 @@ async fn a_webhook_is_delivered_once_while_both_run_and_taken_over_when_its_node
 
 #[tokio::test]
 async fn a_node_that_was_paused_for_longer_than_its_lease_repeats_nothing() {
-    let (installation, a, keys) = first_node().await;
-    let sink = Sink::start().await;
-    let hook = hook(&a.client(&keys.root), &sink).await;
-    mail(&a, "first").await;
-    sink.wait_for(1).await;
-    let other = installation.another_node();
-    let b = other.start();
+    let Two { installation, a, keys, sink, hook, other, b } = two_nodes_with_a_webhook().await;
     delivered_once(&b.client(&keys.root), &hook, &sink, 1).await;
     a.signal("STOP");
     for n in 0..3 {

@@ -9,6 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use lru::LruCache;
 use sha2::{Digest, Sha256};
 
+use crate::smtp::counted_as;
+
 /// How many triplets are remembered; the one used longest ago is forgotten.
 const TRIPLETS_MAX: NonZeroUsize = NonZeroUsize::new(500_000).expect("it is not zero");
 
@@ -59,24 +61,18 @@ impl Greylist {
     }
 }
 
-/// Large senders retry from another machine of the same network: an IPv4 /24 or an IPv6 /64 is one peer.
-fn network(peer: IpAddr) -> [u8; 8] {
-    match peer.to_canonical() {
-        IpAddr::V4(peer) => {
-            let [a, b, c, _] = peer.octets();
-            [4, a, b, c, 0, 0, 0, 0]
-        }
-        IpAddr::V6(peer) => {
-            let mut network = [0; 8];
-            network.copy_from_slice(&peer.octets()[..8]);
-            network
-        }
+/// Large senders retry from another machine of the same network: here an IPv4 /24 is one peer too.
+fn network(peer: IpAddr) -> IpAddr {
+    match counted_as(peer) {
+        IpAddr::V4(v4) => IpAddr::V4((v4.to_bits() & !0xff).into()),
+        v6 @ IpAddr::V6(_) => v6,
     }
 }
 
 fn triplet(peer: IpAddr, sender: &str, mailbox: &str) -> [u8; 16] {
     let digest = Sha256::new()
-        .chain_update(network(peer))
+        .chain_update(network(peer).to_string())
+        .chain_update([0])
         .chain_update(sender.to_lowercase())
         .chain_update([0])
         .chain_update(mailbox)

@@ -1,9 +1,14 @@
 //! A mixed history of one team, as large as asked for.
 
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+
 use domain::id::{BlobId, DomainId, MailboxId, MessageId, TeamId, ThreadId};
 use domain::message::{Authentication, Correspondence, Folder, Person, Received};
 use domain::{Actor, Command, StreamId, mailbox, message, sending_domain, team};
-use eventlog::{Allot, EventLog, Submission};
+use eventlog::sqlite::SqliteBackend;
+use eventlog::{Allot, BlobStore, EventLog, MasterKey, Options, Submission};
 use tokio::task::JoinSet;
 
 const MAILBOXES: usize = 20;
@@ -24,6 +29,14 @@ async fn transact<C: Command>(log: &EventLog, allot: &Allot, team: &TeamId, comm
     let submission = Submission::new(team.clone(), allot.now(), Actor::Operator, "req_bench", command);
     let submission = fresh.into_iter().fold(submission, Submission::fresh);
     log.transact(submission).await.unwrap();
+}
+
+/// Opens a log on SQLite in which all of them can wait at once.
+pub async fn open(directory: &Path, allot: &Allot) -> EventLog {
+    let backend = SqliteBackend::open_reserving(&directory.join("log.db"), 64 << 20).await.unwrap();
+    let mut options = Options::new(MasterKey::new(&[7; 32]), BlobStore::memory(), allot.entropy());
+    options.queue_max = NonZeroUsize::new(PRODUCERS * 2).unwrap();
+    EventLog::open(Arc::new(backend), options).await.unwrap()
 }
 
 /// Makes a team with its mailboxes.

@@ -6,12 +6,10 @@
 
 mod history;
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use domain::id::Position;
-use eventlog::sqlite::SqliteBackend;
-use eventlog::{Allot, BlobStore, EventLog, MasterKey, Options};
+use eventlog::{Allot, EventLog};
 use projections::{ALL, Runner, Views, rebuild};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -24,11 +22,8 @@ fn main() {
 
 async fn run(events: usize) {
     let directory = tempfile::tempdir().unwrap();
-    let backend = SqliteBackend::open_reserving(&directory.path().join("log.db"), 64 << 20).await.unwrap();
     let allot = Allot::system();
-    let mut options = Options::new(MasterKey::new(&[7; 32]), BlobStore::memory(), allot.entropy());
-    options.queue_max = std::num::NonZeroUsize::new(history::PRODUCERS * 2).unwrap();
-    let log = EventLog::open(Arc::new(backend), options).await.unwrap();
+    let log = history::open(directory.path(), &allot).await;
     let began = Instant::now();
     let history = history::begin(&log, &allot).await;
     history.grow(events).await;
@@ -72,6 +67,37 @@ async fn run(events: usize) {
     let began = Instant::now();
     projections::replay(&log, &team, head, &directory.path().join("replay.db"), |_| {}).await.unwrap();
     report("replay into a file", head, began);
+
+    let alone = written(&log, &history, events / 4).await;
+    let (done, mut rebuilding) = (CancellationToken::new(), JoinSet::new());
+    rebuilding.spawn({
+        let (views, log, done) = (views.clone(), log.clone(), done.clone());
+        async move {
+            while !done.is_cancelled() {
+                rebuild(&views, &log, None, None, |_| {}).await.unwrap();
+            }
+        }
+    });
+    let meanwhile = written(&log, &history, events / 4).await;
+    done.cancel();
+    rebuilding.join_all().await;
+    let kept = meanwhile / alone * 100.0;
+    println!(
+        "appends of {} writers: {alone:.0} events/s alone, {meanwhile:.0} while views are rebuilt: {kept:.0} %",
+        history::PRODUCERS
+    );
+}
+
+/// Returns how many events a second are written.
+async fn written(log: &EventLog, history: &history::History, events: usize) -> f64 {
+    let before = log.head(&history.team).await.unwrap().position;
+    let began = Instant::now();
+    history.grow(events).await;
+    let seconds = began.elapsed().as_secs_f64();
+    let count = log.head(&history.team).await.unwrap().position - before;
+    #[expect(clippy::cast_precision_loss, reason = "a rate to be read by people")]
+    let rate = count as f64 / seconds;
+    rate
 }
 
 fn report(what: &str, events: u64, began: Instant) {

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use domain::id::{BlobId, Position, SecretId, ThreadId, WebhookId};
-use domain::message::{Authentication, Correspondence, Folder, Person, Received};
+use domain::id::{Position, SecretId, ThreadId, WebhookId};
+use domain::message::{Correspondence, Person, Received};
 use domain::permission::Preset;
 use domain::published::WebhookEventType;
+use domain::testing::received_halves;
 use domain::webhook_endpoint::{CreateWebhook, Subscription};
 use domain::{Actor, api_key, mailbox, message};
 use eventlog::{EventLog, Submission};
@@ -66,22 +67,8 @@ async fn plant(log: &EventLog, story: &Story) {
         deliver_after: None,
     };
     wish(log, team, START, operator, webhook).await;
-    let facts = Received {
-        message: story.message(200),
-        mailbox: mailbox.clone(),
-        thread: ThreadId::rooted_at(&mailbox, "t"),
-        folder: Folder::Inbox,
-        blob: BlobId::new(START, [200; 9]),
-        size_bytes: 1_000,
-        sha256: "00".repeat(32),
-        is_spam: false,
-        spam_score: 0,
-        spam_rules: vec![],
-        attachments: 0,
-        authentication: Authentication::default(),
-        sent_at: None,
-        parser_version: 1,
-    };
+    let thread = ThreadId::rooted_at(&mailbox, "t");
+    let facts = Received { message: story.message(200), thread, ..received_halves(200, &mailbox).0 };
     let person = Person { name: Some(MARKER.into()), email: format!("{MARKER}@example.net") };
     let personal = Correspondence {
         mail_from: Some(person.email.clone()),

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use domain::id::{BlobId, MessageId, Position, ThreadId};
-use domain::message::{Authentication, Correspondence, Folder, Person, ReceiveMessage, Received};
+use domain::id::{MessageId, Position, ThreadId};
+use domain::message::{Correspondence, Person, ReceiveMessage, Received};
+use domain::testing::received_halves;
 use domain::{Actor, message};
 use eventlog::EventLog;
 use proptest::prelude::*;
@@ -24,22 +25,8 @@ fn named(story: &Story, (n, references): &Mail) -> ThreadId {
 
 async fn receive(log: &EventLog, story: &Story, mail: &Mail, thread: ThreadId) {
     let (n, references) = mail;
-    let facts = Received {
-        message: story.message(*n),
-        mailbox: story.mailbox(0),
-        thread,
-        folder: Folder::Inbox,
-        blob: BlobId::new(START, [*n; 9]),
-        size_bytes: 1_000,
-        sha256: format!("{n:064x}"),
-        is_spam: false,
-        spam_score: 0,
-        spam_rules: vec![],
-        attachments: 0,
-        authentication: Authentication::default(),
-        sent_at: None,
-        parser_version: 1,
-    };
+    let mailbox = story.mailbox(0);
+    let facts = Received { message: story.message(*n), thread, ..received_halves(*n, &mailbox).0 };
     let personal = Correspondence {
         mail_from: None,
         rcpt_to: vec![],

@@ -155,7 +155,8 @@ impl<'e> Batch<'e> {
     }
 
     fn received(&mut self, record: &'e Recorded, e: &'e Arrival) {
-        let thread_id = self.join(record.position, e);
+        let references: Vec<_> = references_of(e).collect();
+        let thread_id = self.join(record.position, e, &references);
         let message = Message {
             mailbox: e.mailbox.clone(),
             thread: thread_id.clone(),
@@ -186,7 +187,7 @@ impl<'e> Batch<'e> {
             subject: known.and_then(|p| p.subject.as_deref()),
             people: known.map_or_else(Vec::new, |p| people(p.from.as_ref(), &p.to, &p.cc)),
         });
-        for (reference, is_own) in references_of(e) {
+        for (reference, is_own) in references {
             self.joined.knows(&reference, &thread_id);
             let found = self.references.entry(reference).or_insert_with(|| (thread_id.clone(), is_own));
             if is_own && !found.1 {

@@ -137,13 +137,13 @@ impl Joined {
 }
 
 impl Batch<'_> {
-    /// Returns the thread of an arrival; joins to it every other thread that shares a Message-ID with it.
-    pub(super) fn join(&mut self, position: Position, e: &Arrival) -> ThreadId {
+    /// Returns the thread of an arrival with these references; joins to it every other thread that shares one with it.
+    pub(super) fn join(&mut self, position: Position, e: &Arrival, references: &[(ThreadId, bool)]) -> ThreadId {
         let mailbox = &e.mailbox;
         let named = self.joined.resolve(mailbox, &e.thread);
         let mut candidates = BTreeSet::from([named.clone()]);
-        for (reference, _) in references_of(e) {
-            if let Some(thread) = self.joined.known.get(&reference) {
+        for (reference, _) in references {
+            if let Some(thread) = self.joined.known.get(reference) {
                 candidates.insert(self.joined.resolve(mailbox, thread));
             }
         }
