@@ -13,14 +13,18 @@
 
 pub mod api_keys;
 pub mod audit;
+pub mod balance;
 pub mod db;
 pub mod delivery_groups;
 pub mod domains;
+pub mod email_logs;
+pub mod email_metrics;
 pub mod erasure;
 pub mod folders;
 pub mod inbox_logs;
 pub mod mailboxes;
 pub mod messages;
+pub mod outbound;
 pub mod page;
 pub mod providers;
 mod rebuild;
@@ -81,6 +85,8 @@ pub static ALL: &[&dyn Projection] = &[
     &delivery_groups::DeliveryGroups,
     &domains::Domains,
     &suppressions::Suppressions,
+    &balance::Balances,
+    &outbound::OutboundMail,
 ];
 
 /// Reading or computing views failed.
