@@ -197,7 +197,7 @@ impl Projection for Usage {
     }
 
     fn version(&self) -> i64 {
-        1
+        2
     }
 
     fn schema(&self) -> &'static str {

@@ -93,7 +93,7 @@ impl Projection for Messages {
     }
 
     fn version(&self) -> i64 {
-        2
+        3
     }
 
     fn schema(&self) -> &'static str {

@@ -1,9 +1,10 @@
 //! One batch of events on its way into the tables.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::id::{MailboxId, MessageId, Position, TeamId, ThreadId};
-use domain::message::{Event as MessageEvent, Folder, Person, Received};
+use domain::message::{Authentication, Event as MessageEvent, Filed, Folder, Person, Received};
 use domain::{Event, Halves, mailbox};
 use eventlog::Recorded;
 
@@ -30,7 +31,36 @@ pub(super) struct Message<'e> {
     pub(super) changed_position: Position,
     has_attachments: bool,
     /// The event that brought it, if that is in this batch.
-    arrival: Option<(&'e Recorded, &'e Arrival)>,
+    arrival: Option<(&'e Recorded, Cow<'e, Arrival>)>,
+}
+
+/// Returns what brings a message into a mailbox: mail that came in, or the copy of mail that went out.
+fn arrival_of(event: &MessageEvent) -> Option<Cow<'_, Arrival>> {
+    match event {
+        MessageEvent::Received(e) => Some(Cow::Borrowed(e)),
+        MessageEvent::Filed(e) => Some(Cow::Owned(Halves { facts: filed(e), personal: e.personal.clone() })),
+        _ => None,
+    }
+}
+
+/// Returns a copy of mail that went out as if it had come in; nothing was to be checked about it.
+fn filed(e: &Filed) -> Received {
+    Received {
+        message: e.message.clone(),
+        mailbox: e.mailbox.clone(),
+        thread: e.thread.clone(),
+        folder: e.folder,
+        blob: e.blob.clone(),
+        size_bytes: e.size_bytes,
+        sha256: e.sha256.clone(),
+        is_spam: false,
+        spam_score: 0,
+        spam_rules: vec![],
+        attachments: e.attachments,
+        authentication: Authentication::default(),
+        sent_at: e.sent_at,
+        parser_version: e.parser_version,
+    }
 }
 
 impl Message<'_> {
@@ -67,13 +97,13 @@ impl<'e> Batch<'e> {
         let mut arriving: BTreeSet<&MessageId> = BTreeSet::new();
         let mut stored: BTreeSet<&MessageId> = BTreeSet::new();
         let mut mailboxes: BTreeSet<&MailboxId> = BTreeSet::new();
-        let mut arrivals: Vec<&Arrival> = vec![];
+        let mut arrivals: Vec<Cow<'_, Arrival>> = vec![];
         for record in events {
             let Event::Message(event) = &record.event else { continue };
             mailboxes.insert(event.mailbox());
-            if let MessageEvent::Received(e) = event {
-                arriving.insert(&e.message);
-                arrivals.push(e);
+            if let Some(arrival) = arrival_of(event) {
+                arriving.insert(event.message());
+                arrivals.push(arrival);
             } else if !arriving.contains(event.message()) {
                 stored.insert(event.message());
             }
@@ -106,7 +136,12 @@ impl<'e> Batch<'e> {
                     self.folders.insert((e.mailbox.clone(), folder), counts);
                 }
             }
-            Event::Message(MessageEvent::Received(e)) => self.received(record, e),
+            Event::Message(MessageEvent::Received(e)) => self.arrived(record, Cow::Borrowed(e), BTreeSet::new()),
+            Event::Message(event @ MessageEvent::Filed(e)) => {
+                if let Some(arrival) = arrival_of(event) {
+                    self.arrived(record, arrival, e.keywords.clone());
+                }
+            }
             Event::Message(MessageEvent::KeywordsChanged(e)) => {
                 let Some(message) = self.messages.get_mut(&e.message) else { return Ok(()) };
                 let was_unread = message.is_unread();
@@ -136,9 +171,7 @@ impl<'e> Batch<'e> {
             // Its version is the length of its stream, whatever is in that.
             Event::Message(MessageEvent::DuplicateReceived(e)) => drop(self.touch(&e.message, record)),
             Event::Message(MessageEvent::Destroyed(e)) => self.gone(record, &e.message),
-            // Copies of sent mail are not shown yet.
-            Event::Message(MessageEvent::Filed(_))
-            | Event::Team(_)
+            Event::Team(_)
             | Event::SendingDomain(_)
             | Event::ApiKey(_)
             | Event::Mailbox(_)
@@ -154,22 +187,22 @@ impl<'e> Batch<'e> {
         Ok(())
     }
 
-    fn received(&mut self, record: &'e Recorded, e: &'e Arrival) {
+    fn arrived(&mut self, record: &'e Recorded, arrival: Cow<'e, Arrival>, keywords: BTreeSet<String>) {
+        let (e, is_unread) = (arrival.as_ref(), !keywords.contains(SEEN));
         let references: Vec<_> = references_of(e).collect();
         let thread_id = self.join(record.position, e, &references);
         let message = Message {
             mailbox: e.mailbox.clone(),
             thread: thread_id.clone(),
             folder: e.folder,
-            keywords: BTreeSet::new(),
+            keywords,
             version: record.stream_version,
             created_position: record.position,
             changed_position: record.position,
             has_attachments: e.attachments > 0,
-            arrival: Some((record, e)),
+            arrival: None,
         };
-        self.messages.insert(e.message.clone(), message);
-        self.count(&e.mailbox, e.folder, record.position, |c| enter(c, true));
+        self.count(&e.mailbox, e.folder, record.position, |c| enter(c, is_unread));
         let known = e.personal.known();
         let key = (e.mailbox.clone(), thread_id.clone());
         let thread = self.threads.entry(key.clone()).or_insert_with(|| {
@@ -182,7 +215,7 @@ impl<'e> Batch<'e> {
             message: &e.message,
             received_at: record.at,
             folder: e.folder,
-            is_unread: true,
+            is_unread,
             has_attachments: e.attachments > 0,
             subject: known.and_then(|p| p.subject.as_deref()),
             people: known.map_or_else(Vec::new, |p| people(p.from.as_ref(), &p.to, &p.cc)),
@@ -194,6 +227,8 @@ impl<'e> Batch<'e> {
                 *found = (thread_id.clone(), true);
             }
         }
+        let id = e.message.clone();
+        self.messages.insert(id, Message { arrival: Some((record, arrival)), ..message });
     }
 
     fn gone(&mut self, record: &Recorded, id: &MessageId) {
@@ -272,7 +307,7 @@ impl<'e> Batch<'e> {
         MESSAGES.delete(tx, team, keys).await?;
         let (mut new, mut changed) = (Rows::new(), Rows::new());
         for (id, message) in &self.messages {
-            if let Some((record, e)) = message.arrival {
+            if let Some((record, e)) = &message.arrival {
                 push_arrival(&mut new, message, record, e)?;
             } else if self.changed.contains(id) {
                 changed.push(cells![

@@ -6,6 +6,7 @@
 //!
 //! It follows from the arrivals alone and needs no event of its own: whoever computes it anew gets the same.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::id::{MailboxId, Position, TeamId, ThreadId};
@@ -50,7 +51,7 @@ impl Joined {
     pub(super) async fn load(
         tx: &mut Tx<'_>,
         team: &TeamId,
-        arrivals: &[&Arrival],
+        arrivals: &[Cow<'_, Arrival>],
     ) -> Result<(Self, BTreeSet<(MailboxId, ThreadId)>), Error> {
         let mut joined = Self::default();
         if arrivals.is_empty() {
