@@ -7,6 +7,9 @@ mod audit;
 mod billing;
 mod changes;
 mod connection;
+mod email_body;
+mod email_uploads;
+mod emails;
 mod folders;
 mod inboxes;
 mod keys;
@@ -31,6 +34,8 @@ pub(crate) fn all() -> Routes {
         .and(billing::routes())
         .and(changes::routes())
         .and(connection::routes())
+        .and(emails::routes())
+        .and(email_uploads::routes())
         .and(folders::routes())
         .and(inboxes::routes())
         .and(keys::routes())
