@@ -14,14 +14,18 @@
 pub mod api_keys;
 pub mod audit;
 pub mod db;
+pub mod delivery_groups;
+pub mod domains;
 pub mod erasure;
 pub mod folders;
 pub mod inbox_logs;
 pub mod mailboxes;
 pub mod messages;
 pub mod page;
+pub mod providers;
 mod rebuild;
 mod runner;
+pub mod suppressions;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -73,6 +77,10 @@ pub static ALL: &[&dyn Projection] = &[
     &usage::Usage,
     &audit::Audit,
     &inbox_logs::InboxLogs,
+    &providers::Providers,
+    &delivery_groups::DeliveryGroups,
+    &domains::Domains,
+    &suppressions::Suppressions,
 ];
 
 /// Reading or computing views failed.

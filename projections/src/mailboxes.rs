@@ -139,6 +139,28 @@ pub async fn list(views: &Views, team: &TeamId, filter: &Filter, page: &Page) ->
     Paged::new(rows, page, NAME, |row: &Row| row.created_position)
 }
 
+/// Returns how many mailboxes of each domain are not closed; domains without any are left out.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn count_by_domain(views: &Views, team: &TeamId) -> Result<BTreeMap<DomainId, u64>, Error> {
+    let mut select = Select::new("SELECT domain_id, CAST(COUNT(*) AS BIGINT) AS total FROM mailboxes WHERE team_id = ");
+    select.text(team.as_str()).push(" AND status <> 'closed' GROUP BY domain_id");
+    let counts = select.fetch(&mut views.read().await?).await?;
+    counts.iter().map(|cells| Ok((cells.parsed("domain_id")?, cells.unsigned("total")?))).collect()
+}
+
+/// Returns how many mailboxes of a domain are not closed.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn count_of_domain(views: &Views, team: &TeamId, domain: &DomainId) -> Result<u64, Error> {
+    let mut select = Select::new("SELECT CAST(COUNT(*) AS BIGINT) AS total FROM mailboxes WHERE team_id = ");
+    select.text(team.as_str()).push(" AND domain_id = ").text(domain.as_str()).push(" AND status <> 'closed'");
+    let rows = select.fetch(&mut views.read().await?).await?;
+    rows.first().map_or(Ok(0), |cells| cells.unsigned("total"))
+}
+
 fn row(cells: &Cells) -> Result<Row, Error> {
     Ok(Row {
         id: cells.parsed("mailbox_id")?,
@@ -173,7 +195,7 @@ impl Projection for Mailboxes {
     }
 
     fn version(&self) -> i64 {
-        2
+        3
     }
 
     fn schema(&self) -> &'static str {
@@ -209,6 +231,13 @@ impl Projection for Mailboxes {
                         row.usage_position = record.position;
                     }
                 }
+                Event::Message(MessageEvent::Filed(e)) => {
+                    if let Some(row) = mailboxes.get_mut(&e.mailbox) {
+                        row.bytes_used = row.bytes_used.saturating_add(e.size_bytes);
+                        row.messages += 1;
+                        row.usage_position = record.position;
+                    }
+                }
                 Event::Message(MessageEvent::Destroyed(e)) => {
                     if let Some(row) = mailboxes.get_mut(&e.mailbox) {
                         row.bytes_used = row.bytes_used.saturating_sub(e.size_bytes);
@@ -232,6 +261,7 @@ fn mailbox_of(event: &Event) -> Option<&MailboxId> {
     match event {
         Event::Mailbox(e) => Some(e.mailbox()),
         Event::Message(MessageEvent::Received(e)) => Some(&e.mailbox),
+        Event::Message(MessageEvent::Filed(e)) => Some(&e.mailbox),
         Event::Message(MessageEvent::Destroyed(e)) => Some(&e.mailbox),
         _ => None,
     }

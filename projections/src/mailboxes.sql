@@ -22,3 +22,4 @@ CREATE TABLE mailboxes (
 );
 CREATE INDEX mailboxes_newest ON mailboxes (team_id, created_position);
 CREATE INDEX mailboxes_email ON mailboxes (team_id, email);
+CREATE INDEX mailboxes_domain ON mailboxes (team_id, domain_id, status);
