@@ -51,6 +51,8 @@ struct Things {
     thread: String,
     log: String,
     key: String,
+    provider: String,
+    group: String,
 }
 
 impl Things {
@@ -63,8 +65,14 @@ impl Things {
         let thread = world.get("/mailbox/threads").key(&mailbox.key).send().await.data();
         let log = world.get("/inboxes/logs").key(&team.root).send().await.data();
         let key = world.get("/mailbox/connection").key(&mailbox.key).send().await.data();
+        let account =
+            json!({"name": "Own", "smtp_host": "smtp.example.com", "smtp_port": 587, "smtp_protocol": "starttls"});
+        let provider = world.post("/providers").key(&team.root).json(&account).send().await.data();
+        let group = world.post("/delivery-groups").key(&team.root).json(&json!({"name": "x"})).send().await.data();
         let id = |value: &Value| value.as_str().unwrap().to_owned();
         Self {
+            provider: id(&provider["id"]),
+            group: id(&group["id"]),
             webhook: id(&webhook["id"]),
             thread: id(&thread[0]["id"]),
             log: id(&log[0]["id"]),
@@ -82,6 +90,8 @@ impl Things {
                 "public_id" if path.starts_with("/mailboxes") => self.mailbox.id.to_string(),
                 "public_id" if path.starts_with("/webhooks") => self.webhook.clone(),
                 "public_id" if path.starts_with("/inboxes") => self.log.clone(),
+                "public_id" if path.starts_with("/providers") => self.provider.clone(),
+                "public_id" if path.starts_with("/delivery-groups") => self.group.clone(),
                 "delivery_id" => format!("whda_{}", "0".repeat(24)),
                 "key_id" => self.key.clone(),
                 "message_id" => self.message.clone(),
