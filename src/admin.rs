@@ -1,5 +1,6 @@
 //! Operator commands beside serving.
 
+mod billing;
 mod deliveries;
 mod erase;
 
@@ -9,7 +10,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use api::auth::secret::{Fresh, mint};
 use domain::id::{DomainId, KeyId, Position, TeamId};
-use domain::{Actor, Command, api_key, permission, sending_domain, team};
+use domain::{Actor, Command, api_key, balance, permission, sending_domain, team};
 use eventlog::chain::Verifier;
 use eventlog::{EventLog, Outcome, Submission, TransactError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -18,6 +19,7 @@ use crate::cli;
 use crate::config::Config;
 use crate::store::{Purpose, Store};
 
+pub use billing::billing;
 pub use deliveries::deliveries;
 pub use erase::erase;
 
@@ -67,19 +69,18 @@ pub async fn create_key(
 ///
 /// # Errors
 /// It is refused or the log is not available.
-pub async fn create_team(
-    store: &Store,
-    limits: team::Limits,
-    name: &str,
-    domain: Option<&str>,
-) -> anyhow::Result<TeamId> {
+pub async fn create_team(store: &Store, config: &Config, name: &str, domain: Option<&str>) -> anyhow::Result<TeamId> {
     let team = TeamId::new(store.allot.now(), store.allot.random());
     if name.trim().is_empty() || name.chars().count() > 255 || name.chars().any(char::is_control) {
         bail!("--name must be 1 to 255 characters without control characters");
     }
     // The domain is checked before anything is written.
     let domain = domain.map(normalise).transpose()?;
-    submit(store, &team, team::CreateTeam { name: name.to_owned(), limits }).await?;
+    submit(store, &team, team::CreateTeam { name: name.to_owned(), limits: config.limits }).await?;
+    let credit_limit = config.billing.new_team_credit_limit_nanos;
+    if credit_limit.0 > 0 {
+        submit(store, &team, balance::ChangeCreditLimit { credit_limit }).await?;
+    }
     if let Some(domain) = domain {
         add_domain(store, &team, domain, sending_domain::Mode::SendReceive).await?;
     }
@@ -106,7 +107,7 @@ pub async fn teams(config: &Config, command: cli::Teams) -> anyhow::Result<()> {
             let purpose =
                 if config.server.data_dir.join("log.db").exists() { Purpose::Command } else { Purpose::Serve };
             let store = Store::open(config, purpose).await?;
-            let team = create_team(&store, config.limits, &name, domain.as_deref()).await?;
+            let team = create_team(&store, config, &name, domain.as_deref()).await?;
             let permissions = permission::Preset::Full.permissions();
             let key = create_key(&store, &team, api_key::Kind::Infrastructure, "Default", permissions).await?;
             print(format_args!("team    {team}"))?;

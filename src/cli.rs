@@ -36,6 +36,9 @@ pub enum Command {
     /// Create, list and revoke a team's API keys.
     #[command(subcommand)]
     Keys(Keys),
+    /// Show and change a team's money.
+    #[command(subcommand)]
+    Billing(Billing),
     /// Check the hash chain of every log, or of one team's. Works beside a running server.
     Verify(OfTeam),
     /// Compute read models anew from the log, while a running server answers from the old ones.
@@ -141,6 +144,64 @@ pub enum Keys {
         team: String,
         /// The key's id (smx_…).
         key: String,
+    },
+}
+
+/// `postlog billing`
+#[derive(Debug, Subcommand)]
+pub enum Billing {
+    /// Show what a team has, what is held and what it may spend.
+    Show {
+        /// The team's id.
+        #[arg(long)]
+        team: String,
+    },
+    /// Book a payment of a team. The same --payment is booked once.
+    ///
+    /// Example: postlog billing top-up --team team_… --amount 25.50
+    TopUp {
+        /// The team's id.
+        #[arg(long)]
+        team: String,
+        /// US dollars, more than zero, with at most nine decimals.
+        #[arg(long)]
+        amount: String,
+        /// The payment's id (pay_…), to make a repetition harmless; a new one if absent.
+        #[arg(long)]
+        payment: Option<String>,
+        /// A gift rather than a payment.
+        #[arg(long)]
+        credit: bool,
+        /// What people read beside it.
+        #[arg(long)]
+        note: Option<String>,
+    },
+    /// Correct a balance, up or down.
+    Adjust {
+        /// The team's id.
+        #[arg(long)]
+        team: String,
+        /// US dollars, negative to take away, with at most nine decimals.
+        #[arg(long, allow_hyphen_values = true)]
+        amount: String,
+        /// The correction's id (pay_…), to make a repetition harmless; a new one if absent.
+        #[arg(long)]
+        payment: Option<String>,
+        /// Money given back for something charged.
+        #[arg(long)]
+        refund: bool,
+        /// What people read beside it.
+        #[arg(long)]
+        note: Option<String>,
+    },
+    /// Set how much a team may spend before it pays.
+    CreditLimit {
+        /// The team's id.
+        #[arg(long)]
+        team: String,
+        /// US dollars, with at most nine decimals.
+        #[arg(long)]
+        amount: String,
     },
 }
 

@@ -44,6 +44,16 @@ pub struct Config {
     pub limits: domain::team::Limits,
     /// What things cost.
     pub prices: domain::billing::PriceBook,
+    /// What a new team may spend.
+    pub billing: Billing,
+}
+
+/// What a new team may spend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Billing {
+    /// How much a new team may spend before it pays, nano-dollars.
+    pub new_team_credit_limit_nanos: domain::money::Nanos,
 }
 
 /// The HTTP door: its address here, the rest as the door defines it.
@@ -240,6 +250,8 @@ impl Config {
             prices.storage_gb_month_nanos,
         ];
         check(prices.iter().all(|p| p.0 >= 0), "prices must not be negative");
+        let credit = self.billing.new_team_credit_limit_nanos;
+        check(credit.0 >= 0, "billing.new_team_credit_limit_nanos must not be negative");
         problems.extend(self.sections().into_iter().flat_map(|(name, section)| {
             section.into_iter().map(move |p| if p.starts_with(name) { p } else { format!("{name}.{p}") })
         }));

@@ -49,7 +49,7 @@ pub async fn prepare(store: &Store, config: &Config) -> anyhow::Result<Option<We
     }
     let team = match store.log.teams(None, 1).await?.pop() {
         Some(team) => team,
-        None => create_team(store, config.limits, "Sandbox", Some(DOMAIN)).await?,
+        None => create_team(store, config, "Sandbox", Some(DOMAIN)).await?,
     };
     let state: Versioned<team::Team> = store.log.state(&team, &[StreamId::Team]).await?;
     if !state.domains.contains_key(DOMAIN) {

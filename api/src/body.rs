@@ -68,6 +68,20 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], depth_max: usize) -> Resu
     Ok(value)
 }
 
+/// Reads a part of a body that was read as JSON already.
+pub(crate) fn from_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, Problem> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = dotted(&error.path().to_string());
+        let (field, code, message) = explain(&path, &error.inner().to_string());
+        let shown = format!("The request is not valid: {message}");
+        Problem::new(Code::InvalidParameter, shown).with_errors(vec![FieldError {
+            field,
+            code: code.to_owned(),
+            message,
+        }])
+    })
+}
+
 /// Refuses nesting beyond a depth and NUL characters, which no store and no header can hold.
 fn scan(bytes: &[u8], depth_max: usize) -> Result<(), Problem> {
     let (mut depth, mut in_string, mut i) = (0usize, false, 0usize);

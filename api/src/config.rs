@@ -51,6 +51,10 @@ pub struct Config {
     pub public_url: String,
     /// The longest JSON body.
     pub body_bytes_max: usize,
+    /// Longest body of a request that sends mail, bytes: attachments come as base64 inside of it.
+    pub send_body_bytes_max: usize,
+    /// How long mail is tried after it is due, seconds.
+    pub mail_lifetime_seconds: u64,
     /// How deep a JSON body may be nested.
     pub json_depth_max: usize,
     /// How long one request may take before it is given up.
@@ -82,6 +86,8 @@ impl Default for Config {
         Self {
             public_url: "http://127.0.0.1:8080".to_owned(),
             body_bytes_max: 10 * 1024 * 1024,
+            send_body_bytes_max: 40 * 1024 * 1024,
+            mail_lifetime_seconds: 72 * 60 * 60,
             json_depth_max: 32,
             request_seconds_max: 30,
             read_your_writes_milliseconds_max: 2_000,
@@ -107,6 +113,8 @@ impl Config {
         }
         let positive = [
             ("body_bytes_max", self.body_bytes_max > 0),
+            ("send_body_bytes_max", self.send_body_bytes_max > 0),
+            ("mail_lifetime_seconds", self.mail_lifetime_seconds > 0),
             ("json_depth_max", self.json_depth_max > 0),
             ("request_seconds_max", self.request_seconds_max > 0),
             ("download_url_seconds", self.download_url_seconds > 0),

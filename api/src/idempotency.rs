@@ -38,6 +38,23 @@ impl<T: DeserializeOwned> FromRequest<App> for Keyed<T> {
     }
 }
 
+/// A JSON body of a request that sends mail: as long as such a body may be, and with 422 for what does not fit.
+#[derive(Debug, Clone)]
+pub struct KeyedMail<T>(pub Keyed<T>);
+
+impl<T: DeserializeOwned> FromRequest<App> for KeyedMail<T> {
+    type Rejection = Problem;
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        let key = key(&parts)?;
+        content_type(&parts.headers)?;
+        let bytes = bounded(&parts.headers, body, app.config.send_body_bytes_max).await?;
+        let idempotency = key.map(|key| idempotency(key, &parts, &bytes));
+        let body = parse(&bytes, app.config.json_depth_max).map_err(Problem::into_validation)?;
+        Ok(Self(Keyed { body, idempotency }))
+    }
+}
+
 /// A request without a body that may be repeated under a key. Whatever body it has counts only for the fingerprint.
 #[derive(Debug, Clone)]
 pub struct KeyedOnly(pub Option<Idempotency>);

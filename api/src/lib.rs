@@ -33,6 +33,7 @@ pub mod query;
 pub mod receive;
 #[expect(unused_qualifications, reason = "the macros of the API document qualify the types they describe")]
 mod routes;
+pub mod send;
 pub mod smtp;
 pub mod stream;
 mod write;
@@ -65,6 +66,8 @@ pub struct App {
     pub streams: Streams,
     /// What the dispatcher wrote down of its attempts.
     pub attempts: Option<Work>,
+    /// Where outgoing mail goes.
+    pub outbox: send::Outbox,
     challenge: HeaderValue,
 }
 
@@ -75,7 +78,10 @@ impl App {
         let resource = format!("{}/.well-known/oauth-protected-resource/api/v1", config.public_url);
         let challenge = HeaderValue::try_from(format!("Bearer resource_metadata=\"{resource}\""))
             .unwrap_or_else(|_| HeaderValue::from_static("Bearer"));
+        let lifetime_micros = i64::try_from(config.mail_lifetime_seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+        let (kept, prices) = (pepper.clone(), config.prices);
         Self {
+            outbox: send::Outbox::new(log.clone(), views.clone(), allot.clone(), kept, prices, lifetime_micros),
             auth: Authenticator::new(log.clone(), allot.clone(), pepper),
             limiter: Limiter::new(config.rate_limits),
             streams: Streams::new(log.clone(), allot.clone(), stream::Config::default()),

@@ -144,10 +144,15 @@ fn base() -> OpenApi {
         .build()
 }
 
-const TAGS: [(&str, &str); 10] = [
+const TAGS: [(&str, &str); 15] = [
     ("Connection", "Who the credential is."),
     ("Mailboxes", "Mailboxes of the team."),
     ("Mailbox API", "One mailbox, with its own credential."),
+    ("Sending", "Mail that leaves."),
+    ("Sending accounts", "The ways mail leaves by (providers)."),
+    ("Delivery groups", "Sending accounts that are chosen together."),
+    ("Domains", "Mail domains of the team and their DNS records."),
+    ("Suppressions", "Addresses that are not written to."),
     ("Webhooks", "Endpoints that are told of events."),
     ("Inboxes", "Accepted inbound mail, as it is billed."),
     ("Keys", "API keys of the team."),

@@ -193,6 +193,28 @@ impl Problem {
         Self::new(Code::ServiceUnavailable, "The service is not available at present.")
     }
 
+    /// Returns this problem as one of content where a field does not fit, as the sending API answers it.
+    #[must_use]
+    pub fn into_validation(mut self) -> Self {
+        let of_field = self.0.errors.first().is_some_and(|e| e.field != "body");
+        if self.0.code == Code::InvalidParameter && of_field {
+            self.0.code = Code::ValidationError;
+        }
+        self
+    }
+
+    /// Returns this problem's detail as a part of another answer.
+    pub(crate) fn detail(&self) -> ErrorBody {
+        let parts = &self.0;
+        ErrorBody {
+            code: parts.code,
+            message: parts.message.clone(),
+            retryable: parts.code.retryable(),
+            param: parts.errors.first().map(|e| e.field.clone()),
+            errors: parts.errors.clone(),
+        }
+    }
+
     /// Returns this problem with a list of single faults.
     #[must_use]
     pub fn with_errors(mut self, errors: Vec<FieldError>) -> Self {
@@ -229,17 +251,7 @@ impl Problem {
     /// Returns the answer's body and headers for a request.
     pub(crate) fn render(&self, request_id: &str, challenge: &HeaderValue) -> Response {
         let parts = &self.0;
-        let body = Body {
-            ok: false,
-            error: ErrorBody {
-                code: parts.code,
-                message: parts.message.clone(),
-                retryable: parts.code.retryable(),
-                param: parts.errors.first().map(|e| e.field.clone()),
-                errors: parts.errors.clone(),
-            },
-            meta: crate::envelope::Meta::new(request_id),
-        };
+        let body = Body { ok: false, error: self.detail(), meta: crate::envelope::Meta::new(request_id) };
         let mut response = (parts.code.status(), axum::Json(body)).into_response();
         let headers = response.headers_mut();
         for (name, value) in &parts.headers {
@@ -285,7 +297,7 @@ pub(crate) struct Body {
 }
 
 /// The error of an answer.
-#[derive(Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 #[schema(as = ApiErrorDetail)]
 pub(crate) struct ErrorBody {
     code: Code,
@@ -341,6 +353,89 @@ impl From<message::Rejected> for Problem {
             R::SenderRefused | R::OverQuota => Self::new(Code::ValidationError, sentence(&rejected)),
             R::TooManyKeywords { .. } => Self::unacceptable("keywords", "too_many", sentence(&rejected)),
             R::VersionMismatch { current } => Self::version_mismatch(current),
+        }
+    }
+}
+
+impl From<domain::outbound::Rejected> for Problem {
+    fn from(rejected: domain::outbound::Rejected) -> Self {
+        use domain::outbound::Rejected as R;
+        match rejected {
+            R::UnknownTeam | R::Unknown => Self::not_found(),
+            R::Recipients => Self::unacceptable("to", "too_many", sentence(&rejected)),
+            R::KeyRevoked => Self::unauthenticated(),
+            R::MailboxNotActive | R::SenderNotAllowed => Self::forbidden(sentence(&rejected)),
+            R::UnknownGroup(_) => Self::unacceptable("delivery_group", "unknown_group", sentence(&rejected)),
+            R::NoActiveProviders => Self::new(Code::NoActiveProviders, sentence(&rejected)),
+            R::InsufficientCredits { .. } => Self::new(Code::InsufficientCredits, sentence(&rejected)),
+            R::Paused | R::NotDue | R::AccountNotEligible | R::WrongAttempt | R::TooLate | R::NotSent => {
+                Self::new(Code::Conflict, sentence(&rejected))
+            }
+            R::AddressNotRead(_) => Self::internal(),
+            R::VersionMismatch { current } => Self::version_mismatch(current),
+        }
+    }
+}
+
+impl From<domain::provider::Rejected> for Problem {
+    fn from(rejected: domain::provider::Rejected) -> Self {
+        use domain::provider::Rejected as R;
+        match rejected {
+            R::UnknownTeam | R::Unknown => Self::not_found(),
+            R::Exists => Self::new(Code::Conflict, sentence(&rejected)),
+            R::Managed => Self::new(Code::ValidationError, sentence(&rejected)),
+            R::Limit(limit) => limit.into(),
+            R::VersionMismatch { current } => Self::version_mismatch(current),
+        }
+    }
+}
+
+impl From<domain::delivery_group::Rejected> for Problem {
+    fn from(rejected: domain::delivery_group::Rejected) -> Self {
+        use domain::delivery_group::Rejected as R;
+        match rejected {
+            R::UnknownTeam | R::Unknown => Self::not_found(),
+            R::Exists => Self::new(Code::Conflict, sentence(&rejected)),
+            R::UnknownMember(_) => Self::unacceptable("members", "unknown_provider", sentence(&rejected)),
+            R::TooManyMembers => Self::unacceptable("members", "too_many", sentence(&rejected)),
+            R::TooManyGroups => Self::new(Code::LimitExceeded, sentence(&rejected)),
+            R::VersionMismatch { current } => Self::version_mismatch(current),
+        }
+    }
+}
+
+impl From<domain::sending_domain::Rejected> for Problem {
+    fn from(rejected: domain::sending_domain::Rejected) -> Self {
+        use domain::sending_domain::Rejected as R;
+        match rejected {
+            R::UnknownTeam | R::Unknown | R::UnknownKey => Self::not_found(),
+            R::Exists | R::InUse { .. } | R::DoesNotReceive | R::SelectorTaken | R::TooManyKeys => {
+                Self::new(Code::Conflict, sentence(&rejected))
+            }
+            R::ModeNotChangeable => Self::unacceptable("mode", "not_changeable", sentence(&rejected)),
+            R::Limit(limit) => limit.into(),
+            R::VersionMismatch { current } => Self::version_mismatch(current),
+        }
+    }
+}
+
+impl From<domain::suppression::Rejected> for Problem {
+    fn from(rejected: domain::suppression::Rejected) -> Self {
+        use domain::suppression::Rejected as R;
+        match rejected {
+            R::UnknownTeam | R::Unknown => Self::not_found(),
+            R::TooManyCauses => Self::new(Code::Conflict, sentence(&rejected)),
+        }
+    }
+}
+
+impl From<domain::team::Rejected> for Problem {
+    fn from(rejected: domain::team::Rejected) -> Self {
+        use domain::team::Rejected as R;
+        match rejected {
+            R::Unknown | R::NoSuchRequest => Self::not_found(),
+            R::Exists | R::RequestPending(_) => Self::new(Code::Conflict, sentence(&rejected)),
+            R::BelowThreshold { .. } => Self::new(Code::ValidationError, sentence(&rejected)),
         }
     }
 }

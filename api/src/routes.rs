@@ -7,6 +7,10 @@ mod audit;
 mod billing;
 mod changes;
 mod connection;
+mod delivery_groups;
+mod email_body;
+mod email_uploads;
+mod emails;
 mod folders;
 mod inboxes;
 mod keys;
@@ -19,6 +23,8 @@ mod message_content;
 mod message_search;
 mod message_view;
 mod messages;
+mod provider_body;
+mod providers;
 mod threads;
 mod webhook_deliveries;
 mod webhooks;
@@ -31,6 +37,9 @@ pub(crate) fn all() -> Routes {
         .and(billing::routes())
         .and(changes::routes())
         .and(connection::routes())
+        .and(delivery_groups::routes())
+        .and(emails::routes())
+        .and(email_uploads::routes())
         .and(folders::routes())
         .and(inboxes::routes())
         .and(keys::routes())
@@ -40,6 +49,7 @@ pub(crate) fn all() -> Routes {
         .and(mailboxes::routes())
         .and(message_content::routes())
         .and(messages::routes())
+        .and(providers::routes())
         .and(threads::routes())
         .and(webhook_deliveries::routes())
         .and(webhooks::routes())

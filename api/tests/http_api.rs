@@ -13,6 +13,10 @@ mod keys;
 mod mail;
 #[path = "http_api/mailboxes.rs"]
 mod mailboxes;
+#[path = "http_api/providers.rs"]
+mod providers;
+#[path = "http_api/sending.rs"]
+mod sending;
 #[path = "http_api/usage.rs"]
 mod usage;
 #[path = "http_api/walks.rs"]

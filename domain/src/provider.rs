@@ -17,6 +17,7 @@ use crate::personal::Halves;
 use crate::team::{LimitReached, Resource, Team};
 use crate::{Command, Moment, StreamId};
 
+pub mod credentials;
 pub mod quota;
 
 pub use quota::Quotas;

@@ -35,6 +35,8 @@ pub enum Surface {
     Management,
     /// Mailbox keys.
     Mailbox,
+    /// A sending key, or a mailbox key that sends as its mailbox.
+    Sending,
 }
 
 impl Surface {
@@ -46,6 +48,7 @@ impl Surface {
             Self::Any => "any",
             Self::Management => "management",
             Self::Mailbox => "mailbox",
+            Self::Sending => "sending",
         }
     }
 
@@ -54,6 +57,7 @@ impl Surface {
             Self::Public | Self::Any => true,
             Self::Management => kind == Kind::Infrastructure,
             Self::Mailbox => kind == Kind::Mailbox,
+            Self::Sending => matches!(kind, Kind::Sending | Kind::Mailbox),
         }
     }
 }
@@ -95,6 +99,11 @@ pub mod guards {
         AnyMailboxKey: Mailbox;
         AuditRead: Management "audit.read";
         BillingRead: Management "billing.read";
+        DomainCreate: Management "domain.create";
+        DomainDelete: Management "domain.delete";
+        DomainRead: Management "domain.read";
+        DomainVerify: Management "domain.verify";
+        EmailSend: Sending "email.send";
         EventRead: Management "event.read";
         KeyCreate: Management "key.create";
         KeyRead: Management "key.read";
@@ -106,7 +115,20 @@ pub mod guards {
         MailboxAdminManage: Management "mailbox.admin.manage";
         MailboxAdminRead: Management "mailbox.admin.read";
         MailboxRead: Mailbox "mailbox.read";
+        MailboxSend: Mailbox "email.send";
         MailboxSettingsUpdate: Mailbox "mailbox.settings.update";
+        ProviderCreate: Management "provider.create";
+        ProviderDelete: Management "provider.delete";
+        ProviderRead: Management "provider.read";
+        ProviderUpdate: Management "provider.update";
+        RoutingCreate: Management "routing.create";
+        RoutingDelete: Management "routing.delete";
+        RoutingRead: Management "routing.read";
+        RoutingUpdate: Management "routing.update";
+        SendingManage: Management "sending.manage";
+        SendingRead: Management "sending.read";
+        SuppressionManage: Management "suppression.manage";
+        SuppressionRead: Management "suppression.read";
         WebhookCreate: Management "webhook.create";
         WebhookDelete: Management "webhook.delete";
         WebhookManage: Management "webhook.manage";

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 
 use data_encoding::{Encoding, Specification};
 use domain::api_key::{Kind, Minted};
-use domain::id::KeyId;
+use domain::id::{AddressId, KeyId, TeamId};
 use eventlog::{Allot, SecretText};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
@@ -43,6 +43,12 @@ impl Pepper {
     #[must_use]
     pub fn lookup(&self, random: &str) -> String {
         hex::encode(self.mac(b"postlog/key-lookup/1\0", &[random.as_bytes()]))
+    }
+
+    /// Returns the id of an address within a team, see [`AddressId::of`].
+    #[must_use]
+    pub fn address(&self, team: &TeamId, address: &mail::address::Address) -> AddressId {
+        AddressId::of(&self.mac(b"postlog/address-key/1\0", &[]), team, address)
     }
 
     /// Returns HMAC-SHA-256 over parts, each with its length before it, for a purpose of its own.

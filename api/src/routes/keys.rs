@@ -3,7 +3,7 @@
 //! Nobody hands out more than they hold: a key's maker must have every permission that a new infrastructure key gets.
 
 use axum::extract::State;
-use domain::api_key::{ApiKey, CreateTeamKey, Created, Kind, RevokeKey, RotateKey};
+use domain::api_key::{ApiKey, CreateSendingKey, CreateTeamKey, Created, Kind, RevokeKey, RotateKey};
 use domain::id::{KeyId, MailboxId};
 use domain::permission::{Permissions, Preset, SENDING_PERMISSIONS};
 use domain::published::rfc3339;
@@ -12,6 +12,7 @@ use projections::api_keys::{self, Filter, Row, Scope};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::mailbox_view::MailboxSendScope;
 use super::mailboxes::key_stream;
 use crate::auth::secret::{Fresh, mint};
 use crate::auth::{Call, Caller, Scoped, guards};
@@ -219,6 +220,10 @@ struct CreateKeyBody {
     #[serde(default, deserialize_with = "text::<1, 64, _>")]
     #[schema(nullable = false, example = "root:readonly")]
     preset: Option<String>,
+    /// Which sending accounts a sending key may send through; all by default.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    send_scope: Option<MailboxSendScope>,
 }
 
 impl CreateKeyBody {
@@ -301,7 +306,20 @@ async fn create_key(
     Keyed { body, idempotency }: Keyed<CreateKeyBody>,
 ) -> Result<Reply<Data<KeyWithSecret>>, Problem> {
     let (kind, permissions) = body.read(&call.caller)?;
+    let send_scope = body.send_scope.map(MailboxSendScope::read).transpose()?;
+    if send_scope.is_some() && kind != Kind::Sending {
+        return Err(Problem::unacceptable("send_scope", "invalid_value", "only sending keys have a send scope"));
+    }
     let fresh = mint(&app.allot, app.auth.pepper(), kind);
+    if let Some(send_scope) = send_scope {
+        let command = CreateSendingKey { minted: fresh.minted.clone(), name: body.name, permissions, send_scope };
+        let submission = call.submission(command).fresh(key_stream(&fresh.minted));
+        let answered = call.clone().into_call();
+        let reply = move |appended: &eventlog::Appended<(Versioned<domain::team::Team>, Versioned<ApiKey>)>| {
+            shown_once(&answered, &appended.state.1, &fresh)
+        };
+        return app.submit(&call, submission, idempotency, reply).await;
+    }
     let command = CreateTeamKey { minted: fresh.minted.clone(), kind, name: body.name, permissions };
     let submission = call.submission(command).fresh(key_stream(&fresh.minted));
     let answered = call.clone().into_call();

@@ -51,6 +51,8 @@ struct Things {
     thread: String,
     log: String,
     key: String,
+    provider: String,
+    group: String,
 }
 
 impl Things {
@@ -63,8 +65,14 @@ impl Things {
         let thread = world.get("/mailbox/threads").key(&mailbox.key).send().await.data();
         let log = world.get("/inboxes/logs").key(&team.root).send().await.data();
         let key = world.get("/mailbox/connection").key(&mailbox.key).send().await.data();
+        let account =
+            json!({"name": "Own", "smtp_host": "smtp.example.com", "smtp_port": 587, "smtp_protocol": "starttls"});
+        let provider = world.post("/providers").key(&team.root).json(&account).send().await.data();
+        let group = world.post("/delivery-groups").key(&team.root).json(&json!({"name": "x"})).send().await.data();
         let id = |value: &Value| value.as_str().unwrap().to_owned();
         Self {
+            provider: id(&provider["id"]),
+            group: id(&group["id"]),
             webhook: id(&webhook["id"]),
             thread: id(&thread[0]["id"]),
             log: id(&log[0]["id"]),
@@ -82,6 +90,8 @@ impl Things {
                 "public_id" if path.starts_with("/mailboxes") => self.mailbox.id.to_string(),
                 "public_id" if path.starts_with("/webhooks") => self.webhook.clone(),
                 "public_id" if path.starts_with("/inboxes") => self.log.clone(),
+                "public_id" if path.starts_with("/providers") => self.provider.clone(),
+                "public_id" if path.starts_with("/delivery-groups") => self.group.clone(),
                 "delivery_id" => format!("whda_{}", "0".repeat(24)),
                 "key_id" => self.key.clone(),
                 "message_id" => self.message.clone(),
@@ -151,7 +161,11 @@ async fn every_route_refuses_a_key_that_lacks_its_permission() {
     for operation in operations().into_iter().filter(|o| o.surface != "public") {
         let path = things.fill(&operation);
         let what = format!("{} {}", operation.method, operation.path);
-        let wrong_class = if operation.surface == "mailbox" { &things.team.root } else { &things.mailbox.key };
+        let wrong_class = if matches!(operation.surface.as_str(), "mailbox" | "sending") {
+            &things.team.root
+        } else {
+            &things.mailbox.key
+        };
         if operation.surface != "any" {
             assert_eq!(call(&world, &operation, &path, Some(wrong_class)).await.refusal(), forbidden, "{what}");
         }
@@ -159,9 +173,9 @@ async fn every_route_refuses_a_key_that_lacks_its_permission() {
         assert!(CATALOGUE.contains(&wanted.as_str()), "{what} needs {wanted}, which nobody can hold");
         // Everything but the one permission, and the wildcards that cover it.
         let others = CATALOGUE.iter().filter(|p| !Permissions::parse([**p]).unwrap().allow(wanted)).copied();
-        let permissions =
-            Permissions::parse(others.filter(|p| operation.surface == "mailbox" || *p != "email.send")).unwrap();
-        let key = if operation.surface == "mailbox" {
+        let of_mailbox = matches!(operation.surface.as_str(), "mailbox" | "sending");
+        let permissions = Permissions::parse(others.filter(|p| of_mailbox || *p != "email.send")).unwrap();
+        let key = if of_mailbox {
             world.mailbox_key(&things.team.id, &things.mailbox.id, permissions).await
         } else {
             world.team_key(&things.team.id, Kind::Infrastructure, permissions).await
@@ -181,7 +195,8 @@ async fn another_teams_things_are_answered_like_things_that_do_not_exist() {
         if !foreign || is_stream(&operation) {
             continue;
         }
-        let key = if operation.surface == "mailbox" { &ours.mailbox.key } else { &ours.team.root };
+        let of_mailbox = matches!(operation.surface.as_str(), "mailbox" | "sending");
+        let key = if of_mailbox { &ours.mailbox.key } else { &ours.team.root };
         let path = theirs.fill(&operation);
         let answer = call(&world, &operation, &path, Some(key)).await;
         let what = format!("{} {}", operation.method, operation.path);
