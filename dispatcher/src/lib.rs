@@ -7,13 +7,17 @@
 //! - [`retry`] says when the next attempt is due. It is a function of stored numbers, so a restart changes nothing.
 //! - [`queue`] keeps leases, cursors and failures: durable, fenced, and never the truth.
 //!
-//! The reactors: [`webhook`] tells endpoints of events.
+//! - [`smtp`] hands mail over, to public addresses only as well.
+//!
+//! The reactors: [`webhook`] tells endpoints of events, [`outbound`] carries outgoing mail.
 //!
 //! Invariants: no effect without a bound on its time and its bytes; no clock and no randomness inside, both are
 //! handed in (only elapsed time is measured here).
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests may fail loudly"))]
 
 pub mod egress;
+pub mod outbound;
 pub mod queue;
 pub mod retry;
+pub mod smtp;
 pub mod webhook;

@@ -1,0 +1,46 @@
+//! Outgoing mail: what was accepted is carried out, and what came of it is recorded.
+//!
+//! The [`Reactor`] is one task. Per team it holds a lease, follows the log, and keeps a row for each mail that is not
+//! settled: when to look at it. A look reads the mail's state from the log and does the next thing.
+//!
+//! Promises:
+//! - **Never twice by itself.** An attempt is in the log before anything is handed over, and of several nodes that begin
+//!   the same attempt one succeeds. What may have been handed over, and nobody knows, is recorded as uncertain and not
+//!   tried again. To the recipients' own servers a lost answer is a deferral, as everywhere (RFC 5321 §4.5.3.2.6).
+//! - **Never lost.** A mail is looked at again until it is settled; after a crash by whoever takes the lease.
+//! - **Few accounts.** A login that is refused breaks the account and the mail tries the next; each at most once.
+//! - **No neighbours.** Teams take turns, and one team's mail on its way is bounded.
+//!
+//! `visit.rs` decides about one mail, `letter.rs` makes it ready, `direct.rs`, `sandbox.rs` and [`crate::smtp`] hand it
+//! over, `results.rs` says what an answer means, `reactor.rs` finds what is due.
+
+mod config;
+mod direct;
+mod letter;
+mod queue;
+mod reactor;
+mod results;
+mod sandbox;
+mod visit;
+
+pub use config::Config;
+pub use queue::{Queue, TRANSCRIPTS_MICROS, Transcript};
+pub use reactor::{Error, Parts, Reactor};
+pub use sandbox::{LocalDelivery, NoLocalDelivery};
+
+/// What the password of an account is sealed for: the secret is the password, as text; the name is the account's
+/// `username`.
+pub const CREDENTIALS_PURPOSE: &str = "provider";
+/// What the private key of a domain is sealed for: the secret is [`mail::auth::DkimKey::to_der`].
+pub const SIGNING_KEY_PURPOSE: &str = "dkim";
+
+/// Something could not be read or written now; it is tried again.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Unready(String);
+
+impl From<eventlog::LogError> for Unready {
+    fn from(error: eventlog::LogError) -> Self {
+        Self(error.to_string())
+    }
+}

@@ -1,0 +1,136 @@
+//! What is needed to hand a mail over: its bytes, signed; its envelope; the account's server and password.
+
+use std::sync::{Arc, PoisonError};
+
+use domain::StreamId;
+use domain::Versioned;
+use domain::id::{ProviderId, TeamId};
+use domain::outbound::Outbound;
+use domain::provider::{Provider, Security, Transport};
+use domain::sending_domain::{Algorithm, SendingDomain, SigningKey};
+use mail::address::{Address, ReversePath};
+use mail::auth::{DkimKey, DkimSigner, KeyType, sign_dkim};
+use mail::smtp::client::{Content, Login};
+
+use super::reactor::Context;
+use super::{CREDENTIALS_PURPOSE, SIGNING_KEY_PURPOSE, Unready};
+use crate::smtp::{Peer, Protection};
+
+/// Signers kept in memory; with more, all are read anew.
+const SIGNERS_MAX: usize = 1_024;
+
+/// A mail as it leaves.
+#[derive(Debug, Clone)]
+pub(crate) struct Letter {
+    pub(crate) mail_from: ReversePath,
+    pub(crate) content: Content,
+    pub(crate) smtputf8: bool,
+}
+
+/// Why a mail cannot be made ready.
+#[derive(Debug)]
+pub(crate) enum Unsendable {
+    /// Something is not there for good: the bytes, the addresses, a key that opens.
+    Never(String),
+    /// Something could not be read now.
+    Now(Unready),
+}
+
+impl From<eventlog::LogError> for Unsendable {
+    fn from(error: eventlog::LogError) -> Self {
+        Self::Now(error.into())
+    }
+}
+
+/// Makes a mail ready.
+pub(crate) async fn prepare(context: &Context, team: &TeamId, mail: &Outbound) -> Result<Letter, Unsendable> {
+    let never = |what: &str| Unsendable::Never(what.to_owned());
+    let accepted = mail.accepted.as_ref().ok_or_else(|| never("the mail was not accepted"))?;
+    let letter = mail.letter.as_ref().ok_or_else(|| never("what names people was erased"))?;
+    let raw = context.log.blob(team, &accepted.blob).await?.ok_or_else(|| never("the mail's bytes were erased"))?;
+    let sender = letter.return_path.as_deref().unwrap_or(&letter.from.email);
+    let mail_from = ReversePath::parse(&format!("<{sender}>")).map_err(|_| never("the sender is no address"))?;
+    let mut signers = vec![];
+    if let Some(id) = &accepted.domain {
+        let domain: Versioned<SendingDomain> = context.log.state(team, &[StreamId::Domain(id.clone())]).await?;
+        for key in domain.signing_keys() {
+            signers.push(signer(context, team, &domain.name, key).await?);
+        }
+    }
+    let now_seconds = context.allot.now().div_euclid(1_000_000);
+    let signers: Vec<&DkimSigner> = signers.iter().map(AsRef::as_ref).collect();
+    let content: Content = match sign_dkim(&raw, &signers, now_seconds) {
+        Ok(signed) if !signers.is_empty() => signed.into(),
+        Ok(_) => Arc::from(&raw[..]),
+        Err(error) => return Err(Unsendable::Never(format!("the mail cannot be signed: {error}"))),
+    };
+    let header = content.windows(4).position(|w| w == b"\r\n\r\n").map_or(&content[..], |end| &content[..end]);
+    let smtputf8 = !header.is_ascii();
+    Ok(Letter { mail_from, content, smtputf8 })
+}
+
+async fn signer(
+    context: &Context,
+    team: &TeamId,
+    domain: &str,
+    key: &SigningKey,
+) -> Result<Arc<DkimSigner>, Unsendable> {
+    let known = context.signers.lock().unwrap_or_else(PoisonError::into_inner).get(&key.secret).cloned();
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let bad = |what: String| Unsendable::Never(format!("signing key {}: {what}", key.selector));
+    let secret = match context.log.secret(team, &key.secret, SIGNING_KEY_PURPOSE).await {
+        Ok(Some(secret)) => secret,
+        Ok(None) => return Err(bad("it is not there".to_owned())),
+        Err(eventlog::LogError::Seal(error)) => return Err(bad(error.to_string())),
+        Err(error) => return Err(error.into()),
+    };
+    let key_type = match key.algorithm {
+        Algorithm::Rsa => KeyType::Rsa,
+        Algorithm::Ed25519 => KeyType::Ed25519,
+    };
+    let private = DkimKey::from_der(key_type, secret.expose()).map_err(|e| bad(e.to_string()))?;
+    let signer = Arc::new(DkimSigner::new(domain, &key.selector, private).map_err(|e| bad(e.to_string()))?);
+    let mut signers = context.signers.lock().unwrap_or_else(PoisonError::into_inner);
+    if signers.len() >= SIGNERS_MAX {
+        signers.clear();
+    }
+    signers.insert(key.secret.clone(), Arc::clone(&signer));
+    Ok(signer)
+}
+
+/// Returns an account's server; `Err` says why the account cannot work.
+pub(crate) async fn peer(
+    context: &Context,
+    team: &TeamId,
+    account: &ProviderId,
+) -> Result<Result<Peer, String>, Unready> {
+    let provider: Versioned<Provider> = context.log.state(team, &[StreamId::Provider(account.clone())]).await?;
+    let Some(Transport::CustomSmtp { host, port, security }) = provider.settings.as_ref().map(|s| &s.transport) else {
+        return Ok(Err("the account has no server".to_owned()));
+    };
+    let login = match (&provider.identity.username, &provider.secret) {
+        (Some(username), Some(secret)) if !username.is_empty() => {
+            match context.log.secret(team, secret, CREDENTIALS_PURPOSE).await {
+                Ok(Some(text)) => Some(Login { username: username.clone(), password: text.expose_str().to_owned() }),
+                Ok(None) => return Ok(Err("the account's password is not there".to_owned())),
+                Err(eventlog::LogError::Seal(error)) => return Ok(Err(error.to_string())),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        _ => None,
+    };
+    let protection = match security {
+        Security::None => Protection::None,
+        Security::Starttls => Protection::Starttls,
+        Security::Tls => Protection::Tls,
+    };
+    Ok(Ok(Peer { key: format!("{team}/{account}"), host: host.clone(), port: *port, protection, login }))
+}
+
+/// Returns the addresses of recipients; `None` if one of them was erased or is none.
+pub(crate) fn addresses(mail: &Outbound, numbers: &[u8]) -> Option<Vec<Address>> {
+    let address = |n: &u8| Address::parse(mail.recipient(*n)?.email.as_deref()?).ok();
+    numbers.iter().map(address).collect()
+}

@@ -1,0 +1,194 @@
+//! Sandbox accounts: mail to this installation's own mailboxes, and recipients that Postlog plays itself.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::bounce::{Source, Verdict};
+use domain::outbound::report::Report;
+use domain::outbound::{Complaint, Feedback, Outbound, Outcome, RejectReason};
+use mail::address::{Address, ReversePath};
+use mail::bounce::{Stage, classify_reply};
+use mail::smtp::client::{Content, RecipientResult, ServerReply};
+
+use super::letter::Letter;
+use super::results::{Carried, Judge, verdict_of};
+
+/// How long the slow recipient takes to answer.
+const SLOW: Duration = Duration::from_secs(3);
+
+/// Takes mail into this installation's mailboxes, on the way that received mail takes.
+#[async_trait]
+pub trait LocalDelivery: Send + Sync {
+    /// Takes a mail and answers for each recipient as an SMTP server would: `250` once it is durable, `451` to try
+    /// again, `550` for addresses that are no mailbox here. Called again with the same bytes after a crash.
+    async fn deliver(&self, mail_from: &ReversePath, recipients: &[Address], content: Content) -> Vec<ServerReply>;
+}
+
+/// Knows no mailbox.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoLocalDelivery;
+
+#[async_trait]
+impl LocalDelivery for NoLocalDelivery {
+    async fn deliver(&self, _: &ReversePath, recipients: &[Address], _: Content) -> Vec<ServerReply> {
+        vec![reply(550, "5.7.1", "a sandbox sends nothing to the outside"); recipients.len()]
+    }
+}
+
+/// What is heard later of a recipient that Postlog plays.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    pub(crate) number: u8,
+    pub(crate) feedback: Feedback,
+    pub(crate) source: Source,
+    pub(crate) report: Report,
+}
+
+/// How a recipient of the simulator behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Delivered,
+    BounceHard,
+    BounceSoft,
+    BounceAsync,
+    Complaint,
+    Suppressed,
+    Defer,
+    Slow,
+    Reply,
+    OutOfOffice,
+    Loop,
+    Nobody,
+}
+
+impl Role {
+    fn of(address: &Address) -> Self {
+        match address.base_local().to_ascii_lowercase().as_str() {
+            "delivered" => Self::Delivered,
+            "bounce.hard" => Self::BounceHard,
+            "bounce.soft" => Self::BounceSoft,
+            "bounce.async" => Self::BounceAsync,
+            "complaint" => Self::Complaint,
+            "suppressed" => Self::Suppressed,
+            "defer" => Self::Defer,
+            "slow" => Self::Slow,
+            "reply" => Self::Reply,
+            "ooo" => Self::OutOfOffice,
+            "loop" => Self::Loop,
+            _ => Self::Nobody,
+        }
+    }
+
+    /// Returns what its server says.
+    fn answer(self, deferrals: u32) -> ServerReply {
+        match self {
+            Self::BounceHard | Self::Nobody => reply(550, "5.1.1", "no such user here"),
+            Self::BounceSoft => reply(552, "5.2.2", "mailbox is full"),
+            Self::Defer if deferrals == 0 => reply(451, "4.7.1", "greylisted, try again later"),
+            Self::Loop => reply(554, "5.4.6", "too many hops, mail loop detected"),
+            _ => reply(250, "2.0.0", "ok"),
+        }
+    }
+
+    /// Returns what is heard after it was delivered.
+    fn later(self) -> Option<(Feedback, Source, &'static str)> {
+        match self {
+            Self::BounceAsync => {
+                let verdict = verdict(550, "5.1.1", "no such user here");
+                Some((Feedback::Bounced { verdict, kind: None }, Source::Dsn, "550 5.1.1 no such user here"))
+            }
+            Self::Complaint => {
+                Some((Feedback::Complained { complaint: Complaint::Abuse }, Source::Provider, "abuse report"))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn reply(code: u16, enhanced: &str, text: &str) -> ServerReply {
+    ServerReply { code, enhanced: Some(enhanced.to_owned()), text: text.to_owned() }
+}
+
+fn verdict(code: u16, enhanced: &str, text: &str) -> Verdict {
+    verdict_of(&classify_reply(Stage::Rcpt, code, Some(enhanced), text))
+}
+
+/// Carries a mail within the machine. Returns what is heard of it later, too.
+pub(crate) async fn carry(
+    judge: &Judge<'_>,
+    local: &dyn LocalDelivery,
+    simulator_domain: &str,
+    letter: &Letter,
+    numbers: &[u8],
+    addresses: &[Address],
+    date: &str,
+) -> (Carried, Vec<Heard>) {
+    let (mut carried, mut heard) = (Carried::default(), vec![]);
+    let (mut own, mut own_numbers) = (vec![], vec![]);
+    for (number, address) in numbers.iter().zip(addresses) {
+        if !address.domain().eq_ignore_ascii_case(simulator_domain) {
+            own.push(address.clone());
+            own_numbers.push(*number);
+            continue;
+        }
+        let role = Role::of(address);
+        if role == Role::Slow {
+            tokio::time::sleep(SLOW).await;
+        }
+        if role == Role::Suppressed {
+            let outcome = Outcome::Rejected { reason: RejectReason::Suppressed, verdict: None };
+            carried.tell(*number, outcome, judge.report("the address is on the provider's suppression list"));
+            continue;
+        }
+        let deferrals = judge.mail.recipient(*number).map_or(0, |r| r.deferrals);
+        judge.all(&[*number], &[as_result(role.answer(deferrals))], &mut carried);
+        if let Some((feedback, source, text)) = role.later() {
+            heard.push(Heard { number: *number, feedback, source, report: judge.report(text) });
+        }
+        answer_by_mail(role, local, judge.mail, address, date).await;
+    }
+    if !own.is_empty() {
+        let mut replies = local.deliver(&letter.mail_from, &own, letter.content.clone()).await;
+        // Whoever answers for too few has not taken the others.
+        replies.resize_with(own.len(), || reply(451, "4.3.0", "no answer for this recipient"));
+        let results: Vec<_> = replies.into_iter().map(as_result).collect();
+        judge.all(&own_numbers, &results, &mut carried);
+    }
+    (carried, heard)
+}
+
+fn as_result(reply: ServerReply) -> RecipientResult {
+    if reply.is_positive() {
+        return RecipientResult::Accepted(reply);
+    }
+    RecipientResult::Rejected { stage: Stage::Rcpt, reply }
+}
+
+/// Sends the answer of recipients that write back: to the sender's mailbox, if it has one here.
+async fn answer_by_mail(role: Role, local: &dyn LocalDelivery, mail: &Outbound, from: &Address, date: &str) {
+    let automatic = match role {
+        Role::Reply => false,
+        Role::OutOfOffice => true,
+        _ => return,
+    };
+    let Some(letter) = &mail.letter else { return };
+    let to = letter.reply_to.first().map_or(&letter.from.email, |person| &person.email);
+    let Ok(to) = Address::parse(to) else { return };
+    let subject: String = letter.subject.iter().flat_map(|s| s.chars()).filter(|c| (' '..='~').contains(c)).collect();
+    let (prefix, text, field) = match automatic {
+        true => ("Automatic reply:", "I am out of the office.", "Auto-Submitted: auto-replied\r\n"),
+        false => ("Re:", "Thank you, got it.", ""),
+    };
+    let id = &letter.rfc5322_message_id;
+    let content = format!(
+        "Date: {date}\r\nFrom: {from}\r\nTo: {to}\r\nSubject: {prefix} {subject}\r\nMessage-ID: <re.{id}>\r\n\
+         In-Reply-To: <{id}>\r\nReferences: <{id}>\r\n{field}MIME-Version: 1.0\r\n\
+         Content-Type: text/plain; charset=utf-8\r\n\r\n{text}\r\n"
+    );
+    let null = if automatic { "<>".to_owned() } else { format!("<{from}>") };
+    let Ok(mail_from) = ReversePath::parse(&null) else { return };
+    let replies = local.deliver(&mail_from, &[to], content.into_bytes().into()).await;
+    if !replies.iter().all(ServerReply::is_positive) {
+        tracing::debug!("a simulated answer was not taken");
+    }
+}

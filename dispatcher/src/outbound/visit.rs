@@ -1,0 +1,469 @@
+//! One look at one mail: reads its state and does the next thing, until it has to wait.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::bounce::{Category, Verdict};
+use domain::id::{OutboundId, ProviderId, TeamId};
+use domain::outbound::report::Report;
+use domain::outbound::{
+    AttemptTrouble, BeginAttempt, Event, FailAttempt, Outbound, Outcome, PostponeMail, PostponeReason, RecordFeedback,
+    RecordResults, RejectReason, RejectWaiting, Rejected, ReleaseUncertain, Results, Stage, Status,
+    UNKNOWN_AFTER_MICROS,
+};
+use domain::provider::quota::Usage;
+use domain::provider::{BreakProvider, Transport, Trouble};
+use domain::routing::{Attempted, Candidate, Choice, Quota, Routing, seed};
+use domain::{Actor, Command, StreamId, Versioned};
+use eventlog::{Appended, Submission, TransactError};
+use mail::smtp::client::Mail;
+use tokio::sync::Mutex;
+
+use super::Unready;
+use super::direct;
+use super::letter::{self, Unsendable, addresses};
+use super::queue::{Next, Settlement, Transcript};
+use super::reactor::Context;
+use super::results::{Carried, Judge};
+use super::sandbox::{self, Heard};
+use crate::smtp::Peer;
+
+/// Steps of one look; a mail that wants more is looked at again.
+const STEPS_MAX: usize = 12;
+const SECOND: i64 = 1_000_000;
+/// How long a mail waits for something that announces itself: this is only in case it does not.
+const FAR: i64 = 3_600 * SECOND;
+
+/// What a team's accounts were given, as this node knows.
+pub(crate) type Used = Arc<Mutex<BTreeMap<ProviderId, Usage>>>;
+
+/// One look at one mail.
+pub(crate) struct Visit {
+    pub(crate) context: Arc<Context>,
+    pub(crate) team: TeamId,
+    pub(crate) outbound: OutboundId,
+    pub(crate) used: Used,
+    pub(crate) transcripts: Vec<Transcript>,
+    /// Usage that changed.
+    pub(crate) usage: BTreeMap<ProviderId, Usage>,
+}
+
+/// How an account carries a mail.
+enum Way {
+    Account(Peer),
+    Direct(direct::Plan),
+    Sandbox,
+}
+
+impl Visit {
+    /// Does what there is to do.
+    pub(crate) async fn run(mut self) -> Settlement {
+        let mut next = None;
+        for _ in 0..STEPS_MAX {
+            next = match self.step().await {
+                Ok(next) => next,
+                Err(error) => {
+                    tracing::warn!(team.id = %self.team, outbound.id = %self.outbound, %error, "a mail could not be carried; trying again");
+                    Some(self.at(self.context.allot.now() + SECOND))
+                }
+            };
+            if next.is_some() {
+                break;
+            }
+        }
+        let next = next.unwrap_or_else(|| self.at(self.context.allot.now()));
+        let Self { team, outbound, transcripts, usage, .. } = self;
+        Settlement { team, outbound, next, transcripts, usage }
+    }
+
+    fn at(&self, due_at: i64) -> Next {
+        Next::At { due_at, waits: false }
+    }
+
+    /// Does one thing; `None` to look again at once.
+    async fn step(&mut self) -> Result<Option<Next>, Unready> {
+        let streams = [StreamId::Outbound(self.outbound.clone()), StreamId::Routing];
+        let (mail, routing): (Versioned<Outbound>, Versioned<Routing>) =
+            self.context.log.state(&self.team, &streams).await?;
+        let now = self.context.allot.now();
+        if mail.accepted.is_none() || mail.is_settled() {
+            return Ok(Some(Next::Settled));
+        }
+        if let Some(attempt) = abandoned(&mail) {
+            self.recover(&mail, &routing, attempt, now).await?;
+            return Ok(None);
+        }
+        let release_at = uncertain_since(&mail).map(|since| since.saturating_add(UNKNOWN_AFTER_MICROS));
+        if release_at.is_some_and(|at| at <= now) {
+            self.tell(&ReleaseUncertain { outbound: self.outbound.clone() }).await?;
+            return Ok(None);
+        }
+        let due = if mail.paused { vec![] } else { mail.waiting(now) };
+        if due.is_empty() {
+            let alarm = [mail.next_due_at(), release_at].into_iter().flatten().min();
+            // A paused mail is looked at when somebody changes it.
+            return Ok(Some(self.at(alarm.unwrap_or(now + 24 * FAR))));
+        }
+        self.attempt(&mail, &routing, due, now).await
+    }
+
+    /// Ends an attempt that nobody works at any more: whoever began it is gone.
+    async fn recover(&self, mail: &Outbound, routing: &Routing, attempt: u32, now: i64) -> Result<(), Unready> {
+        let account = mail.open.get(&attempt).map(|open| &open.account);
+        let transport = account.and_then(|id| routing.accounts.get(id)).map(|a| &a.transport);
+        let direct = transport.is_some_and(Transport::reaches_recipients);
+        let judge = self.judge(mail, attempt, now, direct, "");
+        let flying = numbers(mail, |status| status == Status::InFlight { attempt });
+        let results = flying.iter().map(|number| {
+            let outcome = match direct {
+                true => judge.later(*number, Verdict::of(Category::Network), true),
+                false => Outcome::Uncertain { stage: Stage::Interrupted },
+            };
+            Results { recipients: vec![*number], outcome, report: Report::default() }
+        });
+        let command = RecordResults::of(self.outbound.clone(), mail, attempt, results.collect());
+        self.tell(&command).await?;
+        Ok(())
+    }
+
+    fn judge<'a>(&'a self, mail: &'a Outbound, attempt: u32, now: i64, direct: bool, host: &'a str) -> Judge<'a> {
+        Judge { mail, attempt, policy: &self.context.config.retry, now, direct, host }
+    }
+
+    /// Makes one attempt for the recipients that are due.
+    async fn attempt(
+        &mut self,
+        mail: &Versioned<Outbound>,
+        routing: &Routing,
+        due: Vec<u8>,
+        now: i64,
+    ) -> Result<Option<Next>, Unready> {
+        let candidate = match self.choose(mail, routing, due.len(), now, false).await {
+            Choice::Account(candidate) => candidate,
+            Choice::QuotaReached { until } => {
+                return self.postpone(mail, PostponeReason::QuotaReached, Some(until), until, now).await;
+            }
+            Choice::None => return self.without_account(mail, routing, now).await,
+        };
+        let prepared = match letter::prepare(&self.context, &self.team, mail).await {
+            Ok(prepared) => prepared,
+            Err(Unsendable::Now(unready)) => return Err(unready),
+            Err(Unsendable::Never(why)) => {
+                tracing::warn!(team.id = %self.team, outbound.id = %self.outbound, why, "a mail cannot be sent");
+                return self.reject(RejectReason::NotSendable).await;
+            }
+        };
+        let (way, going) = match self.way(mail, routing, &candidate, &due, now).await? {
+            Ok(found) => found,
+            Err(next) => return Ok(next),
+        };
+        // Between the choice and here others of the team may have taken the room.
+        match self.choose(mail, routing, going.len(), now, true).await {
+            Choice::Account(again) if again.account == candidate.account => {}
+            _ => return Ok(None),
+        }
+        let begin = BeginAttempt::of(self.outbound.clone(), mail, candidate.account.clone(), going);
+        let attempt = begin.attempt;
+        let appended = match self.transact(&begin).await {
+            Ok(appended) => appended,
+            Err(TransactError::Rejected(Rejected::Paused)) => {
+                return Ok(Some(Next::At { due_at: now + FAR, waits: true }));
+            }
+            Err(TransactError::Rejected(_)) => return Ok(None),
+            Err(error) => return Err(Unready(error.to_string())),
+        };
+        let started = appended.records.iter().find_map(|record| match &record.event {
+            domain::Event::Outbound(Event::AttemptStarted(e)) if e.attempt == attempt => Some(e.recipients.clone()),
+            _ => None,
+        });
+        // Nothing was written: another node began this attempt, or everybody is on the suppression list.
+        let Some(going) = started else { return Ok(None) };
+        let mail = &appended.state.0;
+        let (carried, heard) = self.carry(mail, way, attempt, &prepared, &going).await;
+        self.settle(mail, routing, &candidate.account, attempt, carried).await;
+        self.hear(mail, heard).await?;
+        Ok(None)
+    }
+
+    async fn choose(&mut self, mail: &Outbound, routing: &Routing, n: usize, now: i64, take: bool) -> Choice {
+        let recipients = u32::try_from(n).unwrap_or(u32::MAX);
+        let seed = seed(&self.outbound, mail.attempts);
+        let attempted = Attempted { current: mail.account.as_ref(), left: &mail.left, seed };
+        let mut used = self.used.lock().await;
+        let quota = Quota { usage: &used, now, recipients };
+        let choice = mail.asking(|asks| routing.choose(asks, &attempted, &quota));
+        if let Choice::Account(candidate) = &choice
+            && take
+        {
+            let usage = used.entry(candidate.account.clone()).or_default();
+            usage.add(now, recipients);
+            self.usage.insert(candidate.account.clone(), *usage);
+        }
+        choice
+    }
+
+    /// No account can be used: waits for one, or ends where none ever will be.
+    async fn without_account(
+        &mut self,
+        mail: &Versioned<Outbound>,
+        routing: &Routing,
+        now: i64,
+    ) -> Result<Option<Next>, Unready> {
+        let hope = mail.asking(|asks| routing.in_scope(asks)).iter().any(|c| !mail.left.contains(&c.account));
+        if !hope || now >= mail.expires_at() {
+            return self.reject(RejectReason::NoActiveProviders).await;
+        }
+        self.postpone(mail, PostponeReason::NoActiveProviders, None, mail.expires_at(), now).await
+    }
+
+    async fn reject(&self, reason: RejectReason) -> Result<Option<Next>, Unready> {
+        self.tell(&RejectWaiting { outbound: self.outbound.clone(), reason }).await?;
+        Ok(None)
+    }
+
+    async fn postpone(
+        &self,
+        mail: &Outbound,
+        reason: PostponeReason,
+        until: Option<i64>,
+        due_at: i64,
+        now: i64,
+    ) -> Result<Option<Next>, Unready> {
+        if now >= mail.expires_at() {
+            return self.reject(RejectReason::NoActiveProviders).await;
+        }
+        self.tell(&PostponeMail { outbound: self.outbound.clone(), reason, until }).await?;
+        Ok(Some(Next::At { due_at: due_at.min(mail.expires_at()).max(now + 1), waits: true }))
+    }
+
+    /// Finds how the account carries the mail, and for whom now; or what is to be done instead.
+    async fn way(
+        &self,
+        mail: &Versioned<Outbound>,
+        routing: &Routing,
+        candidate: &Candidate,
+        due: &[u8],
+        now: i64,
+    ) -> Result<Result<(Way, Vec<u8>), Option<Next>>, Unready> {
+        let broken = |message: String| BreakProvider {
+            provider: candidate.account.clone(),
+            trouble: Trouble::Misconfigured,
+            message,
+        };
+        match routing.accounts.get(&candidate.account).map(|a| &a.transport) {
+            Some(Transport::CustomSmtp { .. }) => {
+                match letter::peer(&self.context, &self.team, &candidate.account).await? {
+                    Ok(peer) => Ok(Ok((Way::Account(peer), due.to_vec()))),
+                    Err(message) => {
+                        self.tell(&broken(message)).await?;
+                        Ok(Err(None))
+                    }
+                }
+            }
+            Some(Transport::Sandbox) => Ok(Ok((Way::Sandbox, due.to_vec()))),
+            Some(Transport::DirectMx) => {
+                let context = &self.context;
+                let (resolver, sites, policy) = (&*context.resolver, &context.sites, &context.config.sites);
+                let Some(plan) = direct::plan(resolver, sites, policy, mail, due, now).await else {
+                    return self.reject(RejectReason::NotSendable).await.map(Err);
+                };
+                if !plan.numbers.is_empty() {
+                    let numbers = plan.numbers.clone();
+                    return Ok(Ok((Way::Direct(plan), numbers)));
+                }
+                let later = plan.later.unwrap_or(now + SECOND);
+                if plan.parked {
+                    let reason = PostponeReason::TransportParked;
+                    return self.postpone(mail, reason, Some(later), later, now).await.map(Err);
+                }
+                Ok(Err(Some(self.at(later))))
+            }
+            Some(Transport::Ses { .. }) | None => {
+                self.tell(&broken("this kind of account cannot send yet".to_owned())).await?;
+                Ok(Err(None))
+            }
+        }
+    }
+
+    /// Hands the mail over.
+    async fn carry(
+        &mut self,
+        mail: &Outbound,
+        way: Way,
+        attempt: u32,
+        letter: &letter::Letter,
+        going: &[u8],
+    ) -> (Carried, Vec<Heard>) {
+        let context = Arc::clone(&self.context);
+        let now = context.allot.now();
+        let Some(to) = addresses(mail, going) else {
+            let report = Report::of("what names people was erased", None);
+            return (Carried::failed(AttemptTrouble::Abandoned, report), vec![]);
+        };
+        match way {
+            Way::Account(peer) => {
+                let mut mail_out = Mail::new(letter.mail_from.clone(), to, letter.content.clone());
+                mail_out.smtputf8 = letter.smtputf8;
+                let submitted = context.mailer.submit(&peer, mail_out).await;
+                let judge = self.judge(mail, attempt, context.allot.now(), false, &peer.host);
+                let carried = match submitted {
+                    Ok(submitted) => {
+                        let mut carried = Carried { transcript: submitted.transcript, ..Carried::default() };
+                        judge.all(going, &submitted.recipients, &mut carried);
+                        carried
+                    }
+                    Err(e) => Carried::failed(AttemptTrouble::Unreachable, judge.report(&e.to_string())),
+                };
+                (carried, vec![])
+            }
+            Way::Direct(mut plan) => {
+                plan.retain(going);
+                let judge = self.judge(mail, attempt, now, true, "");
+                (direct::carry(&context.mailer, context.config.direct_port, judge, letter, plan).await, vec![])
+            }
+            Way::Sandbox => {
+                let domain = &context.config.simulator_domain;
+                let judge = self.judge(mail, attempt, now, true, domain);
+                let date = rfc5322_date(now);
+                sandbox::carry(&judge, &*context.local, domain, letter, going, &to, &date).await
+            }
+        }
+    }
+
+    /// Records what came of an attempt. It has happened: this goes on until it is written or the program stops, and
+    /// then it is uncertain.
+    async fn settle(
+        &mut self,
+        mail: &Outbound,
+        routing: &Routing,
+        account: &ProviderId,
+        attempt: u32,
+        mut carried: Carried,
+    ) {
+        let now = self.context.allot.now();
+        if !carried.transcript.is_empty() {
+            let said = std::mem::take(&mut carried.transcript);
+            self.transcripts.push(Transcript { attempt, account: account.clone(), said, at: now });
+        }
+        let mut fail = None;
+        if let Some(failed) = carried.failed.take() {
+            let judge = self.judge(mail, attempt, now, false, "");
+            let refused = failed.trouble == AttemptTrouble::LoginRefused;
+            let mut left = mail.left.clone();
+            left.insert(account.clone());
+            let others = !mail.asking(|asks| routing.eligible(asks, &left)).is_empty();
+            let leaves_account = refused || (failed.trouble == AttemptTrouble::Unreachable && others);
+            let retry_at = if leaves_account { Some(now) } else { judge.next(attempt.saturating_sub(1)) };
+            match retry_at {
+                Some(retry_at) => {
+                    fail = Some(FailAttempt {
+                        outbound: self.outbound.clone(),
+                        attempt,
+                        account: account.clone(),
+                        trouble: failed.trouble,
+                        leaves_account,
+                        retry_at,
+                        report: failed.report,
+                    });
+                }
+                None => {
+                    let recipients = numbers(mail, |status| status == Status::InFlight { attempt });
+                    let verdict = Verdict::of(Category::Network);
+                    let outcome = Outcome::Deferred { verdict, uncertain: false, retry_at: None };
+                    carried.results.push(Results { recipients, outcome, report: failed.report });
+                }
+            }
+        }
+        if !carried.results.is_empty() {
+            self.surely(&RecordResults::of(self.outbound.clone(), mail, attempt, carried.results)).await;
+        }
+        if let Some(fail) = fail {
+            self.surely(&fail).await;
+        }
+    }
+
+    /// Records what recipients of the simulator have to say.
+    async fn hear(&self, mail: &Outbound, heard: Vec<Heard>) -> Result<(), Unready> {
+        for Heard { number, feedback, source, report } in heard {
+            let Some(recipient) = mail.recipient(number) else { continue };
+            let address = recipient.address.clone();
+            let outbound = self.outbound.clone();
+            self.tell(&RecordFeedback { outbound, recipient: number, address, feedback, source, report }).await?;
+        }
+        Ok(())
+    }
+
+    async fn transact<C>(&self, command: &C) -> Result<Appended<C::State>, TransactError<C::Rejected>>
+    where
+        C: Command + Clone + Send + Sync + 'static,
+        C::State: Send + Sync,
+        C::Rejected: Send + Sync,
+    {
+        let now = self.context.allot.now();
+        let actor = Actor::System("outbound");
+        let submission = Submission::new(self.team.clone(), now, actor, self.outbound.as_str(), command.clone());
+        let outcome = self.context.log.transact(submission).await?;
+        outcome.done().ok_or(TransactError::Stopped)
+    }
+
+    /// Carries a command out; a refusal means that the state has moved on, which the next step sees.
+    async fn tell<C>(&self, command: &C) -> Result<(), Unready>
+    where
+        C: Command + Clone + Send + Sync + 'static,
+        C::State: Send + Sync,
+        C::Rejected: Send + Sync,
+    {
+        match self.transact(command).await {
+            Ok(_) | Err(TransactError::Rejected(_)) => Ok(()),
+            Err(error) => Err(Unready(error.to_string())),
+        }
+    }
+
+    async fn surely<C>(&self, command: &C)
+    where
+        C: Command + Clone + Send + Sync + 'static,
+        C::State: Send + Sync,
+        C::Rejected: Send + Sync,
+    {
+        loop {
+            match self.transact(command).await {
+                Ok(_) | Err(TransactError::Stopped) => return,
+                Err(TransactError::Rejected(error)) => {
+                    tracing::error!(team.id = %self.team, outbound.id = %self.outbound, %error, "an outcome was refused");
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(team.id = %self.team, outbound.id = %self.outbound, %error, "an outcome could not be written; trying again");
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+            }
+        }
+    }
+}
+
+fn numbers(mail: &Outbound, test: impl Fn(Status) -> bool) -> Vec<u8> {
+    mail.recipients.iter().zip(0u8..).filter(|(r, _)| test(r.status)).map(|(_, n)| n).collect()
+}
+
+/// Returns an attempt that some recipient is in flight in.
+fn abandoned(mail: &Outbound) -> Option<u32> {
+    mail.recipients.iter().find_map(|r| match r.status {
+        Status::InFlight { attempt } => Some(attempt),
+        _ => None,
+    })
+}
+
+/// Returns since when the first recipient is uncertain.
+fn uncertain_since(mail: &Outbound) -> Option<i64> {
+    let since = mail.recipients.iter().filter_map(|r| match r.status {
+        Status::Uncertain { since, .. } => Some(since),
+        _ => None,
+    });
+    since.min()
+}
+
+fn rfc5322_date(now: i64) -> String {
+    let at = jiff::Timestamp::from_microsecond(now).unwrap_or_default().to_zoned(jiff::tz::TimeZone::UTC);
+    jiff::fmt::rfc2822::to_string(&at).unwrap_or_default()
+}
