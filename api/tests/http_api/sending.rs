@@ -216,8 +216,8 @@ async fn a_mailbox_key_sends_as_its_mailbox_and_keeps_a_copy() {
     body["from"] = json!({"email": "box@a.test"});
     let answer = send(&world, &mailbox.key, &body).await;
     assert_eq!(answer.status, 200);
-    let mail = outbound(&world, &team, &answer.data()["message_id"]).await;
-    let copy = StreamId::Message(mail.accepted.as_ref().unwrap().copy.clone().unwrap());
+    let sent = outbound(&world, &team, &answer.data()["message_id"]).await;
+    let copy = StreamId::Message(sent.accepted.as_ref().unwrap().copy.clone().unwrap());
     let copy: Versioned<domain::message::Message> = world.app.log.state(&team.id, &[copy]).await.unwrap();
     assert_eq!(copy.version, 1, "the copy is filed with the mail");
     assert_eq!(send(&world, &team.root, &mail()).await.refusal().0, 403, "management keys do not send");
