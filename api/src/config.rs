@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use domain::billing::PriceBook;
 use domain::egress::Policy;
+use domain::sending_domain::records::Installation;
 use serde::Deserialize;
 use url::Url;
 
@@ -79,6 +80,9 @@ pub struct Config {
     /// Which URLs a webhook may have: the policy by which they are called.
     #[serde(skip)]
     pub webhook_urls: Policy,
+    /// What this installation is called in the DNS; a section of its own in the configuration file.
+    #[serde(skip)]
+    pub installation: Installation,
 }
 
 impl Default for Config {
@@ -99,6 +103,7 @@ impl Default for Config {
             mail_server: MailServer::default(),
             prices: PriceBook::default(),
             webhook_urls: Policy::default(),
+            installation: Installation::default(),
         }
     }
 }

@@ -8,7 +8,13 @@ mod billing;
 mod changes;
 mod connection;
 mod delivery_groups;
+mod domain_filters;
+mod domain_keys;
+mod domain_records;
+mod domain_view;
+mod domains;
 mod email_body;
+mod email_links;
 mod email_uploads;
 mod emails;
 mod folders;
@@ -25,6 +31,7 @@ mod message_view;
 mod messages;
 mod provider_body;
 mod providers;
+mod suppressions;
 mod threads;
 mod webhook_deliveries;
 mod webhooks;
@@ -38,6 +45,10 @@ pub(crate) fn all() -> Routes {
         .and(changes::routes())
         .and(connection::routes())
         .and(delivery_groups::routes())
+        .and(domain_filters::routes())
+        .and(domain_keys::routes())
+        .and(domain_records::routes())
+        .and(domains::routes())
         .and(emails::routes())
         .and(email_uploads::routes())
         .and(folders::routes())
@@ -50,6 +61,7 @@ pub(crate) fn all() -> Routes {
         .and(message_content::routes())
         .and(messages::routes())
         .and(providers::routes())
+        .and(suppressions::routes())
         .and(threads::routes())
         .and(webhook_deliveries::routes())
         .and(webhooks::routes())

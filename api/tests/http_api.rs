@@ -5,10 +5,16 @@
 mod audit;
 #[path = "http_api/conventions.rs"]
 mod conventions;
+#[path = "http_api/dns.rs"]
+mod dns;
+#[path = "http_api/domains.rs"]
+mod domains;
 #[path = "http_api/harness.rs"]
 mod harness;
 #[path = "http_api/keys.rs"]
 mod keys;
+#[path = "http_api/links.rs"]
+mod links;
 #[path = "http_api/mail.rs"]
 mod mail;
 #[path = "http_api/mailboxes.rs"]
@@ -17,6 +23,8 @@ mod mailboxes;
 mod providers;
 #[path = "http_api/sending.rs"]
 mod sending;
+#[path = "http_api/suppressions.rs"]
+mod suppressions;
 #[path = "http_api/usage.rs"]
 mod usage;
 #[path = "http_api/walks.rs"]

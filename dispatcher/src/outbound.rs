@@ -32,7 +32,7 @@ pub use sandbox::{LocalDelivery, NoLocalDelivery};
 /// `username`.
 pub const CREDENTIALS_PURPOSE: &str = "provider";
 /// What the private key of a domain is sealed for: the secret is [`mail::auth::DkimKey::to_der`].
-pub const SIGNING_KEY_PURPOSE: &str = "dkim";
+pub const SIGNING_KEY_PURPOSE: &str = domain::sending_domain::KEY_PURPOSE;
 
 /// Something could not be read or written now; it is tried again.
 #[derive(Debug, thiserror::Error)]

@@ -53,6 +53,9 @@ struct Things {
     key: String,
     provider: String,
     group: String,
+    domain: String,
+    selector: String,
+    suppression: String,
 }
 
 impl Things {
@@ -69,8 +72,16 @@ impl Things {
             json!({"name": "Own", "smtp_host": "smtp.example.com", "smtp_port": 587, "smtp_protocol": "starttls"});
         let provider = world.post("/providers").key(&team.root).json(&account).send().await.data();
         let group = world.post("/delivery-groups").key(&team.root).json(&json!({"name": "x"})).send().await.data();
+        let named = json!({"domain": format!("mail.{domain}")});
+        let named = world.post("/domains").key(&team.root).json(&named).send().await.data();
+        let record = named["dns_records"]["dkim"][0]["name"].as_str().unwrap();
+        let listed = json!({"email": "never@example.net"});
+        let listed = world.post("/suppressions").key(&team.root).json(&listed).send().await.data();
         let id = |value: &Value| value.as_str().unwrap().to_owned();
         Self {
+            domain: id(&named["id"]),
+            selector: record.split('.').next().unwrap().to_owned(),
+            suppression: id(&listed["id"]),
             provider: id(&provider["id"]),
             group: id(&group["id"]),
             webhook: id(&webhook["id"]),
@@ -92,6 +103,9 @@ impl Things {
                 "public_id" if path.starts_with("/inboxes") => self.log.clone(),
                 "public_id" if path.starts_with("/providers") => self.provider.clone(),
                 "public_id" if path.starts_with("/delivery-groups") => self.group.clone(),
+                "public_id" if path.starts_with("/domains") => self.domain.clone(),
+                "public_id" if path.starts_with("/suppressions") => self.suppression.clone(),
+                "selector" => self.selector.clone(),
                 "delivery_id" => format!("whda_{}", "0".repeat(24)),
                 "key_id" => self.key.clone(),
                 "message_id" => self.message.clone(),
@@ -111,8 +125,12 @@ fn body(operation: &Operation) -> Value {
     match (operation.method.as_str(), operation.path.as_str()) {
         ("POST", "/mailboxes") => json!({"email": "new@a.test"}),
         ("POST", "/mailboxes/{public_id}/keys") => json!({"app_name": "x"}),
-        ("PUT", "/mailboxes/{public_id}/filters") => json!({"mode": "off", "rules": []}),
+        ("PUT", "/mailboxes/{public_id}/filters" | "/domains/{public_id}/filters") => {
+            json!({"mode": "off", "rules": []})
+        }
         ("POST", "/webhooks") => json!({"url": "https://hooks.example.com/in", "event_types": ["sendmux.test"]}),
+        ("POST", "/domains/{public_id}/signing-keys") => json!({"algorithm": "ed25519"}),
+        ("PATCH", "/domains/{public_id}") => json!({"mode": "send_receive"}),
         ("POST", "/keys") => json!({"name": "x", "kind": "sending"}),
         _ => json!({}),
     }
