@@ -28,12 +28,6 @@ pub use queue::{Queue, TRANSCRIPTS_MICROS, Transcript};
 pub use reactor::{Error, Parts, Reactor};
 pub use sandbox::{LocalDelivery, NoLocalDelivery};
 
-/// What the password of an account is sealed for: the secret is the password, as text; the name is the account's
-/// `username`.
-pub const CREDENTIALS_PURPOSE: &str = "provider";
-/// What the private key of a domain is sealed for: the secret is [`mail::auth::DkimKey::to_der`].
-pub const SIGNING_KEY_PURPOSE: &str = "dkim";
-
 /// Something could not be read or written now; it is tried again.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

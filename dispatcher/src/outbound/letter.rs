@@ -6,14 +6,15 @@ use domain::StreamId;
 use domain::Versioned;
 use domain::id::{ProviderId, TeamId};
 use domain::outbound::Outbound;
+use domain::provider::credentials::{Credentials, PURPOSE};
 use domain::provider::{Provider, Security, Transport};
-use domain::sending_domain::{Algorithm, SendingDomain, SigningKey};
+use domain::sending_domain::{Algorithm, SIGNING_KEY_PURPOSE, SendingDomain, SigningKey};
 use mail::address::{Address, ReversePath};
 use mail::auth::{DkimKey, DkimSigner, KeyType, sign_dkim};
 use mail::smtp::client::{Content, Login};
 
 use super::reactor::Context;
-use super::{CREDENTIALS_PURPOSE, SIGNING_KEY_PURPOSE, Unready};
+use super::Unready;
 use crate::smtp::{Peer, Protection};
 
 /// Signers kept in memory; with more, all are read anew.
@@ -110,16 +111,9 @@ pub(crate) async fn peer(
     let Some(Transport::CustomSmtp { host, port, security }) = provider.settings.as_ref().map(|s| &s.transport) else {
         return Ok(Err("the account has no server".to_owned()));
     };
-    let login = match (&provider.identity.username, &provider.secret) {
-        (Some(username), Some(secret)) if !username.is_empty() => {
-            match context.log.secret(team, secret, CREDENTIALS_PURPOSE).await {
-                Ok(Some(text)) => Some(Login { username: username.clone(), password: text.expose_str().to_owned() }),
-                Ok(None) => return Ok(Err("the account's password is not there".to_owned())),
-                Err(eventlog::LogError::Seal(error)) => return Ok(Err(error.to_string())),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        _ => None,
+    let login = match credentials(context, team, &provider).await? {
+        Ok(login) => login.map(|Credentials { username, password }| Login { username, password }),
+        Err(why) => return Ok(Err(why)),
     };
     let protection = match security {
         Security::None => Protection::None,
@@ -127,6 +121,23 @@ pub(crate) async fn peer(
         Security::Tls => Protection::Tls,
     };
     Ok(Ok(Peer { key: format!("{team}/{account}"), host: host.clone(), port: *port, protection, login }))
+}
+
+/// Opens an account's credentials; `None` if it needs none, `Err` says why the account cannot work.
+async fn credentials(
+    context: &Context,
+    team: &TeamId,
+    provider: &Provider,
+) -> Result<Result<Option<Credentials>, String>, Unready> {
+    let Some(secret) = &provider.secret else { return Ok(Ok(None)) };
+    let text = match context.log.secret(team, secret, PURPOSE).await {
+        Ok(Some(text)) => text,
+        Ok(None) => return Ok(Err("the account's credentials are not there".to_owned())),
+        Err(eventlog::LogError::Seal(error)) => return Ok(Err(error.to_string())),
+        Err(error) => return Err(error.into()),
+    };
+    let read = serde_json::from_slice(text.expose());
+    Ok(read.map(Some).map_err(|_| "the account's credentials cannot be read".to_owned()))
 }
 
 /// Returns the addresses of recipients; `None` if one of them was erased or is none.
