@@ -4,17 +4,17 @@ use std::sync::{Arc, PoisonError};
 
 use domain::StreamId;
 use domain::Versioned;
-use domain::id::{ProviderId, TeamId};
-use domain::outbound::Outbound;
+use domain::id::{OutboundId, ProviderId, TeamId};
+use domain::outbound::{Outbound, ReturnPath};
 use domain::provider::credentials::{Credentials, PURPOSE};
 use domain::provider::{Provider, Security, Transport};
 use domain::sending_domain::{Algorithm, SIGNING_KEY_PURPOSE, SendingDomain, SigningKey};
 use mail::address::{Address, ReversePath};
 use mail::auth::{DkimKey, DkimSigner, KeyType, sign_dkim};
-use mail::smtp::client::{Content, Login};
+use mail::smtp::client::{Content, Login, Mail};
 
-use super::reactor::Context;
 use super::Unready;
+use super::reactor::Context;
 use crate::smtp::{Peer, Protection};
 
 /// Signers kept in memory; with more, all are read anew.
@@ -24,6 +24,8 @@ const SIGNERS_MAX: usize = 1_024;
 #[derive(Debug, Clone)]
 pub(crate) struct Letter {
     pub(crate) mail_from: ReversePath,
+    /// The sender asked for that return path.
+    pub(crate) own_return_path: bool,
     pub(crate) content: Content,
     pub(crate) smtputf8: bool,
 }
@@ -43,8 +45,13 @@ impl From<eventlog::LogError> for Unsendable {
     }
 }
 
-/// Makes a mail ready.
-pub(crate) async fn prepare(context: &Context, team: &TeamId, mail: &Outbound) -> Result<Letter, Unsendable> {
+/// Makes a mail ready, signed by its domain's keys where `signs`.
+pub(crate) async fn prepare(
+    context: &Context,
+    team: &TeamId,
+    mail: &Outbound,
+    signs: bool,
+) -> Result<Letter, Unsendable> {
     let never = |what: &str| Unsendable::Never(what.to_owned());
     let accepted = mail.accepted.as_ref().ok_or_else(|| never("the mail was not accepted"))?;
     let letter = mail.letter.as_ref().ok_or_else(|| never("what names people was erased"))?;
@@ -52,7 +59,7 @@ pub(crate) async fn prepare(context: &Context, team: &TeamId, mail: &Outbound) -
     let sender = letter.return_path.as_deref().unwrap_or(&letter.from.email);
     let mail_from = ReversePath::parse(&format!("<{sender}>")).map_err(|_| never("the sender is no address"))?;
     let mut signers = vec![];
-    if let Some(id) = &accepted.domain {
+    if let Some(id) = accepted.domain.as_ref().filter(|_| signs) {
         let domain: Versioned<SendingDomain> = context.log.state(team, &[StreamId::Domain(id.clone())]).await?;
         for key in domain.signing_keys() {
             signers.push(signer(context, team, &domain.name, key).await?);
@@ -67,7 +74,45 @@ pub(crate) async fn prepare(context: &Context, team: &TeamId, mail: &Outbound) -
     };
     let header = content.windows(4).position(|w| w == b"\r\n\r\n").map_or(&content[..], |end| &content[..end]);
     let smtputf8 = !header.is_ascii();
-    Ok(Letter { mail_from, content, smtputf8 })
+    let own_return_path = letter.return_path.is_some();
+    Ok(Letter { mail_from, own_return_path, content, smtputf8 })
+}
+
+/// One transaction: from where, and for whom.
+#[derive(Debug, Clone)]
+pub(crate) struct Envelope {
+    pub(crate) mail_from: ReversePath,
+    pub(crate) numbers: Vec<u8>,
+    pub(crate) addresses: Vec<Address>,
+}
+
+impl Letter {
+    /// Parts recipients into transactions: one for all, or one for each where bounces come back to addresses of ours.
+    pub(crate) fn envelopes(
+        &self,
+        context: &Context,
+        (team, outbound): (&TeamId, &OutboundId),
+        numbers: Vec<u8>,
+        addresses: Vec<Address>,
+    ) -> Vec<Envelope> {
+        let domain = context.config.bounce_domain.as_str();
+        let key = context.return_path_key.as_ref().filter(|_| !domain.is_empty() && !self.own_return_path);
+        let Some(key) = key else { return vec![Envelope { mail_from: self.mail_from.clone(), numbers, addresses }] };
+        let one = |(number, address): (u8, Address)| {
+            let token = ReturnPath::token(team, outbound, Some(number));
+            let named = token.address(key, domain).ok().and_then(|a| ReversePath::parse(&format!("<{a}>")).ok());
+            let mail_from = named.unwrap_or_else(|| self.mail_from.clone());
+            Envelope { mail_from, numbers: vec![number], addresses: vec![address] }
+        };
+        numbers.into_iter().zip(addresses).map(one).collect()
+    }
+
+    /// Returns what is handed over in a transaction.
+    pub(crate) fn mail(&self, envelope: &Envelope) -> Mail {
+        let mut mail = Mail::new(envelope.mail_from.clone(), envelope.addresses.clone(), self.content.clone());
+        mail.smtputf8 = self.smtputf8;
+        mail
+    }
 }
 
 async fn signer(
@@ -121,6 +166,17 @@ pub(crate) async fn peer(
         Security::Tls => Protection::Tls,
     };
     Ok(Ok(Peer { key: format!("{team}/{account}"), host: host.clone(), port: *port, protection, login }))
+}
+
+/// Returns an account's access key; `Err` says why the account cannot work.
+pub(crate) async fn access_key(
+    context: &Context,
+    team: &TeamId,
+    account: &ProviderId,
+) -> Result<Result<Credentials, String>, Unready> {
+    let provider: Versioned<Provider> = context.log.state(team, &[StreamId::Provider(account.clone())]).await?;
+    let opened = credentials(context, team, &provider).await?;
+    Ok(opened.and_then(|key| key.ok_or_else(|| "the account has no access key".to_owned())))
 }
 
 /// Opens an account's credentials; `None` if it needs none, `Err` says why the account cannot work.
