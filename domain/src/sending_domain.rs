@@ -261,6 +261,9 @@ pub struct SigningKey {
     pub status: KeyStatus,
 }
 
+/// What the private half of a signing key is sealed for: the secret is its DER, RSA in PKCS #1, Ed25519 in PKCS #8.
+pub const SIGNING_KEY_PURPOSE: &str = "dkim";
+
 /// The most signing keys a domain may have that are not retired: two algorithms, each with a successor.
 pub const KEYS_MAX: usize = 4;
 
