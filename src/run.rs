@@ -21,7 +21,7 @@ use crate::config::{Config, Role};
 use crate::first_run::{self, Addresses};
 use crate::shutdown::{Signals, Tasks};
 use crate::store::{Purpose, Store};
-use crate::{dns, poll, telemetry};
+use crate::{dns, outgoing, poll, telemetry};
 
 /// Serves until a signal, a failed flush of the log, or a task that ends early.
 ///
@@ -89,9 +89,13 @@ fn warnings(config: &Config) -> Vec<String> {
     dangerous(config.webhooks.targets.dangerous_allow_http_loopback, "webhooks.targets.dangerous_allow_http_loopback");
     let networks = !config.webhooks.targets.dangerous_allow_networks.is_empty();
     dangerous(networks, "webhooks.targets.dangerous_allow_networks");
+    dangerous(config.outbound.dangerous_allow_loopback, "outbound.dangerous_allow_loopback");
+    let networks = !config.outbound.dangerous_allow_networks.is_empty();
+    dangerous(networks, "outbound.dangerous_allow_networks");
     if config.server.sandbox {
         warnings.push(
-            "sandbox: webhooks may go to this machine over plain http; set server.sandbox = false for production"
+            "sandbox: webhooks and outgoing mail may go to this machine without TLS, and nowhere else; \
+             set server.sandbox = false for production"
                 .into(),
         );
     }
@@ -144,13 +148,16 @@ async fn start_http(
     if door.public_url == api::Config::default().public_url {
         door.public_url = format!("http://{address}");
     }
-    door.prices = config.prices;
+    (door.prices, door.installation) = (config.prices, config.installation());
     door.webhook_urls = webhooks(config).targets;
+    let outbound = outgoing::settings(config);
+    (door.smtp_hosts, door.mail_lifetime_seconds) = (outbound.policy(), outbound.retry.give_up_seconds.into());
     let streams = api::stream::Streams::new(store.log.clone(), store.allot.clone(), config.streams.clone());
     let app =
         api::App::new(store.log.clone(), store.views.clone(), store.allot.clone(), store.secrets.pepper.clone(), door)
             .with_streams(streams.clone())
-            .with_attempts(store.work.clone());
+            .with_attempts(store.work.clone())
+            .with_resolver(outgoing::names(dns::fresh_resolver(config)?));
     let health = Router::new()
         .route("/health/live", get(|| async { "live" }))
         .route("/health/ready", get(is_ready))
@@ -199,8 +206,11 @@ async fn start_smtp(
     if !config.server.roles.contains(&Role::Smtp) || config.smtp.listen.is_empty() {
         return Ok(None);
     }
-    let resolver: Option<Arc<dyn mail::auth::Resolver>> =
-        if config.smtp.verify_senders { Some(Arc::new(dns::SystemDns::new()?)) } else { None };
+    let resolver: Option<Arc<dyn mail::auth::Resolver>> = match (config.smtp.verify_senders, dns::resolver(config)?) {
+        (false, _) => None,
+        (true, Some(resolver)) => Some(resolver),
+        (true, None) => Some(Arc::new(dns::SystemDns::new(dns::Caching::Kept)?)),
+    };
     let receiver = api::receive::Receiver::new(
         store.log.clone(),
         store.views.clone(),
@@ -281,7 +291,27 @@ fn start_dispatch(doors: &mut Tasks, config: &Config, store: &Store, stop: &Canc
         settings,
         store.node.clone(),
     )?;
-    let stop = stop.clone();
-    doors.start("webhooks", async move { Ok(reactor.run(stop).await?) });
+    let webhooks = stop.clone();
+    doors.start("webhooks", async move { Ok(reactor.run(webhooks).await?) });
+    let (reactor, outgoing) = (outgoing::reactor(config, store)?, stop.clone());
+    doors.start("outgoing mail", async move { Ok(reactor.run(outgoing).await?) });
+    // A sandbox has nobody to ask: what is not looked up stays as it is.
+    if let Some(resolver) = dns::fresh_resolver(config)? {
+        let checker = dispatcher::dns::Checker::new(dispatcher::dns::Parts {
+            log: store.log.clone(),
+            views: store.views.clone(),
+            queue: dispatcher::dns::Queue::new(store.work.clone()),
+            resolver,
+            allot: store.allot.clone(),
+            installation: config.installation(),
+            config: config.dns.checks.clone(),
+            node: store.node.clone(),
+        });
+        let stop = stop.clone();
+        doors.start("domain checks", async move {
+            checker.run(stop).await;
+            Ok(())
+        });
+    }
     Ok(())
 }

@@ -37,6 +37,7 @@ mod routes;
 pub mod send;
 pub mod smtp;
 pub mod stream;
+pub mod submit;
 mod write;
 
 pub use body::Json;

@@ -261,14 +261,14 @@ pub struct SigningKey {
     pub status: KeyStatus,
 }
 
+/// What the private half of a signing key is sealed for: the secret is its DER, RSA in PKCS #1, Ed25519 in PKCS #8.
+pub const SIGNING_KEY_PURPOSE: &str = "dkim";
+
 /// The most signing keys a domain may have that are not retired: two algorithms, each with a successor.
 pub const KEYS_MAX: usize = 4;
 
 /// How long the record of a retired key stays, so that mail under way can still be verified, microseconds.
 pub const RETIRED_STAYS_MICROS: i64 = 7 * 24 * 3_600_000_000;
-
-/// What the private keys of domains are sealed for; the secret is the key's DER.
-pub const KEY_PURPOSE: &str = "dkim";
 
 /// The fold of a sending domain's stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

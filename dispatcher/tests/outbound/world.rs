@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
 use std::time::Duration;
 
-use dispatcher::outbound::{CREDENTIALS_PURPOSE, Config, Error, NoLocalDelivery, Parts, Queue, Reactor};
+use dispatcher::outbound::{Config, Error, NoLocalDelivery, Parts, Queue, Reactor};
 use domain::id::{BlobId, OutboundId, ProviderId, SecretId, TeamId};
 use domain::outbound::{Outbound, Status};
+use domain::provider::credentials::{Credentials, PURPOSE};
 use domain::provider::{CreateProvider, Identity, Quotas, Security, Settings, Transport};
 use domain::{Actor, Command, StreamId, Versioned};
 use eventlog::{Allot, BlobStore, EventLog, MasterKey, Options, SecretText, Submission};
@@ -98,13 +99,14 @@ impl World {
         let command = CreateProvider {
             provider: provider.clone(),
             settings: Settings { transport, percentage: Some(weight), quotas },
-            identity: Identity { name: "a".into(), username: Some("ann".into()), ..Identity::default() },
+            identity: Identity { name: "a".into(), ..Identity::default() },
             managed: false,
             secret: Some(secret.clone()),
         };
         let submission = Submission::new(team.clone(), self.now(), Actor::Operator, "test", command);
-        let password = SecretText::new(b"secret".to_vec());
-        self.log.transact(submission.with_secret(secret, CREDENTIALS_PURPOSE, password)).await.unwrap();
+        let credentials = Credentials { username: "ann".into(), password: "secret".into() };
+        let text = SecretText::new(serde_json::to_vec(&credentials).unwrap());
+        self.log.transact(submission.with_secret(secret, PURPOSE, text)).await.unwrap();
         provider
     }
 
