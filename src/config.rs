@@ -36,6 +36,8 @@ pub struct Config {
     pub streams: api::stream::Config,
     /// Webhook deliveries.
     pub webhooks: dispatcher::webhook::Config,
+    /// Outgoing mail.
+    pub outbound: dispatcher::outbound::Config,
     /// Prometheus metrics.
     pub metrics: Metrics,
     /// Log lines.
@@ -193,7 +195,7 @@ impl Config {
         if !problems.is_empty() {
             return Err(Problems(problems));
         }
-        for section in ["http", "smtp", "streams", "webhooks"] {
+        for section in ["http", "smtp", "streams", "webhooks", "outbound"] {
             if let Some(Value::Table(table)) = merged.get_mut(section) {
                 drop_empty(table);
             }
@@ -205,13 +207,14 @@ impl Config {
     }
 
     /// Returns what is wrong with the sections of the doors and the dispatcher.
-    fn sections(&self) -> [(&'static str, Vec<String>); 5] {
+    fn sections(&self) -> [(&'static str, Vec<String>); 6] {
         [
             ("http", self.http.door.problems()),
             ("smtp", self.smtp.problems()),
             ("connections", self.connections.problems("connections")),
             ("streams", self.streams.problems()),
             ("webhooks", self.webhooks.problems()),
+            ("outbound", self.outbound.problems()),
         ]
     }
 
@@ -346,6 +349,7 @@ mod tests {
         assert_eq!(config.streams, api::stream::Config::default());
         assert_eq!(config.smtp, api::smtp::Config::default());
         assert_eq!(config.webhooks, dispatcher::webhook::Config::default());
+        assert_eq!(config.outbound, dispatcher::outbound::Config::default());
     }
 
     #[test]

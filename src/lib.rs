@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod dns;
 pub mod first_run;
+pub mod outgoing;
 pub mod poll;
 pub mod run;
 pub mod secrets;

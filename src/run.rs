@@ -21,7 +21,7 @@ use crate::config::{Config, Role};
 use crate::first_run::{self, Addresses};
 use crate::shutdown::{Signals, Tasks};
 use crate::store::{Purpose, Store};
-use crate::{dns, poll, telemetry};
+use crate::{dns, outgoing, poll, telemetry};
 
 /// Serves until a signal, a failed flush of the log, or a task that ends early.
 ///
@@ -89,9 +89,13 @@ fn warnings(config: &Config) -> Vec<String> {
     dangerous(config.webhooks.targets.dangerous_allow_http_loopback, "webhooks.targets.dangerous_allow_http_loopback");
     let networks = !config.webhooks.targets.dangerous_allow_networks.is_empty();
     dangerous(networks, "webhooks.targets.dangerous_allow_networks");
+    dangerous(config.outbound.dangerous_allow_loopback, "outbound.dangerous_allow_loopback");
+    let networks = !config.outbound.dangerous_allow_networks.is_empty();
+    dangerous(networks, "outbound.dangerous_allow_networks");
     if config.server.sandbox {
         warnings.push(
-            "sandbox: webhooks may go to this machine over plain http; set server.sandbox = false for production"
+            "sandbox: webhooks and outgoing mail may go to this machine without TLS, and nowhere else; \
+             set server.sandbox = false for production"
                 .into(),
         );
     }
@@ -146,6 +150,8 @@ async fn start_http(
     }
     door.prices = config.prices;
     door.webhook_urls = webhooks(config).targets;
+    let outbound = outgoing::settings(config);
+    (door.smtp_hosts, door.mail_lifetime_seconds) = (outbound.policy(), outbound.retry.give_up_seconds.into());
     let streams = api::stream::Streams::new(store.log.clone(), store.allot.clone(), config.streams.clone());
     let app =
         api::App::new(store.log.clone(), store.views.clone(), store.allot.clone(), store.secrets.pepper.clone(), door)
@@ -281,7 +287,9 @@ fn start_dispatch(doors: &mut Tasks, config: &Config, store: &Store, stop: &Canc
         settings,
         store.node.clone(),
     )?;
-    let stop = stop.clone();
-    doors.start("webhooks", async move { Ok(reactor.run(stop).await?) });
+    let webhooks = stop.clone();
+    doors.start("webhooks", async move { Ok(reactor.run(webhooks).await?) });
+    let (reactor, stop) = (outgoing::reactor(config, store)?, stop.clone());
+    doors.start("outgoing mail", async move { Ok(reactor.run(stop).await?) });
     Ok(())
 }

@@ -53,7 +53,8 @@ pub struct Config {
     pub body_bytes_max: usize,
     /// Longest body of a request that sends mail, bytes: attachments come as base64 inside of it.
     pub send_body_bytes_max: usize,
-    /// How long mail is tried after it is due, seconds.
+    /// How long mail is tried after it is due, seconds; said by the section of outgoing mail.
+    #[serde(skip)]
     pub mail_lifetime_seconds: u64,
     /// How deep a JSON body may be nested.
     pub json_depth_max: usize,
@@ -87,6 +88,9 @@ pub struct Config {
     /// Which URLs a webhook may have: the policy by which they are called.
     #[serde(skip)]
     pub webhook_urls: Policy,
+    /// Which servers a sending account may name: the policy by which they are connected to.
+    #[serde(skip)]
+    pub smtp_hosts: Policy,
 }
 
 impl Default for Config {
@@ -111,6 +115,7 @@ impl Default for Config {
             mail_server: MailServer::default(),
             prices: PriceBook::default(),
             webhook_urls: Policy::default(),
+            smtp_hosts: Policy::default(),
         }
     }
 }
@@ -126,7 +131,6 @@ impl Config {
         let positive = [
             ("body_bytes_max", self.body_bytes_max > 0),
             ("send_body_bytes_max", self.send_body_bytes_max > 0),
-            ("mail_lifetime_seconds", self.mail_lifetime_seconds > 0),
             ("json_depth_max", self.json_depth_max > 0),
             ("request_seconds_max", self.request_seconds_max > 0),
             ("download_url_seconds", self.download_url_seconds > 0),

@@ -144,7 +144,7 @@ async fn create_provider(
     }
     let given = body.smtp_host.as_deref().ok_or_else(|| required("smtp_host"))?;
     let transport = Transport::CustomSmtp {
-        host: host(given, &app.config.webhook_urls)?,
+        host: host(given, &app.config.smtp_hosts)?,
         port: port(body.smtp_port.ok_or_else(|| required("smtp_port"))?)?,
         security: body.smtp_protocol.map(Security::from).ok_or_else(|| required("smtp_protocol"))?,
     };
@@ -239,7 +239,7 @@ fn moved(app: &App, body: &ProviderBody, now: &Transport) -> Result<Transport, P
     };
     Ok(Transport::CustomSmtp {
         host: match &body.smtp_host {
-            Some(given) => host(given, &app.config.webhook_urls)?,
+            Some(given) => host(given, &app.config.smtp_hosts)?,
             None => old_host.clone(),
         },
         port: port(body.smtp_port.unwrap_or(*old_port))?,

@@ -1,0 +1,113 @@
+//! How outgoing mail leaves this installation: in a sandbox nothing leaves the machine.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use dispatcher::outbound::{Config as Settings, NoLocalDelivery, Parts, Queue, Reactor};
+use domain::egress::Network;
+use mail::auth::{DnsError, MxRecord, Resolver};
+
+use crate::config::Config;
+use crate::dns::SystemDns;
+use crate::store::Store;
+
+/// All public addresses: everything of IPv4 but 127.0.0.0/8, and what of IPv6 is assigned at all.
+const EVERYWHERE_ELSE: &[&str] = &[
+    "0.0.0.0/2",
+    "64.0.0.0/3",
+    "96.0.0.0/4",
+    "112.0.0.0/5",
+    "120.0.0.0/6",
+    "124.0.0.0/7",
+    "126.0.0.0/8",
+    "128.0.0.0/1",
+    "2000::/3",
+];
+
+/// Returns the settings of outgoing mail: a sandbox may hand mail to servers on this machine, and to no others.
+pub fn settings(config: &Config) -> Settings {
+    let mut settings = config.outbound.clone();
+    if settings.hostname == Settings::default().hostname {
+        settings.hostname.clone_from(&config.smtp.hostname);
+    }
+    if config.server.sandbox {
+        settings.dangerous_allow_loopback = true;
+        settings.refused_networks.extend(EVERYWHERE_ELSE.iter().filter_map(|text| text.parse::<Network>().ok()));
+    }
+    settings
+}
+
+/// Returns the task that carries outgoing mail.
+///
+/// # Errors
+/// The machine's DNS configuration cannot be read.
+pub fn reactor(config: &Config, store: &Store) -> anyhow::Result<Reactor> {
+    let settings = settings(config);
+    let resolver: Arc<dyn Resolver> = match config.server.sandbox {
+        true => Arc::new(NoDns),
+        false => Arc::new(SystemDns::new().context("outgoing mail needs DNS")?),
+    };
+    Ok(Reactor::new(Parts {
+        log: store.log.clone(),
+        queue: Queue::new(store.work.clone()),
+        mailer: settings.mailer(Arc::clone(&resolver)),
+        resolver,
+        local: Arc::new(NoLocalDelivery),
+        allot: store.allot.clone(),
+        config: settings,
+        node: store.node.clone(),
+    }))
+}
+
+/// Knows no names: a sandbox asks nobody.
+struct NoDns;
+
+#[async_trait]
+impl Resolver for NoDns {
+    async fn txt(&self, _: &str) -> Result<Vec<Vec<u8>>, DnsError> {
+        Err(DnsError::NxDomain)
+    }
+
+    async fn a(&self, _: &str) -> Result<Vec<Ipv4Addr>, DnsError> {
+        Err(DnsError::NxDomain)
+    }
+
+    async fn aaaa(&self, _: &str) -> Result<Vec<Ipv6Addr>, DnsError> {
+        Err(DnsError::NxDomain)
+    }
+
+    async fn mx(&self, _: &str) -> Result<Vec<MxRecord>, DnsError> {
+        Err(DnsError::NxDomain)
+    }
+
+    async fn ptr(&self, _: IpAddr) -> Result<Vec<String>, DnsError> {
+        Err(DnsError::NxDomain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::egress::judge;
+
+    use super::*;
+    use crate::config::Sources;
+
+    #[test]
+    fn a_sandbox_reaches_this_machine_and_no_other() {
+        let config = Config::load(&Sources::default()).unwrap();
+        let policy = settings(&config).policy();
+        for own in ["127.0.0.1", "127.255.255.254", "::1"] {
+            assert!(judge(own.parse().unwrap(), &policy).is_ok(), "{own}");
+        }
+        for other in ["1.1.1.1", "63.1.2.3", "95.0.0.1", "126.255.255.255", "128.0.0.1", "203.0.114.9", "2606:4700::1"]
+        {
+            assert!(judge(other.parse().unwrap(), &policy).is_err(), "{other}");
+        }
+        let config = Config { server: crate::config::Server { sandbox: false, ..config.server.clone() }, ..config };
+        let policy = settings(&config).policy();
+        assert!(judge("1.1.1.1".parse().unwrap(), &policy).is_ok());
+        assert!(judge("127.0.0.1".parse().unwrap(), &policy).is_err());
+    }
+}
