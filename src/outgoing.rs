@@ -1,13 +1,19 @@
-//! How outgoing mail leaves this installation: in a sandbox nothing leaves the machine.
+//! How outgoing mail leaves this installation, and what the doors may ask of that. In a sandbox nothing leaves the machine.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use api::carrier::{Carrier, Server, Transcript, Trial};
 use async_trait::async_trait;
-use dispatcher::outbound::{Config as Settings, NoLocalDelivery, Parts, Queue, Reactor};
+use dispatcher::outbound::{Config as Settings, LocalDelivery, Parts, Queue, Reactor, TRANSCRIPTS_MICROS};
+use dispatcher::smtp::{Mailer, Peer, Protection};
 use domain::egress::Network;
+use domain::id::{OutboundId, TeamId};
+use domain::provider::credentials::Credentials;
+use domain::provider::{Security, Trouble};
 use mail::auth::{DnsError, MxRecord, Resolver};
+use mail::smtp::client::{Cause, Failure, Login};
 
 use crate::config::Config;
 use crate::dns::SystemDns;
@@ -39,26 +45,111 @@ pub fn settings(config: &Config) -> Settings {
     settings
 }
 
-/// Returns the task that carries outgoing mail.
-///
-/// # Errors
-/// The machine's DNS configuration cannot be read.
-pub fn reactor(config: &Config, store: &Store) -> anyhow::Result<Reactor> {
-    let settings = settings(config);
-    let resolver: Arc<dyn Resolver> = match config.server.sandbox {
-        true => Arc::new(NoDns),
-        false => Arc::new(SystemDns::new().context("outgoing mail needs DNS")?),
+/// What carries outgoing mail: the task that does it, and what the doors may ask of it.
+pub struct Outgoing {
+    settings: Settings,
+    resolver: Arc<dyn Resolver>,
+    mailer: Mailer,
+    queue: Queue,
+}
+
+impl Outgoing {
+    /// Returns what carries the mail of an installation.
+    ///
+    /// # Errors
+    /// The machine's DNS configuration cannot be read.
+    pub fn new(config: &Config, store: &Store) -> anyhow::Result<Self> {
+        let settings = settings(config);
+        let resolver: Arc<dyn Resolver> = match config.server.sandbox {
+            true => Arc::new(NoDns),
+            false => Arc::new(SystemDns::new().context("outgoing mail needs DNS")?),
+        };
+        let mailer = settings.mailer(Arc::clone(&resolver));
+        Ok(Self { settings, resolver, mailer, queue: Queue::new(store.work.clone()) })
+    }
+
+    /// Returns how mail is carried.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Returns what the doors may ask.
+    pub fn carrier(&self) -> Arc<dyn Carrier> {
+        Arc::new(Asked { mailer: self.mailer.clone(), queue: self.queue.clone() })
+    }
+
+    /// Returns the task that carries mail, and takes mail to this installation's own mailboxes.
+    pub fn reactor(self, store: &Store, local: Arc<dyn LocalDelivery>) -> Reactor {
+        let Self { settings, resolver, mailer, queue } = self;
+        Reactor::new(Parts {
+            log: store.log.clone(),
+            queue,
+            mailer,
+            resolver,
+            local,
+            allot: store.allot.clone(),
+            config: settings,
+            node: store.node.clone(),
+        })
+    }
+}
+
+/// Answers what the doors ask.
+struct Asked {
+    mailer: Mailer,
+    queue: Queue,
+}
+
+#[async_trait]
+impl Carrier for Asked {
+    async fn probe(&self, server: Server) -> Trial {
+        let protection = match server.security {
+            Security::None => Protection::None,
+            Security::Starttls => Protection::Starttls,
+            Security::Tls => Protection::Tls,
+        };
+        let login = server.login.map(|Credentials { username, password }| Login { username, password });
+        // A test shares no connection with mail: what it is about is whether one comes about.
+        let peer = Peer { key: String::new(), host: server.host, port: server.port, protection, login };
+        match self.mailer.probe(&peer).await {
+            Ok(probed) => trial(probed.ready, probed.failure.as_ref()),
+            Err(unreachable) => Trial { result: Err(None), message: unreachable.to_string() },
+        }
+    }
+
+    async fn transcripts(
+        &self,
+        team: &TeamId,
+        mail: &OutboundId,
+        now: i64,
+    ) -> Result<Vec<Transcript>, projections::Error> {
+        let all = self.queue.transcripts(team, mail).await?;
+        let kept = all.into_iter().filter(|t| t.at > now - TRANSCRIPTS_MICROS);
+        Ok(kept.map(|t| Transcript { attempt: t.attempt, account: t.account, said: t.said, at: t.at }).collect())
+    }
+}
+
+/// Says what a look at a server means for its account.
+fn trial(ready: bool, failure: Option<&Failure>) -> Trial {
+    let Some(failure) = failure else {
+        return match ready {
+            true => Trial { result: Ok(()), message: "The server is ready to take mail.".to_owned() },
+            false => Trial { result: Err(None), message: "The server closed the connection.".to_owned() },
+        };
     };
-    Ok(Reactor::new(Parts {
-        log: store.log.clone(),
-        queue: Queue::new(store.work.clone()),
-        mailer: settings.mailer(Arc::clone(&resolver)),
-        resolver,
-        local: Arc::new(NoLocalDelivery),
-        allot: store.allot.clone(),
-        config: settings,
-        node: store.node.clone(),
-    }))
+    let permanent = failure.reply.as_ref().is_none_or(|reply| reply.code / 100 == 5);
+    let trouble = match failure.cause {
+        Cause::AuthRejected if permanent => Some(Trouble::LoginRefused),
+        Cause::AuthNotOffered | Cause::AuthWithoutTls | Cause::TlsNotOffered | Cause::Garbage => {
+            Some(Trouble::Misconfigured)
+        }
+        _ => None,
+    };
+    let message = match &failure.reply {
+        Some(reply) => format!("{}: {} {}", failure.cause, reply.code, reply.text),
+        None => failure.cause.to_string(),
+    };
+    Trial { result: Err(trouble), message }
 }
 
 /// Knows no names: a sandbox asks nobody.
@@ -90,9 +181,24 @@ impl Resolver for NoDns {
 #[cfg(test)]
 mod tests {
     use domain::egress::judge;
+    use mail::bounce::Stage;
+    use mail::smtp::client::ServerReply;
 
     use super::*;
     use crate::config::Sources;
+
+    #[test]
+    fn a_refused_password_is_told_from_a_server_that_is_busy() {
+        let refused = |code, cause| {
+            let reply = ServerReply { code, enhanced: None, text: "no".to_owned() };
+            trial(false, Some(&Failure { stage: Stage::Auth, cause, reply: Some(reply) })).result
+        };
+        assert_eq!(refused(535, Cause::AuthRejected), Err(Some(Trouble::LoginRefused)));
+        assert_eq!(refused(454, Cause::AuthRejected), Err(None));
+        assert_eq!(refused(421, Cause::Reply), Err(None));
+        assert_eq!(trial(true, None).result, Ok(()));
+        assert_eq!(trial(false, None).result, Err(None));
+    }
 
     #[test]
     fn a_sandbox_reaches_this_machine_and_no_other() {
