@@ -39,16 +39,23 @@ pub fn settings(config: &Config) -> Settings {
     settings
 }
 
+/// Returns whom outgoing mail asks for names.
+///
+/// # Errors
+/// The machine's DNS configuration cannot be read.
+pub fn resolver(config: &Config) -> anyhow::Result<Arc<dyn Resolver>> {
+    Ok(match config.server.sandbox {
+        true => Arc::new(NoDns),
+        false => Arc::new(SystemDns::new().context("outgoing mail needs DNS")?),
+    })
+}
+
 /// Returns the task that carries outgoing mail.
 ///
 /// # Errors
 /// The machine's DNS configuration cannot be read.
 pub fn reactor(config: &Config, store: &Store) -> anyhow::Result<Reactor> {
-    let settings = settings(config);
-    let resolver: Arc<dyn Resolver> = match config.server.sandbox {
-        true => Arc::new(NoDns),
-        false => Arc::new(SystemDns::new().context("outgoing mail needs DNS")?),
-    };
+    let (settings, resolver) = (settings(config), resolver(config)?);
     Ok(Reactor::new(Parts {
         log: store.log.clone(),
         queue: Queue::new(store.work.clone()),

@@ -21,7 +21,7 @@ use crate::config::{Config, Role};
 use crate::first_run::{self, Addresses};
 use crate::shutdown::{Signals, Tasks};
 use crate::store::{Purpose, Store};
-use crate::{dns, outgoing, poll, telemetry};
+use crate::{carrier, dns, outgoing, poll, telemetry};
 
 /// Serves until a signal, a failed flush of the log, or a task that ends early.
 ///
@@ -113,7 +113,7 @@ fn start_below(
     let idle = Duration::from_millis(config.server.poll_idle_milliseconds);
     let busy = Duration::from_millis(config.server.poll_busy_milliseconds);
     below.start("heads", poll::heads(log.clone(), allot.clone(), idle, busy, stop.clone()));
-    below.start("housekeeping", poll::housekeeping(log.clone(), allot, stop.clone()));
+    below.start("housekeeping", poll::housekeeping(log.clone(), store.work.clone(), allot, stop.clone()));
     if !config.server.roles.contains(&Role::Project) {
         return None;
     }
@@ -156,7 +156,8 @@ async fn start_http(
     let app =
         api::App::new(store.log.clone(), store.views.clone(), store.allot.clone(), store.secrets.pepper.clone(), door)
             .with_streams(streams.clone())
-            .with_attempts(store.work.clone());
+            .with_attempts(store.work.clone())
+            .with_carrier(carrier::carrier(config, store)?);
     let health = Router::new()
         .route("/health/live", get(|| async { "live" }))
         .route("/health/ready", get(is_ready))

@@ -16,6 +16,13 @@ use crate::harness::{Answer, Team, World};
 /// A team that has an account and money, and a sending key of it.
 pub async fn sender(world: &World, domain: &str) -> (Team, String) {
     let team = world.team(domain).await;
+    equip(world, &team).await;
+    let key = world.team_key(&team.id, Kind::Sending, Permissions::parse(SENDING_PERMISSIONS).unwrap()).await;
+    (team, key)
+}
+
+/// Gives a team an account and money.
+pub async fn equip(world: &World, team: &Team) {
     world.command(&team.id, ChangeCreditLimit { credit_limit: Nanos::DOLLAR }).await;
     let create = CreateProvider {
         provider: ProviderId::new(world.now(), world.app.allot.random()),
@@ -25,8 +32,6 @@ pub async fn sender(world: &World, domain: &str) -> (Team, String) {
         secret: None,
     };
     world.command(&team.id, create).await;
-    let key = world.team_key(&team.id, Kind::Sending, Permissions::parse(SENDING_PERMISSIONS).unwrap()).await;
-    (team, key)
 }
 
 pub fn mail() -> Value {
