@@ -4,17 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use api::carrier::{Carrier, Server, Transcript, Trial};
+use api::carrier::Carrier;
 use async_trait::async_trait;
-use dispatcher::outbound::{Config as Settings, LocalDelivery, Parts, Queue, Reactor, TRANSCRIPTS_MICROS};
-use dispatcher::smtp::{Mailer, Peer, Protection};
+use dispatcher::outbound::{Config as Settings, LocalDelivery, Parts, Queue, Reactor};
+use dispatcher::smtp::Mailer;
 use domain::egress::Network;
-use domain::id::{OutboundId, TeamId};
-use domain::provider::credentials::Credentials;
-use domain::provider::{Security, Trouble};
 use mail::auth::{DnsError, MxRecord, Resolver};
-use mail::smtp::client::{Cause, Failure, Login};
 
+use crate::carrier;
 use crate::config::Config;
 use crate::dns::SystemDns;
 use crate::store::Store;
@@ -75,7 +72,7 @@ impl Outgoing {
 
     /// Returns what the doors may ask.
     pub fn carrier(&self) -> Arc<dyn Carrier> {
-        Arc::new(Asked { mailer: self.mailer.clone(), queue: self.queue.clone() })
+        carrier::carrier(self.mailer.clone(), self.queue.clone())
     }
 
     /// Returns the task that carries mail, and takes mail to this installation's own mailboxes.
@@ -92,64 +89,6 @@ impl Outgoing {
             node: store.node.clone(),
         })
     }
-}
-
-/// Answers what the doors ask.
-struct Asked {
-    mailer: Mailer,
-    queue: Queue,
-}
-
-#[async_trait]
-impl Carrier for Asked {
-    async fn probe(&self, server: Server) -> Trial {
-        let protection = match server.security {
-            Security::None => Protection::None,
-            Security::Starttls => Protection::Starttls,
-            Security::Tls => Protection::Tls,
-        };
-        let login = server.login.map(|Credentials { username, password }| Login { username, password });
-        // A test shares no connection with mail: what it is about is whether one comes about.
-        let peer = Peer { key: String::new(), host: server.host, port: server.port, protection, login };
-        match self.mailer.probe(&peer).await {
-            Ok(probed) => trial(probed.ready, probed.failure.as_ref()),
-            Err(unreachable) => Trial { result: Err(None), message: unreachable.to_string() },
-        }
-    }
-
-    async fn transcripts(
-        &self,
-        team: &TeamId,
-        mail: &OutboundId,
-        now: i64,
-    ) -> Result<Vec<Transcript>, projections::Error> {
-        let all = self.queue.transcripts(team, mail).await?;
-        let kept = all.into_iter().filter(|t| t.at > now - TRANSCRIPTS_MICROS);
-        Ok(kept.map(|t| Transcript { attempt: t.attempt, account: t.account, said: t.said, at: t.at }).collect())
-    }
-}
-
-/// Says what a look at a server means for its account.
-fn trial(ready: bool, failure: Option<&Failure>) -> Trial {
-    let Some(failure) = failure else {
-        return match ready {
-            true => Trial { result: Ok(()), message: "The server is ready to take mail.".to_owned() },
-            false => Trial { result: Err(None), message: "The server closed the connection.".to_owned() },
-        };
-    };
-    let permanent = failure.reply.as_ref().is_none_or(|reply| reply.code / 100 == 5);
-    let trouble = match failure.cause {
-        Cause::AuthRejected if permanent => Some(Trouble::LoginRefused),
-        Cause::AuthNotOffered | Cause::AuthWithoutTls | Cause::TlsNotOffered | Cause::Garbage => {
-            Some(Trouble::Misconfigured)
-        }
-        _ => None,
-    };
-    let message = match &failure.reply {
-        Some(reply) => format!("{}: {} {}", failure.cause, reply.code, reply.text),
-        None => failure.cause.to_string(),
-    };
-    Trial { result: Err(trouble), message }
 }
 
 /// Knows no names: a sandbox asks nobody.
@@ -181,24 +120,9 @@ impl Resolver for NoDns {
 #[cfg(test)]
 mod tests {
     use domain::egress::judge;
-    use mail::bounce::Stage;
-    use mail::smtp::client::ServerReply;
 
     use super::*;
     use crate::config::Sources;
-
-    #[test]
-    fn a_refused_password_is_told_from_a_server_that_is_busy() {
-        let refused = |code, cause| {
-            let reply = ServerReply { code, enhanced: None, text: "no".to_owned() };
-            trial(false, Some(&Failure { stage: Stage::Auth, cause, reply: Some(reply) })).result
-        };
-        assert_eq!(refused(535, Cause::AuthRejected), Err(Some(Trouble::LoginRefused)));
-        assert_eq!(refused(454, Cause::AuthRejected), Err(None));
-        assert_eq!(refused(421, Cause::Reply), Err(None));
-        assert_eq!(trial(true, None).result, Ok(()));
-        assert_eq!(trial(false, None).result, Err(None));
-    }
 
     #[test]
     fn a_sandbox_reaches_this_machine_and_no_other() {

@@ -116,7 +116,7 @@ fn start_below(
     let idle = Duration::from_millis(config.server.poll_idle_milliseconds);
     let busy = Duration::from_millis(config.server.poll_busy_milliseconds);
     below.start("heads", poll::heads(log.clone(), allot.clone(), idle, busy, stop.clone()));
-    below.start("housekeeping", poll::housekeeping(log.clone(), allot, stop.clone()));
+    below.start("housekeeping", poll::housekeeping(log.clone(), store.work.clone(), allot, stop.clone()));
     if !config.server.roles.contains(&Role::Project) {
         return None;
     }

@@ -53,6 +53,20 @@ struct Things {
     key: String,
     provider: String,
     group: String,
+    email: String,
+    delivery: String,
+    upload: String,
+    attachment: String,
+}
+
+/// Sends a mail as a mailbox; returns its id and that of its entry in the delivery log.
+async fn sent(world: &World, team: &Team, mailbox: &Box_) -> (String, String) {
+    crate::sending::equip(world, team).await;
+    let mail = json!({"to": [{"email": "bob@example.net", "name": null}], "subject": "Hi", "text_body": "Hi"});
+    let answer = world.post("/mailbox/messages/send").key(&mailbox.key).json(&mail).send().await;
+    let logs = world.get("/emails/logs").key(&team.root).send().await.data();
+    let id = |value: &Value| value.as_str().unwrap().to_owned();
+    (id(&answer.data()["email_id"]), id(&logs[0]["id"]))
 }
 
 impl Things {
@@ -70,7 +84,16 @@ impl Things {
         let provider = world.post("/providers").key(&team.root).json(&account).send().await.data();
         let group = world.post("/delivery-groups").key(&team.root).json(&json!({"name": "x"})).send().await.data();
         let id = |value: &Value| value.as_str().unwrap().to_owned();
+        let (email, delivery) = sent(world, &team, &mailbox).await;
+        let file = json!({"filename": "a.txt", "size_bytes": 3});
+        let upload = world.post("/emails/attachment-uploads").key(&mailbox.key).json(&file).send().await.data();
+        let attachment = world.post("/emails/attachments?filename=a.txt").key(&mailbox.key);
+        let attachment = attachment.header("content-length", "3").body("abc").send().await.data();
         Self {
+            email,
+            delivery,
+            upload: id(&upload["upload_id"]),
+            attachment: id(&attachment["attachment_id"]),
             provider: id(&provider["id"]),
             group: id(&group["id"]),
             webhook: id(&webhook["id"]),
@@ -92,6 +115,12 @@ impl Things {
                 "public_id" if path.starts_with("/inboxes") => self.log.clone(),
                 "public_id" if path.starts_with("/providers") => self.provider.clone(),
                 "public_id" if path.starts_with("/delivery-groups") => self.group.clone(),
+                "public_id" if path.starts_with("/emails/logs") => self.delivery.clone(),
+                "message_id" if path.starts_with("/emails") => self.email.clone(),
+                "submission_id" => self.email.replace("eml_", "sub_"),
+                "upload_id" => self.upload.clone(),
+                "attachment_id" if path.starts_with("/emails") => self.attachment.clone(),
+                "request_id" => format!("slir_{}", "0".repeat(24)),
                 "delivery_id" => format!("whda_{}", "0".repeat(24)),
                 "key_id" => self.key.clone(),
                 "message_id" => self.message.clone(),
@@ -113,6 +142,9 @@ fn body(operation: &Operation) -> Value {
         ("POST", "/mailboxes/{public_id}/keys") => json!({"app_name": "x"}),
         ("PUT", "/mailboxes/{public_id}/filters") => json!({"mode": "off", "rules": []}),
         ("POST", "/webhooks") => json!({"url": "https://hooks.example.com/in", "event_types": ["sendmux.test"]}),
+        ("POST", "/emails/logs/{public_id}/reschedule") | ("PATCH", "/emails/{message_id}") => {
+            json!({"send_at": "2026-11-22T10:00:00Z"})
+        }
         ("POST", "/keys") => json!({"name": "x", "kind": "sending"}),
         _ => json!({}),
     }
@@ -120,7 +152,11 @@ fn body(operation: &Operation) -> Value {
 
 async fn call(world: &World, operation: &Operation, path: &str, key: Option<&str>) -> crate::harness::Answer {
     let call = world.call(operation.method.clone(), path);
-    let call = if operation.has_body { call.json(&body(operation)) } else { call };
+    let call = match (operation.has_body, operation.path.contains("attachment-uploads/")) {
+        (true, true) => call.header("content-length", "3").body("abc"),
+        (true, false) => call.json(&body(operation)),
+        (false, _) => call,
+    };
     match key {
         Some(key) => call.key(key).send().await,
         None => call.send().await,
