@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use api::limit::Limiter;
+use api::receive::{Receiver, Returns};
 use api::smtp::{Listener, Tls};
 use axum::Router;
 use axum::extract::State;
@@ -44,9 +46,13 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         // Until the read models were computed once by this build, lists would lie.
         ready.wait_for(|ready| *ready).await.context("the read models stopped")?;
     }
+    // A key has one rate, through whichever door it comes.
+    let limiter = Limiter::new(config.http.door.rate_limits);
+    let receiver = receiver(&config, &store)?;
     let addresses = Addresses {
-        http: start_http(&mut doors, &config, &store, ready, &stop).await?,
-        smtp: start_smtp(&mut doors, &config, &store, &stop).await?,
+        http: start_http(&mut doors, &config, &store, &limiter, ready, &stop).await?,
+        smtp: start_smtp(&mut doors, &config, &store, &receiver, &stop).await?,
+        submission: start_submission(&mut doors, &config, &store, &limiter, &stop).await?,
         metrics: start_metrics(&mut doors, &config, recorder, &stop).await?,
     };
     start_dispatch(&mut doors, &config, &store, &stop)?;
@@ -87,6 +93,7 @@ fn warnings(config: &Config) -> Vec<String> {
     };
     dangerous(config.database.dangerous_unsafe_postgres, "database.dangerous_unsafe_postgres");
     dangerous(config.webhooks.targets.dangerous_allow_http_loopback, "webhooks.targets.dangerous_allow_http_loopback");
+    dangerous(config.submission.dangerous_auth_without_tls, "submission.dangerous_auth_without_tls");
     let networks = !config.webhooks.targets.dangerous_allow_networks.is_empty();
     dangerous(networks, "webhooks.targets.dangerous_allow_networks");
     if config.server.sandbox {
@@ -128,10 +135,21 @@ async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("{what}: cannot listen on {address}"))
 }
 
+/// Returns what the doors that keys open have in common.
+fn app(config: &Config, store: &Store, public_url: String) -> api::App {
+    let mut door = config.http.door.clone();
+    door.public_url = public_url;
+    door.prices = config.prices;
+    door.webhook_urls = webhooks(config).targets;
+    let (log, views, allot) = (store.log.clone(), store.views.clone(), store.allot.clone());
+    api::App::new(log, views, allot, store.secrets.pepper.clone(), door)
+}
+
 async fn start_http(
     doors: &mut Tasks,
     config: &Config,
     store: &Store,
+    limiter: &Limiter,
     ready: Option<watch::Receiver<bool>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<SocketAddr>> {
@@ -140,17 +158,13 @@ async fn start_http(
     }
     let listener = bind(config.http.listen, "http.listen").await?;
     let address = listener.local_addr()?;
-    let mut door = config.http.door.clone();
-    if door.public_url == api::Config::default().public_url {
-        door.public_url = format!("http://{address}");
+    let mut public_url = config.http.door.public_url.clone();
+    if public_url == api::Config::default().public_url {
+        public_url = format!("http://{address}");
     }
-    door.prices = config.prices;
-    door.webhook_urls = webhooks(config).targets;
     let streams = api::stream::Streams::new(store.log.clone(), store.allot.clone(), config.streams.clone());
-    let app =
-        api::App::new(store.log.clone(), store.views.clone(), store.allot.clone(), store.secrets.pepper.clone(), door)
-            .with_streams(streams.clone())
-            .with_attempts(store.work.clone());
+    let mut app = app(config, store, public_url).with_streams(streams.clone()).with_attempts(store.work.clone());
+    app.limiter = limiter.clone();
     let health = Router::new()
         .route("/health/live", get(|| async { "live" }))
         .route("/health/ready", get(is_ready))
@@ -190,29 +204,61 @@ async fn is_ready(State(health): State<Health>) -> (StatusCode, &'static str) {
     }
 }
 
+/// Returns the pipeline of all mail that comes in: by SMTP, and from this installation to itself.
+fn receiver(config: &Config, store: &Store) -> anyhow::Result<Receiver> {
+    let resolver: Option<Arc<dyn mail::auth::Resolver>> =
+        if config.smtp.verify_senders { Some(Arc::new(dns::SystemDns::new()?)) } else { None };
+    let (log, views, allot) = (store.log.clone(), store.views.clone(), store.allot.clone());
+    let domain = config.bounces.domain.as_deref().map(mail::address::normalise_domain).transpose()?;
+    let returns = Returns { key: store.secrets.pepper.return_path_key(), domain };
+    Ok(Receiver::new(log, views, allot, config.smtp.receive_options(), resolver).with_returns(returns))
+}
+
 async fn start_smtp(
     doors: &mut Tasks,
     config: &Config,
     store: &Store,
+    receiver: &Receiver,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<SocketAddr>> {
     if !config.server.roles.contains(&Role::Smtp) || config.smtp.listen.is_empty() {
         return Ok(None);
     }
-    let resolver: Option<Arc<dyn mail::auth::Resolver>> =
-        if config.smtp.verify_senders { Some(Arc::new(dns::SystemDns::new()?)) } else { None };
-    let receiver = api::receive::Receiver::new(
-        store.log.clone(),
-        store.views.clone(),
-        store.allot.clone(),
-        config.smtp.receive_options(),
-        resolver,
-    );
     let tls = if config.smtp.tls.off { None } else { Some(tls(config)?) };
-    let listener = Listener::bind(config.smtp.clone(), receiver, store.allot.clone(), tls).await?;
+    let listener = Listener::bind(config.smtp.clone(), receiver.clone(), store.allot.clone(), tls).await?;
     let address = listener.addresses().first().copied();
     let stop = stop.clone();
     doors.start("smtp", async move { Ok(listener.run(stop).await?) });
+    Ok(address)
+}
+
+async fn start_submission(
+    doors: &mut Tasks,
+    config: &Config,
+    store: &Store,
+    limiter: &Limiter,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<SocketAddr>> {
+    let settings = &config.submission;
+    if !config.server.roles.contains(&Role::Smtp) || (settings.listen.is_empty() && settings.listen_tls.is_empty()) {
+        return Ok(None);
+    }
+    let mut app = app(config, store, config.http.door.public_url.clone());
+    app.limiter = limiter.clone();
+    let hostname = settings.hostname.as_deref().unwrap_or(&config.smtp.hostname);
+    let submitter = api::submit::Submitter::new(&app, hostname);
+    let tls = match (&settings.tls.certificate_file, &settings.tls.key_file) {
+        (Some(certificate), Some(key)) => Some(Tls::from_files(certificate, key).context("submission.tls")?),
+        _ if config.smtp.tls.off => None,
+        _ => Some(tls(config)?),
+    };
+    let mut settings = settings.clone();
+    settings.auth_on_loopback = config.server.sandbox;
+    let allot = store.allot.clone();
+    let listener = Listener::bind_submission(settings, &config.smtp.hostname, submitter, allot, tls).await?;
+    let address = listener.addresses().first().copied();
+    let stop = stop.clone();
+    doors.start("submission", async move { Ok(listener.run(stop).await?) });
     Ok(address)
 }
 
