@@ -30,6 +30,10 @@ pub struct Config {
     pub http: Http,
     /// The SMTP door.
     pub smtp: api::smtp::Config,
+    /// The SMTP submission door.
+    pub submission: api::smtp::SubmissionConfig,
+    /// Where mail that comes back goes.
+    pub bounces: Bounces,
     /// HTTP connections.
     pub connections: api::stream::serve::Config,
     /// Streams.
@@ -58,6 +62,22 @@ pub struct Billing {
     pub new_team_credit_limit_nanos: domain::money::Nanos,
 }
 
+/// See `[bounces]` in the default file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "the default file documents each key")]
+pub struct Bounces {
+    pub domain: Option<String>,
+}
+
+impl Bounces {
+    /// Returns what is wrong with the section.
+    fn problems(&self) -> Vec<String> {
+        let wrong = self.domain.as_deref().and_then(|domain| mail::address::normalise_domain(domain).err());
+        wrong.map(|e| format!("bounces.domain: {e}")).into_iter().collect()
+    }
+}
+
 /// The HTTP door: its address here, the rest as the door defines it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Http {
@@ -74,7 +94,7 @@ pub struct Http {
 pub enum Role {
     /// The API and the streams.
     Http,
-    /// Receiving mail.
+    /// Receiving mail, and taking it from the teams' own users.
     Smtp,
     /// The read models.
     Project,
@@ -195,7 +215,7 @@ impl Config {
         if !problems.is_empty() {
             return Err(Problems(problems));
         }
-        for section in ["http", "smtp", "streams", "webhooks", "outbound"] {
+        for section in ["http", "smtp", "submission", "bounces", "streams", "webhooks", "outbound"] {
             if let Some(Value::Table(table)) = merged.get_mut(section) {
                 drop_empty(table);
             }
@@ -207,10 +227,12 @@ impl Config {
     }
 
     /// Returns what is wrong with the sections of the doors and the dispatcher.
-    fn sections(&self) -> [(&'static str, Vec<String>); 6] {
+    fn sections(&self) -> [(&'static str, Vec<String>); 8] {
         [
             ("http", self.http.door.problems()),
             ("smtp", self.smtp.problems()),
+            ("submission", self.submission.problems()),
+            ("bounces", self.bounces.problems()),
             ("connections", self.connections.problems("connections")),
             ("streams", self.streams.problems()),
             ("webhooks", self.webhooks.problems()),
@@ -348,6 +370,8 @@ mod tests {
         assert_eq!(config.connections, api::stream::serve::Config::default());
         assert_eq!(config.streams, api::stream::Config::default());
         assert_eq!(config.smtp, api::smtp::Config::default());
+        assert_eq!(config.submission, api::smtp::SubmissionConfig::default());
+        assert_eq!(config.bounces, Bounces::default());
         assert_eq!(config.webhooks, dispatcher::webhook::Config::default());
         assert_eq!(config.outbound, dispatcher::outbound::Config::default());
     }
@@ -374,7 +398,8 @@ mod tests {
     #[test]
     fn impossible_values_are_refused_with_the_name_of_the_key() {
         let file = "[server]\nroles = []\ngrace_seconds = 0\n[database]\nurl = \"mysql://x\"\nlanes = 0\n\
-                    [webhooks]\nlease_seconds = 1\n[smtp]\nhostname = \"not a name\"\n";
+                    [webhooks]\nlease_seconds = 1\n[smtp]\nhostname = \"not a name\"\n\
+                    [submission]\ndrain_seconds = 0\n[bounces]\ndomain = \"not a name\"\n";
         let problems = load(file, &[]).unwrap_err().0;
         for key in [
             "server.roles",
@@ -383,6 +408,8 @@ mod tests {
             "database.lanes",
             "webhooks.lease_seconds",
             "smtp.hostname",
+            "submission.drain_seconds",
+            "bounces.domain",
         ] {
             assert!(problems.iter().any(|p| p.contains(key)), "{key} is missing in {problems:?}");
         }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use api::limit::Limiter;
+use api::receive::{Receiver, Returns};
 use api::smtp::{Listener, Tls};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
-use dispatcher::outbound::NoLocalDelivery;
 use dispatcher::queue::Queue;
 use eventlog::EventLog;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -20,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Role};
 use crate::first_run::{self, Addresses};
-use crate::outgoing::Outgoing;
 use crate::shutdown::{Signals, Tasks};
 use crate::store::{Purpose, Store};
 use crate::{dns, poll, telemetry};
@@ -46,13 +46,16 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         // Until the read models were computed once by this build, lists would lie.
         ready.wait_for(|ready| *ready).await.context("the read models stopped")?;
     }
-    let outgoing = Outgoing::new(&config, &store)?;
+    // A key has one rate, through whichever door it comes.
+    let limiter = Limiter::new(config.http.door.rate_limits);
+    let receiver = receiver(&config, &store)?;
     let addresses = Addresses {
-        http: start_http(&mut doors, &config, &store, &outgoing, ready, &stop).await?,
-        smtp: start_smtp(&mut doors, &config, &store, &stop).await?,
+        http: start_http(&mut doors, &config, &store, &limiter, ready, &stop).await?,
+        smtp: start_smtp(&mut doors, &config, &store, &receiver, &stop).await?,
+        submission: start_submission(&mut doors, &config, &store, &limiter, &stop).await?,
         metrics: start_metrics(&mut doors, &config, recorder, &stop).await?,
     };
-    start_dispatch(&mut doors, &config, &store, outgoing, &stop)?;
+    start_dispatch(&mut doors, &config, &store, &stop)?;
     let log = store.log.clone();
     doors.start("log", {
         let stop = stop.clone();
@@ -90,15 +93,12 @@ fn warnings(config: &Config) -> Vec<String> {
     };
     dangerous(config.database.dangerous_unsafe_postgres, "database.dangerous_unsafe_postgres");
     dangerous(config.webhooks.targets.dangerous_allow_http_loopback, "webhooks.targets.dangerous_allow_http_loopback");
+    dangerous(config.submission.dangerous_auth_without_tls, "submission.dangerous_auth_without_tls");
     let networks = !config.webhooks.targets.dangerous_allow_networks.is_empty();
     dangerous(networks, "webhooks.targets.dangerous_allow_networks");
-    dangerous(config.outbound.dangerous_allow_loopback, "outbound.dangerous_allow_loopback");
-    let networks = !config.outbound.dangerous_allow_networks.is_empty();
-    dangerous(networks, "outbound.dangerous_allow_networks");
     if config.server.sandbox {
         warnings.push(
-            "sandbox: webhooks and outgoing mail may go to this machine without TLS, and nowhere else; \
-             set server.sandbox = false for production"
+            "sandbox: webhooks may go to this machine over plain http; set server.sandbox = false for production"
                 .into(),
         );
     }
@@ -116,7 +116,7 @@ fn start_below(
     let idle = Duration::from_millis(config.server.poll_idle_milliseconds);
     let busy = Duration::from_millis(config.server.poll_busy_milliseconds);
     below.start("heads", poll::heads(log.clone(), allot.clone(), idle, busy, stop.clone()));
-    below.start("housekeeping", poll::housekeeping(log.clone(), store.work.clone(), allot, stop.clone()));
+    below.start("housekeeping", poll::housekeeping(log.clone(), allot, stop.clone()));
     if !config.server.roles.contains(&Role::Project) {
         return None;
     }
@@ -135,11 +135,21 @@ async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("{what}: cannot listen on {address}"))
 }
 
+/// Returns what the doors that keys open have in common.
+fn app(config: &Config, store: &Store, public_url: String) -> api::App {
+    let mut door = config.http.door.clone();
+    door.public_url = public_url;
+    door.prices = config.prices;
+    door.webhook_urls = webhooks(config).targets;
+    let (log, views, allot) = (store.log.clone(), store.views.clone(), store.allot.clone());
+    api::App::new(log, views, allot, store.secrets.pepper.clone(), door)
+}
+
 async fn start_http(
     doors: &mut Tasks,
     config: &Config,
     store: &Store,
-    outgoing: &Outgoing,
+    limiter: &Limiter,
     ready: Option<watch::Receiver<bool>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<SocketAddr>> {
@@ -148,20 +158,13 @@ async fn start_http(
     }
     let listener = bind(config.http.listen, "http.listen").await?;
     let address = listener.local_addr()?;
-    let mut door = config.http.door.clone();
-    if door.public_url == api::Config::default().public_url {
-        door.public_url = format!("http://{address}");
+    let mut public_url = config.http.door.public_url.clone();
+    if public_url == api::Config::default().public_url {
+        public_url = format!("http://{address}");
     }
-    door.prices = config.prices;
-    door.webhook_urls = webhooks(config).targets;
-    let outbound = outgoing.settings();
-    (door.smtp_hosts, door.mail_lifetime_seconds) = (outbound.policy(), outbound.retry.give_up_seconds.into());
     let streams = api::stream::Streams::new(store.log.clone(), store.allot.clone(), config.streams.clone());
-    let app =
-        api::App::new(store.log.clone(), store.views.clone(), store.allot.clone(), store.secrets.pepper.clone(), door)
-            .with_streams(streams.clone())
-            .with_attempts(store.work.clone())
-            .with_carrier(outgoing.carrier());
+    let mut app = app(config, store, public_url).with_streams(streams.clone()).with_attempts(store.work.clone());
+    app.limiter = limiter.clone();
     let health = Router::new()
         .route("/health/live", get(|| async { "live" }))
         .route("/health/ready", get(is_ready))
@@ -201,29 +204,61 @@ async fn is_ready(State(health): State<Health>) -> (StatusCode, &'static str) {
     }
 }
 
+/// Returns the pipeline of all mail that comes in: by SMTP, and from this installation to itself.
+fn receiver(config: &Config, store: &Store) -> anyhow::Result<Receiver> {
+    let resolver: Option<Arc<dyn mail::auth::Resolver>> =
+        if config.smtp.verify_senders { Some(Arc::new(dns::SystemDns::new()?)) } else { None };
+    let (log, views, allot) = (store.log.clone(), store.views.clone(), store.allot.clone());
+    let domain = config.bounces.domain.as_deref().map(mail::address::normalise_domain).transpose()?;
+    let returns = Returns { key: store.secrets.pepper.return_path_key(), domain };
+    Ok(Receiver::new(log, views, allot, config.smtp.receive_options(), resolver).with_returns(returns))
+}
+
 async fn start_smtp(
     doors: &mut Tasks,
     config: &Config,
     store: &Store,
+    receiver: &Receiver,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<SocketAddr>> {
     if !config.server.roles.contains(&Role::Smtp) || config.smtp.listen.is_empty() {
         return Ok(None);
     }
-    let resolver: Option<Arc<dyn mail::auth::Resolver>> =
-        if config.smtp.verify_senders { Some(Arc::new(dns::SystemDns::new()?)) } else { None };
-    let receiver = api::receive::Receiver::new(
-        store.log.clone(),
-        store.views.clone(),
-        store.allot.clone(),
-        config.smtp.receive_options(),
-        resolver,
-    );
     let tls = if config.smtp.tls.off { None } else { Some(tls(config)?) };
-    let listener = Listener::bind(config.smtp.clone(), receiver, store.allot.clone(), tls).await?;
+    let listener = Listener::bind(config.smtp.clone(), receiver.clone(), store.allot.clone(), tls).await?;
     let address = listener.addresses().first().copied();
     let stop = stop.clone();
     doors.start("smtp", async move { Ok(listener.run(stop).await?) });
+    Ok(address)
+}
+
+async fn start_submission(
+    doors: &mut Tasks,
+    config: &Config,
+    store: &Store,
+    limiter: &Limiter,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<SocketAddr>> {
+    let settings = &config.submission;
+    if !config.server.roles.contains(&Role::Smtp) || (settings.listen.is_empty() && settings.listen_tls.is_empty()) {
+        return Ok(None);
+    }
+    let mut app = app(config, store, config.http.door.public_url.clone());
+    app.limiter = limiter.clone();
+    let hostname = settings.hostname.as_deref().unwrap_or(&config.smtp.hostname);
+    let submitter = api::submit::Submitter::new(&app, hostname);
+    let tls = match (&settings.tls.certificate_file, &settings.tls.key_file) {
+        (Some(certificate), Some(key)) => Some(Tls::from_files(certificate, key).context("submission.tls")?),
+        _ if config.smtp.tls.off => None,
+        _ => Some(tls(config)?),
+    };
+    let mut settings = settings.clone();
+    settings.auth_on_loopback = config.server.sandbox;
+    let allot = store.allot.clone();
+    let listener = Listener::bind_submission(settings, &config.smtp.hostname, submitter, allot, tls).await?;
+    let address = listener.addresses().first().copied();
+    let stop = stop.clone();
+    doors.start("submission", async move { Ok(listener.run(stop).await?) });
     Ok(address)
 }
 
@@ -274,13 +309,7 @@ fn webhooks(config: &Config) -> dispatcher::webhook::Config {
     settings
 }
 
-fn start_dispatch(
-    doors: &mut Tasks,
-    config: &Config,
-    store: &Store,
-    outgoing: Outgoing,
-    stop: &CancellationToken,
-) -> anyhow::Result<()> {
+fn start_dispatch(doors: &mut Tasks, config: &Config, store: &Store, stop: &CancellationToken) -> anyhow::Result<()> {
     if !config.server.roles.contains(&Role::Dispatch) {
         return Ok(());
     }
@@ -298,9 +327,7 @@ fn start_dispatch(
         settings,
         store.node.clone(),
     )?;
-    let webhooks = stop.clone();
-    doors.start("webhooks", async move { Ok(reactor.run(webhooks).await?) });
-    let (reactor, stop) = (outgoing.reactor(store, Arc::new(NoLocalDelivery)), stop.clone());
-    doors.start("outgoing mail", async move { Ok(reactor.run(stop).await?) });
+    let stop = stop.clone();
+    doors.start("webhooks", async move { Ok(reactor.run(stop).await?) });
     Ok(())
 }
