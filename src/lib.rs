@@ -9,6 +9,7 @@ pub mod carrier;
 pub mod cli;
 pub mod config;
 pub mod dns;
+pub mod doors;
 pub mod first_run;
 pub mod local;
 pub mod outgoing;
