@@ -1,14 +1,17 @@
-//! How outgoing mail leaves this installation: in a sandbox nothing leaves the machine.
+//! How outgoing mail leaves this installation, and what the doors may ask of that. In a sandbox nothing leaves the machine.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use api::carrier::Carrier;
 use async_trait::async_trait;
-use dispatcher::outbound::{Config as Settings, NoLocalDelivery, Parts, Queue, Reactor};
+use dispatcher::outbound::{Config as Settings, LocalDelivery, Parts, Queue, Reactor};
+use dispatcher::smtp::Mailer;
 use domain::egress::Network;
 use mail::auth::{DnsError, MxRecord, Resolver};
 
+use crate::carrier;
 use crate::config::Config;
 use crate::dns;
 use crate::store::Store;
@@ -32,6 +35,7 @@ pub fn settings(config: &Config) -> Settings {
     if settings.hostname == Settings::default().hostname {
         settings.hostname.clone_from(&config.smtp.hostname);
     }
+    settings.bounce_domain = config.bounces.domain.clone().unwrap_or_default();
     if config.server.sandbox {
         settings.dangerous_allow_loopback = true;
         settings.refused_networks.extend(EVERYWHERE_ELSE.iter().filter_map(|text| text.parse::<Network>().ok()));
@@ -44,23 +48,50 @@ pub fn names(resolver: Option<Arc<dyn Resolver>>) -> Arc<dyn Resolver> {
     resolver.unwrap_or_else(|| Arc::new(NoDns))
 }
 
-/// Returns the task that carries outgoing mail.
-///
-/// # Errors
-/// The machine's DNS configuration cannot be read.
-pub fn reactor(config: &Config, store: &Store) -> anyhow::Result<Reactor> {
-    let settings = settings(config);
-    let resolver = names(dns::resolver(config).context("outgoing mail needs DNS")?);
-    Ok(Reactor::new(Parts {
-        log: store.log.clone(),
-        queue: Queue::new(store.work.clone()),
-        mailer: settings.mailer(Arc::clone(&resolver)),
-        resolver,
-        local: Arc::new(NoLocalDelivery),
-        allot: store.allot.clone(),
-        config: settings,
-        node: store.node.clone(),
-    }))
+/// What carries outgoing mail: the task that does it, and what the doors may ask of it.
+pub struct Outgoing {
+    settings: Settings,
+    resolver: Arc<dyn Resolver>,
+    mailer: Mailer,
+    queue: Queue,
+}
+
+impl Outgoing {
+    /// Returns what carries the mail of an installation.
+    ///
+    /// # Errors
+    /// The machine's DNS configuration cannot be read.
+    pub fn new(config: &Config, store: &Store) -> anyhow::Result<Self> {
+        let settings = settings(config);
+        let resolver = names(dns::resolver(config).context("outgoing mail needs DNS")?);
+        let mailer = settings.mailer(Arc::clone(&resolver));
+        Ok(Self { settings, resolver, mailer, queue: Queue::new(store.work.clone()) })
+    }
+
+    /// Returns how mail is carried.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Returns what the doors may ask.
+    pub fn carrier(&self) -> Arc<dyn Carrier> {
+        carrier::carrier(self.mailer.clone(), self.queue.clone())
+    }
+
+    /// Returns the task that carries mail, and takes mail to this installation's own mailboxes.
+    pub fn reactor(self, store: &Store, local: Arc<dyn LocalDelivery>) -> Reactor {
+        let Self { settings, resolver, mailer, queue } = self;
+        Reactor::new(Parts {
+            log: store.log.clone(),
+            queue,
+            mailer,
+            resolver,
+            local,
+            allot: store.allot.clone(),
+            config: settings,
+            node: store.node.clone(),
+        })
+    }
 }
 
 /// Knows no names: a sandbox asks nobody.

@@ -19,6 +19,7 @@ use projections::webhook_attempts::Work;
 
 pub mod auth;
 mod body;
+pub mod carrier;
 mod config;
 mod conventions;
 pub mod envelope;
@@ -38,6 +39,7 @@ pub mod send;
 pub mod smtp;
 pub mod stream;
 pub mod submit;
+mod uploads;
 mod write;
 
 pub use body::Json;
@@ -66,8 +68,10 @@ pub struct App {
     pub limiter: Limiter,
     /// Open event streams.
     pub streams: Streams,
-    /// What the dispatcher wrote down of its attempts.
+    /// What the dispatcher wrote down of its attempts; uploads wait there too.
     pub attempts: Option<Work>,
+    /// Who carries outgoing mail.
+    pub carrier: Option<Arc<dyn carrier::Carrier>>,
     /// Where outgoing mail goes.
     pub outbox: send::Outbox,
     /// Looks up the records of sending domains; `None` where there is no DNS.
@@ -95,6 +99,7 @@ impl App {
             streams: Streams::new(log.clone(), allot.clone(), stream::Config::default()),
             config: Arc::new(config),
             attempts: None,
+            carrier: None,
             log,
             views,
             allot,
@@ -106,6 +111,13 @@ impl App {
     #[must_use]
     pub fn with_attempts(mut self, attempts: Work) -> Self {
         self.attempts = Some(attempts);
+        self
+    }
+
+    /// Returns this state with whoever carries outgoing mail.
+    #[must_use]
+    pub fn with_carrier(mut self, carrier: Arc<dyn carrier::Carrier>) -> Self {
+        self.carrier = Some(carrier);
         self
     }
 

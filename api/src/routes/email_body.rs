@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use domain::id::GroupId;
 use domain::outbound::Labels;
 use domain::suppression::Purpose;
-use mail::compose::{Attachment as File, Draft, FieldError as Fault, Limits, ListUnsubscribe, Person, Problem as What};
+use mail::compose::{Attachment as File, Draft, FieldError as Fault, ListUnsubscribe, Person, Problem as What};
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, de};
 use utoipa::ToSchema;
@@ -18,20 +18,15 @@ use crate::query::instant;
 use crate::send::attachment;
 
 /// The most files of one mail.
-const ATTACHMENTS_MAX: usize = 10;
+pub(super) const ATTACHMENTS_MAX: usize = 10;
 /// The most bytes of one file.
-const ATTACHMENT_BYTES_MAX: usize = 18 * 1024 * 1024;
+pub(super) const ATTACHMENT_BYTES_MAX: usize = 18 * 1024 * 1024;
 /// The most delivery groups a mail names.
 const GROUPS_MAX: usize = 50;
 const HEADER_CHARS_MAX: usize = 500;
 const METADATA_MAX: usize = 50;
 /// The furthest a mail is put off, microseconds.
 pub(super) const SCHEDULE_MICROS_MAX: i64 = 30 * 24 * 60 * 60 * 1_000_000;
-
-/// What one mail may have over this API.
-pub(super) fn limits() -> Limits {
-    Limits { attachments_max: ATTACHMENTS_MAX, ..Limits::default() }
-}
 
 /// An address with a name.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -239,7 +234,7 @@ pub(super) struct Asked {
 impl EmailSendRequest {
     /// Reads what the domain and the composer do not check by themselves.
     pub(super) fn read(self, now: i64) -> Result<Asked, Problem> {
-        let headers = headers(self.custom_headers.unwrap_or_default())?;
+        let headers = headers_of(self.custom_headers.unwrap_or_default())?;
         let (attachments, uploaded) = files(self.attachments.unwrap_or_default())?;
         let labels = labels(self.tags.unwrap_or_default(), self.metadata.unwrap_or_default())?;
         let people = |people: Vec<Address>| people.into_iter().map(Person::from).collect();
@@ -293,7 +288,8 @@ pub(super) fn send_at(text: &str, now: i64) -> Result<i64, Problem> {
     Ok(at)
 }
 
-fn headers(given: BTreeMap<String, String>) -> Result<Vec<(String, String)>, Problem> {
+/// Reads custom header fields.
+pub(super) fn headers_of(given: BTreeMap<String, String>) -> Result<Vec<(String, String)>, Problem> {
     for (name, value) in &given {
         let shown: String = name.chars().filter(char::is_ascii_graphic).take(76).collect();
         let field = format!("custom_headers.{shown}");
@@ -360,7 +356,8 @@ fn files(given: Vec<Attachment>) -> Result<Files, Problem> {
             }
             (Some(id), None) => {
                 uploaded.push((i, id));
-                files.push(File::default());
+                let inline = attachment.content_id.is_some();
+                files.push(File { content_id: attachment.content_id, inline, ..File::default() });
             }
             (None, None) => return Err(required("content")),
             (None, Some(content)) => {
@@ -402,17 +399,17 @@ pub(super) fn judged(i: usize, filename: &str, content: &[u8]) -> Result<(), Pro
     })
 }
 
-/// Says what is wrong with a draft in the words of the request.
-pub(super) fn faulty(faults: &[Fault]) -> Problem {
+/// Says what is wrong with a draft in the words of the request, where a file's media type is called `media_type`.
+pub(super) fn faulty(faults: &[Fault], media_type: &str) -> Problem {
     if faults.iter().any(|f| f.field == "message" && matches!(f.problem, What::TooLong { .. })) {
         return Problem::new(Code::PayloadTooLarge, "The message is larger than 25 MB.");
     }
-    let errors: Vec<_> = faults.iter().map(named).collect();
+    let errors: Vec<_> = faults.iter().map(|fault| named(fault, media_type)).collect();
     let first = errors.first().map(|e| format!("{} {}", e.field, e.message)).unwrap_or_default();
     Problem::new(Code::ValidationError, first).with_errors(errors)
 }
 
-fn named(fault: &Fault) -> FieldError {
+fn named(fault: &Fault, media_type: &str) -> FieldError {
     let dotted = fault.field.replace('[', ".").replace(']', "");
     let (head, rest) = dotted.split_once('.').map_or((dotted.as_str(), ""), |(head, rest)| (head, rest));
     let head = match head {
@@ -424,7 +421,7 @@ fn named(fault: &Fault) -> FieldError {
         other => other,
     };
     let field = if rest.is_empty() { head.to_owned() } else { format!("{head}.{rest}") };
-    let field = if head == "attachments" { field.replace(".content_type", ".type") } else { field };
+    let field = if head == "attachments" { field.replace("content_type", media_type) } else { field };
     let code = match &fault.problem {
         What::Required => "required",
         What::ControlCharacter => "control_character",

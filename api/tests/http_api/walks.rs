@@ -53,9 +53,23 @@ struct Things {
     key: String,
     provider: String,
     group: String,
+    email: String,
+    delivery: String,
+    upload: String,
+    attachment: String,
     domain: String,
     selector: String,
     suppression: String,
+}
+
+/// Sends a mail as a mailbox; returns its id and that of its entry in the delivery log.
+async fn sent(world: &World, team: &Team, mailbox: &Box_) -> (String, String) {
+    crate::sending::equip(world, team).await;
+    let mail = json!({"to": [{"email": "bob@example.net", "name": null}], "subject": "Hi", "text_body": "Hi"});
+    let answer = world.post("/mailbox/messages/send").key(&mailbox.key).json(&mail).send().await;
+    let logs = world.get("/emails/logs").key(&team.root).send().await.data();
+    let id = |value: &Value| value.as_str().unwrap().to_owned();
+    (id(&answer.data()["email_id"]), id(&logs[0]["id"]))
 }
 
 impl Things {
@@ -78,7 +92,16 @@ impl Things {
         let listed = json!({"email": "never@example.net"});
         let listed = world.post("/suppressions").key(&team.root).json(&listed).send().await.data();
         let id = |value: &Value| value.as_str().unwrap().to_owned();
+        let (email, delivery) = sent(world, &team, &mailbox).await;
+        let file = json!({"filename": "a.txt", "size_bytes": 3});
+        let upload = world.post("/emails/attachment-uploads").key(&mailbox.key).json(&file).send().await.data();
+        let attachment = world.post("/emails/attachments?filename=a.txt").key(&mailbox.key);
+        let attachment = attachment.header("content-length", "3").body("abc").send().await.data();
         Self {
+            email,
+            delivery,
+            upload: id(&upload["upload_id"]),
+            attachment: id(&attachment["attachment_id"]),
             domain: id(&named["id"]),
             selector: record.split('.').next().unwrap().to_owned(),
             suppression: id(&listed["id"]),
@@ -103,6 +126,12 @@ impl Things {
                 "public_id" if path.starts_with("/inboxes") => self.log.clone(),
                 "public_id" if path.starts_with("/providers") => self.provider.clone(),
                 "public_id" if path.starts_with("/delivery-groups") => self.group.clone(),
+                "public_id" if path.starts_with("/emails/logs") => self.delivery.clone(),
+                "message_id" if path.starts_with("/emails") => self.email.clone(),
+                "submission_id" => self.email.replace("eml_", "sub_"),
+                "upload_id" => self.upload.clone(),
+                "attachment_id" if path.starts_with("/emails") => self.attachment.clone(),
+                "request_id" => format!("slir_{}", "0".repeat(24)),
                 "public_id" if path.starts_with("/domains") => self.domain.clone(),
                 "public_id" if path.starts_with("/suppressions") => self.suppression.clone(),
                 "selector" => self.selector.clone(),
@@ -129,6 +158,9 @@ fn body(operation: &Operation) -> Value {
             json!({"mode": "off", "rules": []})
         }
         ("POST", "/webhooks") => json!({"url": "https://hooks.example.com/in", "event_types": ["sendmux.test"]}),
+        ("POST", "/emails/logs/{public_id}/reschedule") | ("PATCH", "/emails/{message_id}") => {
+            json!({"send_at": "2026-11-22T10:00:00Z"})
+        }
         ("POST", "/domains/{public_id}/signing-keys") => json!({"algorithm": "ed25519"}),
         ("PATCH", "/domains/{public_id}") => json!({"mode": "send_receive"}),
         ("POST", "/keys") => json!({"name": "x", "kind": "sending"}),
@@ -138,7 +170,11 @@ fn body(operation: &Operation) -> Value {
 
 async fn call(world: &World, operation: &Operation, path: &str, key: Option<&str>) -> crate::harness::Answer {
     let call = world.call(operation.method.clone(), path);
-    let call = if operation.has_body { call.json(&body(operation)) } else { call };
+    let call = match (operation.has_body, operation.path.contains("attachment-uploads/")) {
+        (true, true) => call.header("content-length", "3").body("abc"),
+        (true, false) => call.json(&body(operation)),
+        (false, _) => call,
+    };
     match key {
         Some(key) => call.key(key).send().await,
         None => call.send().await,

@@ -361,8 +361,9 @@ impl Reactor {
     fn take_turns(&mut self) {
         let (most, per_team) = (self.context.config.concurrency_max, self.context.config.concurrency_per_team_max);
         while self.in_flight < most && !self.is_stopping {
-            // A team may hold as much as is still free: many teams whose servers hang leave room for one more.
-            let share = per_team.min(most - self.in_flight);
+            // The last quarter is for teams that have nothing on its way: a few teams whose servers hang must not hold
+            // all there is.
+            let share = per_team.min((most - self.in_flight).saturating_sub(most / 4)).max(1);
             let ready = |team: &Team| !team.queue.is_empty() && team.active.len() < share;
             let after = self.last.as_ref().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
             let later = self.teams.range::<TeamId, _>((after, std::ops::Bound::Unbounded));

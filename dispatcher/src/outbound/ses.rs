@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn each_region_has_its_host_and_nothing_else_is_one() {
-        let of = |region: &str| endpoint(&Config::default(), region).map(|t| t.authority().to_owned());
+        let of = |region: &str| endpoint(&Config::default(), region).map(|t| t.authority().to_string());
         assert_eq!(of("eu-west-1"), Ok("email.eu-west-1.amazonaws.com".to_owned()));
         assert!(of("cn-north-1").unwrap().ends_with(".amazonaws.com.cn"));
         for bad in ["", "evil.example/", "a.b", "EU", "x@y", &"a".repeat(33)] {
