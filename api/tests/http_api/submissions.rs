@@ -162,7 +162,7 @@ async fn what_a_mailbox_cannot_send_is_refused_and_named() {
             json!([{"filename": "a.txt", "content_type": "a/b", "blob_id": "blob_x"}]),
             "attachments.0.blob_id",
         ),
-        ("in_reply_to", json!("nonsense"), "in_reply_to"),
+        ("in_reply_to", json!("two words"), "in_reply_to"),
         ("send_at", json!("2027-11-21T10:00:00Z"), "send_at"),
         ("html", json!("x"), "html"),
     ];
