@@ -10,22 +10,14 @@ use domain::id::{OutboundId, TeamId};
 use domain::provider::{Security, Trouble};
 use mail::smtp::client::{Cause, Failure, Login};
 
-use crate::config::Config;
-use crate::outgoing;
-use crate::store::Store;
-
 struct Outgoing {
     mailer: Mailer,
     queue: Queue,
 }
 
-/// Returns the carrier of this installation.
-///
-/// # Errors
-/// The machine's DNS configuration cannot be read.
-pub fn carrier(config: &Config, store: &Store) -> anyhow::Result<Arc<dyn Carrier>> {
-    let mailer = outgoing::settings(config).mailer(outgoing::resolver(config)?);
-    Ok(Arc::new(Outgoing { mailer, queue: Queue::new(store.work.clone()) }))
+/// Returns what answers the doors, from whatever carries mail.
+pub fn carrier(mailer: Mailer, queue: Queue) -> Arc<dyn Carrier> {
+    Arc::new(Outgoing { mailer, queue })
 }
 
 #[async_trait]
@@ -86,5 +78,24 @@ fn said(failure: &Failure) -> String {
             let enhanced = reply.enhanced.as_ref().map(|code| format!("{code} ")).unwrap_or_default();
             format!("{}: {} {enhanced}{}", failure.cause, reply.code, reply.text.replace('\n', " "))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mail::bounce::Stage;
+    use mail::smtp::client::ServerReply;
+
+    use super::*;
+
+    #[test]
+    fn a_refused_password_is_told_from_a_server_that_is_busy() {
+        let meant = |code, cause| {
+            let reply = ServerReply { code, enhanced: None, text: "no".to_owned() };
+            trouble(&Failure { stage: Stage::Auth, cause, reply: Some(reply) })
+        };
+        assert_eq!(meant(535, Cause::AuthRejected), Some(Trouble::LoginRefused));
+        assert_eq!(meant(454, Cause::AuthRejected), None);
+        assert_eq!(meant(421, Cause::Reply), None);
     }
 }

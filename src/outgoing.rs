@@ -1,14 +1,17 @@
-//! How outgoing mail leaves this installation: in a sandbox nothing leaves the machine.
+//! How outgoing mail leaves this installation, and what the doors may ask of that. In a sandbox nothing leaves the machine.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use api::carrier::Carrier;
 use async_trait::async_trait;
-use dispatcher::outbound::{Config as Settings, NoLocalDelivery, Parts, Queue, Reactor};
+use dispatcher::outbound::{Config as Settings, LocalDelivery, Parts, Queue, Reactor};
+use dispatcher::smtp::Mailer;
 use domain::egress::Network;
 use mail::auth::{DnsError, MxRecord, Resolver};
 
+use crate::carrier;
 use crate::config::Config;
 use crate::dns::SystemDns;
 use crate::store::Store;
@@ -39,33 +42,53 @@ pub fn settings(config: &Config) -> Settings {
     settings
 }
 
-/// Returns whom outgoing mail asks for names.
-///
-/// # Errors
-/// The machine's DNS configuration cannot be read.
-pub fn resolver(config: &Config) -> anyhow::Result<Arc<dyn Resolver>> {
-    Ok(match config.server.sandbox {
-        true => Arc::new(NoDns),
-        false => Arc::new(SystemDns::new().context("outgoing mail needs DNS")?),
-    })
+/// What carries outgoing mail: the task that does it, and what the doors may ask of it.
+pub struct Outgoing {
+    settings: Settings,
+    resolver: Arc<dyn Resolver>,
+    mailer: Mailer,
+    queue: Queue,
 }
 
-/// Returns the task that carries outgoing mail.
-///
-/// # Errors
-/// The machine's DNS configuration cannot be read.
-pub fn reactor(config: &Config, store: &Store) -> anyhow::Result<Reactor> {
-    let (settings, resolver) = (settings(config), resolver(config)?);
-    Ok(Reactor::new(Parts {
-        log: store.log.clone(),
-        queue: Queue::new(store.work.clone()),
-        mailer: settings.mailer(Arc::clone(&resolver)),
-        resolver,
-        local: Arc::new(NoLocalDelivery),
-        allot: store.allot.clone(),
-        config: settings,
-        node: store.node.clone(),
-    }))
+impl Outgoing {
+    /// Returns what carries the mail of an installation.
+    ///
+    /// # Errors
+    /// The machine's DNS configuration cannot be read.
+    pub fn new(config: &Config, store: &Store) -> anyhow::Result<Self> {
+        let settings = settings(config);
+        let resolver: Arc<dyn Resolver> = match config.server.sandbox {
+            true => Arc::new(NoDns),
+            false => Arc::new(SystemDns::new().context("outgoing mail needs DNS")?),
+        };
+        let mailer = settings.mailer(Arc::clone(&resolver));
+        Ok(Self { settings, resolver, mailer, queue: Queue::new(store.work.clone()) })
+    }
+
+    /// Returns how mail is carried.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Returns what the doors may ask.
+    pub fn carrier(&self) -> Arc<dyn Carrier> {
+        carrier::carrier(self.mailer.clone(), self.queue.clone())
+    }
+
+    /// Returns the task that carries mail, and takes mail to this installation's own mailboxes.
+    pub fn reactor(self, store: &Store, local: Arc<dyn LocalDelivery>) -> Reactor {
+        let Self { settings, resolver, mailer, queue } = self;
+        Reactor::new(Parts {
+            log: store.log.clone(),
+            queue,
+            mailer,
+            resolver,
+            local,
+            allot: store.allot.clone(),
+            config: settings,
+            node: store.node.clone(),
+        })
+    }
 }
 
 /// Knows no names: a sandbox asks nobody.

@@ -10,6 +10,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
+use dispatcher::outbound::NoLocalDelivery;
 use dispatcher::queue::Queue;
 use eventlog::EventLog;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -19,9 +20,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Role};
 use crate::first_run::{self, Addresses};
+use crate::outgoing::Outgoing;
 use crate::shutdown::{Signals, Tasks};
 use crate::store::{Purpose, Store};
-use crate::{carrier, dns, outgoing, poll, telemetry};
+use crate::{dns, poll, telemetry};
 
 /// Serves until a signal, a failed flush of the log, or a task that ends early.
 ///
@@ -44,12 +46,13 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         // Until the read models were computed once by this build, lists would lie.
         ready.wait_for(|ready| *ready).await.context("the read models stopped")?;
     }
+    let outgoing = Outgoing::new(&config, &store)?;
     let addresses = Addresses {
-        http: start_http(&mut doors, &config, &store, ready, &stop).await?,
+        http: start_http(&mut doors, &config, &store, &outgoing, ready, &stop).await?,
         smtp: start_smtp(&mut doors, &config, &store, &stop).await?,
         metrics: start_metrics(&mut doors, &config, recorder, &stop).await?,
     };
-    start_dispatch(&mut doors, &config, &store, &stop)?;
+    start_dispatch(&mut doors, &config, &store, outgoing, &stop)?;
     let log = store.log.clone();
     doors.start("log", {
         let stop = stop.clone();
@@ -136,6 +139,7 @@ async fn start_http(
     doors: &mut Tasks,
     config: &Config,
     store: &Store,
+    outgoing: &Outgoing,
     ready: Option<watch::Receiver<bool>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<SocketAddr>> {
@@ -150,14 +154,14 @@ async fn start_http(
     }
     door.prices = config.prices;
     door.webhook_urls = webhooks(config).targets;
-    let outbound = outgoing::settings(config);
+    let outbound = outgoing.settings();
     (door.smtp_hosts, door.mail_lifetime_seconds) = (outbound.policy(), outbound.retry.give_up_seconds.into());
     let streams = api::stream::Streams::new(store.log.clone(), store.allot.clone(), config.streams.clone());
     let app =
         api::App::new(store.log.clone(), store.views.clone(), store.allot.clone(), store.secrets.pepper.clone(), door)
             .with_streams(streams.clone())
             .with_attempts(store.work.clone())
-            .with_carrier(carrier::carrier(config, store)?);
+            .with_carrier(outgoing.carrier());
     let health = Router::new()
         .route("/health/live", get(|| async { "live" }))
         .route("/health/ready", get(is_ready))
@@ -270,7 +274,13 @@ fn webhooks(config: &Config) -> dispatcher::webhook::Config {
     settings
 }
 
-fn start_dispatch(doors: &mut Tasks, config: &Config, store: &Store, stop: &CancellationToken) -> anyhow::Result<()> {
+fn start_dispatch(
+    doors: &mut Tasks,
+    config: &Config,
+    store: &Store,
+    outgoing: Outgoing,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
     if !config.server.roles.contains(&Role::Dispatch) {
         return Ok(());
     }
@@ -290,7 +300,7 @@ fn start_dispatch(doors: &mut Tasks, config: &Config, store: &Store, stop: &Canc
     )?;
     let webhooks = stop.clone();
     doors.start("webhooks", async move { Ok(reactor.run(webhooks).await?) });
-    let (reactor, stop) = (outgoing::reactor(config, store)?, stop.clone());
+    let (reactor, stop) = (outgoing.reactor(store, Arc::new(NoLocalDelivery)), stop.clone());
     doors.start("outgoing mail", async move { Ok(reactor.run(stop).await?) });
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use domain::billing::PriceBook;
 use domain::egress::Policy;
+use domain::sending_domain::records::Installation;
 use serde::Deserialize;
 use url::Url;
 
@@ -91,6 +92,9 @@ pub struct Config {
     /// Which servers a sending account may name: the policy by which they are connected to.
     #[serde(skip)]
     pub smtp_hosts: Policy,
+    /// What this installation is called in the DNS; a section of its own in the configuration file.
+    #[serde(skip)]
+    pub installation: Installation,
 }
 
 impl Default for Config {
@@ -116,6 +120,7 @@ impl Default for Config {
             prices: PriceBook::default(),
             webhook_urls: Policy::default(),
             smtp_hosts: Policy::default(),
+            installation: Installation::default(),
         }
     }
 }

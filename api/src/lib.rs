@@ -27,6 +27,7 @@ pub mod etag;
 mod field;
 pub mod idempotency;
 pub mod limit;
+pub mod links;
 pub mod openapi;
 pub mod path;
 pub mod problem;
@@ -37,6 +38,7 @@ mod routes;
 pub mod send;
 pub mod smtp;
 pub mod stream;
+pub mod submit;
 mod uploads;
 mod write;
 
@@ -72,6 +74,10 @@ pub struct App {
     pub carrier: Option<Arc<dyn carrier::Carrier>>,
     /// Where outgoing mail goes.
     pub outbox: send::Outbox,
+    /// Looks up the records of sending domains; `None` where there is no DNS.
+    pub resolver: Option<Arc<dyn mail::auth::Resolver>>,
+    /// The links that outgoing mail carries.
+    pub links: links::Links,
     challenge: HeaderValue,
 }
 
@@ -86,6 +92,8 @@ impl App {
         let (kept, prices) = (pepper.clone(), config.prices);
         Self {
             outbox: send::Outbox::new(log.clone(), views.clone(), allot.clone(), kept, prices, lifetime_micros),
+            links: links::Links::new(&config.public_url, &pepper),
+            resolver: None,
             auth: Authenticator::new(log.clone(), allot.clone(), pepper),
             limiter: Limiter::new(config.rate_limits),
             streams: Streams::new(log.clone(), allot.clone(), stream::Config::default()),
@@ -113,6 +121,13 @@ impl App {
         self
     }
 
+    /// Returns this state with a resolver, so that sending domains can be verified.
+    #[must_use]
+    pub fn with_resolver(mut self, resolver: Arc<dyn mail::auth::Resolver>) -> Self {
+        self.resolver = Some(resolver);
+        self
+    }
+
     /// Returns this state with streams that are configured and run elsewhere.
     #[must_use]
     pub fn with_streams(mut self, streams: Streams) -> Self {
@@ -136,6 +151,7 @@ pub fn router(app: App) -> axum::Router {
     let (router, document) = routes().finish();
     axum::Router::new()
         .nest("/api/v1", router)
+        .merge(links::router())
         .fallback(conventions::no_such_path)
         .method_not_allowed_fallback(conventions::no_such_method)
         .layer(axum::middleware::from_fn_with_state(app.clone(), conventions::conventions))

@@ -9,8 +9,14 @@ mod billing;
 mod changes;
 mod connection;
 mod delivery_groups;
+mod domain_filters;
+mod domain_keys;
+mod domain_records;
+mod domain_view;
+mod domains;
 mod email_body;
 mod email_control;
+mod email_links;
 mod email_logs;
 mod email_metrics;
 mod email_uploads;
@@ -35,6 +41,7 @@ mod provider_limits;
 mod provider_state;
 mod providers;
 mod submissions;
+mod suppressions;
 mod threads;
 mod webhook_deliveries;
 mod webhooks;
@@ -52,6 +59,10 @@ pub(crate) fn all() -> Routes {
         .and(email_control::routes())
         .and(email_logs::routes())
         .and(email_metrics::routes())
+        .and(domain_filters::routes())
+        .and(domain_keys::routes())
+        .and(domain_records::routes())
+        .and(domains::routes())
         .and(emails::routes())
         .and(email_uploads::routes())
         .and(folders::routes())
@@ -69,6 +80,7 @@ pub(crate) fn all() -> Routes {
         .and(provider_state::routes())
         .and(providers::routes())
         .and(submissions::routes())
+        .and(suppressions::routes())
         .and(threads::routes())
         .and(webhook_deliveries::routes())
         .and(webhooks::routes())

@@ -7,12 +7,18 @@ mod audit;
 mod conventions;
 #[path = "http_api/delivery.rs"]
 mod delivery;
+#[path = "http_api/dns.rs"]
+mod dns;
+#[path = "http_api/domains.rs"]
+mod domains;
 #[path = "http_api/harness.rs"]
 mod harness;
 #[path = "http_api/injection.rs"]
 mod injection;
 #[path = "http_api/keys.rs"]
 mod keys;
+#[path = "http_api/links.rs"]
+mod links;
 #[path = "http_api/mail.rs"]
 mod mail;
 #[path = "http_api/mailboxes.rs"]
@@ -25,6 +31,8 @@ mod providers;
 mod sending;
 #[path = "http_api/submissions.rs"]
 mod submissions;
+#[path = "http_api/suppressions.rs"]
+mod suppressions;
 #[path = "http_api/uploads.rs"]
 mod uploads;
 #[path = "http_api/usage.rs"]

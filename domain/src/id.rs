@@ -88,6 +88,22 @@ macro_rules! ids {
                 &self.0
             }
 
+            /// Returns the 120 bits behind the prefix as a number; numbers sort like ids.
+            #[must_use]
+            pub fn to_bits(&self) -> u128 {
+                // The text was checked when the id was made.
+                let bytes = unbase32(&self.0[$prefix.len()..]).unwrap_or_default();
+                bytes.iter().fold(0, |n, b| (n << 8) | u128::from(*b))
+            }
+
+            /// Returns the id of a number, see [`Self::to_bits`]; `None` beyond 120 bits.
+            #[must_use]
+            pub fn from_bits(bits: u128) -> Option<Self> {
+                let (beyond, bytes) = bits.to_be_bytes().split_first().map(|(first, rest)| (*first, rest.try_into()))?;
+                (beyond == 0).then_some(())?;
+                Some(Self(format!("{}{}", $prefix, base32(&bytes.ok()?)).into()))
+            }
+
             /// Returns when the id was made according to itself, microseconds since the Unix epoch; to the millisecond.
             /// Says nothing of ids that are digests or places.
             #[must_use]
@@ -364,6 +380,15 @@ mod tests {
         assert_eq!(early.as_str().parse::<MailboxId>().unwrap(), early);
         assert_eq!(late.made_at_micros(), 1_700_000_000_001_000);
         assert!("mbx_short".parse::<MailboxId>().is_err());
+    }
+
+    #[test]
+    fn an_id_is_its_number_and_numbers_sort_like_ids() {
+        let (early, late) = (TeamId::new(1_700_000_000_000_000, [255; 9]), TeamId::new(1_700_000_000_001_000, [0; 9]));
+        assert!(early.to_bits() < late.to_bits());
+        assert_eq!(TeamId::from_bits(late.to_bits()), Some(late));
+        assert_eq!(TeamId::from_bits(1 << 120), None);
+        assert_eq!(TeamId::from_bits(0).unwrap().to_bits(), 0);
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod event;
 mod feedback;
 mod parts;
 pub mod report;
+mod return_path;
 mod state;
 
 pub use accept::{AcceptMail, Acceptance, NewRecipient, Origin, SentCopy};
@@ -42,6 +43,7 @@ pub use parts::{
     AttemptTrouble, Complaint, Labels, Letter, Machine, Mail, Parties, PostponeReason, RecipientKind, RejectReason,
     Stage, To, UnitPrices, UnsubscribeMethod,
 };
+pub use return_path::ReturnPath;
 pub use state::{Outbound, Recipient, Status};
 
 use crate::id::{AddressId, GroupId};

@@ -23,6 +23,7 @@ pub mod message;
 pub mod report;
 pub mod smtp;
 pub mod spam;
+pub mod submission;
 pub mod thread;
 pub mod unsubscribe;
 pub mod verp;

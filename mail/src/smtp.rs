@@ -119,6 +119,8 @@ pub struct Config {
     pub literals: Vec<IpAddr>,
     /// Offers and accepts `BODY=BINARYMIME` (RFC 3030).
     pub binarymime: bool,
+    /// Offers and accepts the parameters of RFC 3461 on submission; whoever offers them answers them.
+    pub dsn: bool,
     /// Lets AUTH happen in the clear. For a sandbox on loopback only.
     pub dangerous_auth_without_tls: bool,
 }
@@ -139,8 +141,16 @@ impl Config {
             start_tls: StartTls::Off,
             literals: Vec::new(),
             binarymime: inbound,
+            dsn: !inbound,
             dangerous_auth_without_tls: false,
         })
+    }
+}
+
+impl Config {
+    /// Tells whether parameters of RFC 3461 are taken.
+    fn takes_dsn(&self) -> bool {
+        self.dsn && self.profile == Profile::Submission
     }
 }
 

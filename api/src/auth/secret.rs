@@ -10,6 +10,7 @@ use domain::api_key::{Kind, Minted};
 use domain::id::{AddressId, KeyId, TeamId};
 use eventlog::{Allot, SecretText};
 use hmac::{Hmac, KeyInit, Mac};
+use mail::verp::MacKey;
 use sha2::{Digest, Sha256};
 
 /// Characters of the random part: 256 bits, five to a character.
@@ -49,6 +50,12 @@ impl Pepper {
     #[must_use]
     pub fn address(&self, team: &TeamId, address: &mail::address::Address) -> AddressId {
         AddressId::of(&self.mac(b"postlog/address-key/1\0", &[]), team, address)
+    }
+
+    /// Returns the key under which return paths are made and recognised, see [`mail::verp`].
+    #[must_use]
+    pub fn return_path_key(&self) -> MacKey {
+        MacKey::new(self.mac(b"postlog/return-path-key/1\0", &[]))
     }
 
     /// Returns HMAC-SHA-256 over parts, each with its length before it, for a purpose of its own.

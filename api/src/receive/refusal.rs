@@ -1,5 +1,7 @@
 //! Why mail is not taken.
 
+use mail::smtp::Verdict;
+
 /// Why a recipient or a mail is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
@@ -21,6 +23,9 @@ pub enum Refusal {
     /// The author's domain asks to refuse mail that does not prove to come from it, and so do the recipients' domains.
     #[error("the mail fails the DMARC policy of its author's domain")]
     Forged,
+    /// It came to a return path, and says nothing of what became of a mail.
+    #[error("the mail is no report about a mail")]
+    NoReport,
     /// The mailbox is full. It may have room later.
     #[error("the mailbox is full")]
     OverQuota,
@@ -49,7 +54,26 @@ impl Refusal {
             | Self::UnknownMailbox
             | Self::Suspended
             | Self::SenderRefused
-            | Self::Forged => false,
+            | Self::Forged
+            | Self::NoReport => false,
+        }
+    }
+
+    /// Returns what a client is told.
+    #[must_use]
+    pub fn verdict(self) -> Verdict {
+        match self {
+            Self::NotHosted => Verdict::relay_denied(),
+            Self::NotReceiving => Verdict::unverified_domain(),
+            Self::UnknownMailbox => Verdict::unknown_mailbox(),
+            Self::Suspended => Verdict::suspended(),
+            Self::SenderRefused => Verdict::sender_denied(),
+            Self::Forged => Verdict::dmarc_rejected(),
+            Self::NoReport => Verdict::reject(550, 7, 1, "only reports about mail are taken here"),
+            Self::OverQuota => Verdict::over_quota(),
+            Self::Greylisted | Self::TooFast => Verdict::slow_down(),
+            Self::StoreFull => Verdict::storage_full(),
+            Self::Unavailable => Verdict::unavailable(),
         }
     }
 
@@ -63,6 +87,7 @@ impl Refusal {
             Self::Suspended => "suspended",
             Self::SenderRefused => "sender_refused",
             Self::Forged => "forged",
+            Self::NoReport => "no_report",
             Self::OverQuota => "over_quota",
             Self::Greylisted => "greylisted",
             Self::TooFast => "too_fast",

@@ -213,6 +213,9 @@ pub(super) struct EmailSendRequest {
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     list_unsubscribe: Option<Unsubscribe>,
+    /// Whether opening it is noticed, by a picture in the HTML body; for one recipient.
+    #[serde(default)]
+    track_opens: bool,
 }
 
 /// What a request says beside the draft.
@@ -223,6 +226,7 @@ pub(super) struct Asked {
     pub(super) purpose: Purpose,
     pub(super) topic: Option<String>,
     pub(super) send_at: Option<i64>,
+    pub(super) track_opens: bool,
     /// Files uploaded before, by their place in the list.
     pub(super) uploaded: Vec<(usize, String)>,
 }
@@ -261,6 +265,7 @@ impl EmailSendRequest {
             },
             topic: self.topic,
             send_at: self.send_at.map(|at| send_at(&at, now)).transpose()?,
+            track_opens: self.track_opens,
             uploaded,
         })
     }

@@ -78,6 +78,8 @@ pub(super) async fn composed(
 async fn staged(app: &App, call: &Call, request: EmailSendRequest, outbound: &OutboundId) -> Result<Staged, Problem> {
     let mut asked = request.read(call.at)?;
     super::email_uploads::fill(app, call, &mut asked).await?;
+    super::email_links::mark(app, call, outbound, &mut asked)?;
+    let track_opens = asked.track_opens;
     let mail = composed(asked.draft, outbound, call.at, SENDING).await?;
     let mailbox: Option<MailboxId> = call.caller.mailbox.clone();
     let terms = Terms {
@@ -90,7 +92,9 @@ async fn staged(app: &App, call: &Call, request: EmailSendRequest, outbound: &Ou
         topic: asked.topic,
         send_at: asked.send_at,
     };
-    Ok(app.outbox.stage(&call.caller.team, outbound.clone(), mail, terms, call.at).await?)
+    let mut staged = app.outbox.stage(&call.caller.team, outbound.clone(), mail, terms, call.at).await?;
+    staged.command.track_opens = track_opens;
+    Ok(staged)
 }
 
 /// Takes a staged mail over; the answer under an idempotency key is rendered by `answer`.

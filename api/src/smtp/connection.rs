@@ -1,27 +1,29 @@
 //! One connection: does what its session says.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use mail::address::ForwardPath;
+use mail::address::ReversePath;
 use mail::smtp::proxy::{Progress, parse as parse_proxy_header};
-use mail::smtp::{Action, MailParameters, PeerInfo, Session, Transaction, Verdict};
+use mail::smtp::{Action, MailParameters, PeerInfo, Session, TlsInfo, Transaction, Verdict};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::desk::{Desk, Place};
 use super::network::counted_as;
-use super::peers::{OfPeer, Patience};
 use super::stream::Stream;
 use super::{Shared, tls};
-use crate::receive::{Asked, Destination, Incoming, Refusal};
 
 /// How long a listed proxy has for its header.
 const PROXY_HEADER_TIME_MAX: Duration = Duration::from_secs(10);
+/// How much is read of it at once: more than any header has.
+const PROXY_READ_OCTETS: usize = 4096;
 /// How long and how much of what a client still sends is read after the last reply: closing a socket with unread
 /// octets would reset the connection, and the reply might be lost with it.
 const LINGER_TIME_MAX: Duration = Duration::from_millis(500);
@@ -107,24 +109,21 @@ impl Drop for Held {
 
 /// A connection before anything was read from it.
 pub(super) struct Connection {
-    shared: Arc<Shared>,
-    stream: TcpStream,
-    remote: SocketAddr,
-    stop: CancellationToken,
+    pub(super) shared: Arc<Shared>,
+    pub(super) stream: TcpStream,
+    pub(super) remote: SocketAddr,
+    /// It begins with TLS (RFC 8314).
+    pub(super) implicit_tls: bool,
+    pub(super) stop: CancellationToken,
 }
 
 impl Connection {
-    pub(super) fn new(shared: Arc<Shared>, stream: TcpStream, remote: SocketAddr, stop: CancellationToken) -> Self {
-        Self { shared, stream, remote, stop }
-    }
-
     /// Serves the connection to its end.
     pub(super) async fn serve(self) -> Outcome {
-        let Self { shared, stream, remote, stop } = self;
-        let mut stream = Stream::Clear(stream);
-        let is_proxy = shared.config.proxy_peers.iter().any(|peer| peer.contains(remote.ip()));
+        let Self { shared, mut stream, remote, implicit_tls, stop } = self;
+        let is_proxy = shared.settings.proxy_peers.iter().any(|peer| peer.contains(remote.ip()));
         let (client, ahead) = if is_proxy {
-            let header = timeout(PROXY_HEADER_TIME_MAX, Box::pin(read_proxy_header(&mut stream, remote)));
+            let header = timeout(PROXY_HEADER_TIME_MAX, Box::pin(read_proxy_header(&mut stream, remote, implicit_tls)));
             match header.await {
                 Ok(Ok(read)) => read,
                 Ok(Err(outcome)) => return outcome,
@@ -134,8 +133,9 @@ impl Connection {
             (remote, vec![])
         };
         let address = client.ip().to_canonical();
-        let trusted = shared.config.trusted_peers.iter().any(|peer| peer.contains(address));
+        let trusted = shared.settings.trusted_peers.iter().any(|peer| peer.contains(address));
         let peer = counted_as(address);
+        let mut stream = Stream::Clear(stream);
         let counted = match (trusted, shared.connections.of_peer(peer)) {
             (true, _) => None,
             (false, Ok(counted)) => Some(counted),
@@ -145,23 +145,25 @@ impl Connection {
                 return Outcome::PeerLimit;
             }
         };
-        let info = PeerInfo { trusted, ..PeerInfo::new(address, client.port()) };
-        let session = Session::new(Arc::clone(&shared.session), info, shared.allot.now());
+        let tls = match implicit_tls {
+            true => match Box::pin(handshake(&shared, &mut stream)).await {
+                Ok(tls) => Some(tls),
+                Err(outcome) => return outcome,
+            },
+            false => None,
+        };
+        let info = PeerInfo { trusted, tls, ..PeerInfo::new(address, client.port()) };
+        let session = Session::new(shared.session(address), info, shared.allot.now());
         let mut dialogue = Dialogue {
             held: Held { shared: Arc::clone(&shared), octets: 0 },
             overloaded: shared.connections.overloaded(),
-            shared,
+            desk: Desk::of(&shared.purpose),
+            place: Place { shared, stop, peer, trusted, _counted: counted },
             stream,
             session,
-            stop,
             stopping: false,
             greeted: false,
             heard: false,
-            trusted,
-            peer,
-            size_octets: None,
-            destinations: vec![],
-            _counted: counted,
         };
         let outcome = match dialogue.run(&ahead).await {
             Ok(outcome) | Err(outcome) => outcome,
@@ -173,11 +175,34 @@ impl Connection {
     }
 }
 
-/// Reads the header of a listed proxy. Returns the client, and what came behind the header.
-async fn read_proxy_header(stream: &mut Stream, remote: SocketAddr) -> Result<(SocketAddr, Vec<u8>), Outcome> {
-    let mut input = vec![];
+/// Does a TLS handshake on a connection in the clear.
+async fn handshake(shared: &Shared, stream: &mut Stream) -> Result<TlsInfo, Outcome> {
+    let time_max = Duration::from_secs(shared.settings.limits.tls_handshake_seconds.into());
+    let (Some(tls), Stream::Clear(clear)) = (&shared.tls, std::mem::replace(stream, Stream::Gone)) else {
+        return Err(Outcome::TlsFailed);
+    };
+    // Everything read so far went to the session, so whatever the handshake meets came after our reply: octets in
+    // the clear are no handshake and end it.
+    let secured = match timeout(time_max, tls.acceptor().accept(clear)).await {
+        Ok(Ok(secured)) => secured,
+        Ok(Err(_)) | Err(_) => return Err(Outcome::TlsFailed),
+    };
+    let info = tls::info(secured.get_ref().1);
+    *stream = Stream::Tls(Box::new(secured));
+    Ok(info)
+}
+
+/// Reads the header of a listed proxy. Returns the client, and what came behind the header; where `exact`, nothing
+/// behind it is read.
+async fn read_proxy_header(
+    stream: &mut TcpStream,
+    remote: SocketAddr,
+    exact: bool,
+) -> Result<(SocketAddr, Vec<u8>), Outcome> {
+    let mut input = Vec::with_capacity(PROXY_READ_OCTETS);
     loop {
-        if stream.read(|octets| input.extend_from_slice(octets)).await? == 0 {
+        let octets_max = if exact { 1 } else { PROXY_READ_OCTETS as u64 };
+        if stream.take(octets_max).read_buf(&mut input).await? == 0 {
             return Err(Outcome::Cut);
         }
         match parse_proxy_header(&input) {
@@ -206,33 +231,29 @@ enum Wake {
 
 /// A connection whose client is known.
 struct Dialogue {
-    shared: Arc<Shared>,
+    place: Place,
+    desk: Desk,
     stream: Stream,
     session: Session,
-    stop: CancellationToken,
     /// The session has been told to stop.
     stopping: bool,
     /// The greeting was sent.
     greeted: bool,
     /// Something was heard from the client.
     heard: bool,
-    trusted: bool,
-    /// The network the client is counted by.
-    peer: IpAddr,
     overloaded: watch::Receiver<bool>,
     held: Held,
-    /// The size announced at MAIL.
-    size_octets: Option<u64>,
-    /// Where the recipients of this transaction go, in the order they were accepted.
-    destinations: Vec<(ForwardPath, Destination)>,
-    _counted: Option<OfPeer>,
 }
 
 impl Dialogue {
+    fn shared(&self) -> &Shared {
+        &self.place.shared
+    }
+
     async fn run(&mut self, ahead: &[u8]) -> Result<Outcome, Outcome> {
         self.note_load();
-        self.session.feed(ahead, self.shared.allot.now());
-        let early_talker = !ahead.is_empty() && !self.trusted;
+        self.session.feed(ahead, self.place.shared.allot.now());
+        let early_talker = !ahead.is_empty() && !self.place.trusted;
         if !early_talker {
             self.delay(GLANCE).await?;
         }
@@ -241,22 +262,25 @@ impl Dialogue {
             match action {
                 Action::Reply(octets) => self.write(&octets).await?,
                 Action::NeedInput { deadline } => self.input(deadline).await?,
-                Action::CheckSender { parameters, .. } => {
-                    let verdict = self.check_sender(&parameters);
+                Action::CheckSender { path, parameters } => {
+                    let verdict = Box::pin(self.check_sender(&path, &parameters)).await;
                     self.answer(verdict);
                 }
                 Action::CheckRecipient { path, .. } => {
-                    let verdict = Box::pin(self.check_recipient(path)).await;
+                    let sender = self.session.reverse_path();
+                    let verdict = Box::pin(self.desk.check_recipient(&self.place, sender, path)).await;
+                    self.answer(verdict);
+                }
+                Action::Authenticate(credentials) => {
+                    let verdict = Box::pin(self.desk.authenticate(&self.place, credentials)).await;
                     self.answer(verdict);
                 }
                 Action::Deliver(transaction) => {
-                    let verdict = Box::pin(self.deliver(transaction)).await;
+                    let verdict = Box::pin(self.deliver(*transaction)).await;
                     self.answer(verdict);
                 }
                 Action::Delay(delay) => self.delay(delay).await?,
                 Action::StartTls => Box::pin(self.start_tls()).await?,
-                // Only submission authenticates, and this door is for other hosts.
-                Action::Authenticate(_) => self.answer(Verdict::wrong_credentials()),
                 Action::Close if early_talker => return Ok(Outcome::EarlyTalker),
                 Action::Close if self.stopping => return Ok(Outcome::Drained),
                 Action::Close => return Ok(Outcome::Closed),
@@ -267,11 +291,11 @@ impl Dialogue {
     }
 
     fn answer(&mut self, verdict: Verdict) {
-        self.session.answer(verdict, self.shared.allot.now());
+        self.session.answer(verdict, self.place.shared.allot.now());
     }
 
     async fn write(&mut self, octets: &[u8]) -> Result<(), Outcome> {
-        let time_max = Duration::from_secs(self.shared.config.limits.command_idle_seconds.into());
+        let time_max = Duration::from_secs(self.shared().settings.limits.command_idle_seconds.into());
         timeout(time_max, self.stream.write(octets)).await.map_err(|_| Outcome::TimedOut)??;
         self.greeted = true;
         Ok(())
@@ -279,9 +303,9 @@ impl Dialogue {
 
     /// Waits for input, the deadline, the end of the program or a change of load, whichever is first.
     async fn input(&mut self, deadline: i64) -> Result<(), Outcome> {
-        let left = deadline.saturating_sub(self.shared.allot.now());
+        let left = deadline.saturating_sub(self.place.shared.allot.now());
         let wait = Duration::from_micros(u64::try_from(left).unwrap_or(0)).max(WAIT_MIN);
-        let (session, allot, heard) = (&mut self.session, &self.shared.allot, &mut self.heard);
+        let (session, allot, heard) = (&mut self.session, &self.place.shared.allot, &mut self.heard);
         let mut foreign_proxy = false;
         let read = self.stream.read(|octets| {
             foreign_proxy = !*heard && claims_proxy(octets);
@@ -291,7 +315,7 @@ impl Dialogue {
         let wake = tokio::select! {
             biased;
             read = read => Wake::Read(read),
-            () = self.stop.cancelled(), if !self.stopping => Wake::Stop,
+            () = self.place.stop.cancelled(), if !self.stopping => Wake::Stop,
             Ok(()) = self.overloaded.changed() => Wake::Overload,
             () = sleep(wait) => Wake::Deadline,
         };
@@ -306,7 +330,7 @@ impl Dialogue {
                 self.bound_memory().await
             }
             Wake::Deadline => {
-                let now = self.shared.allot.now();
+                let now = self.place.shared.allot.now();
                 self.session.timed_out(now);
                 if now >= deadline { self.farewell(Outcome::TimedOut).await } else { Ok(()) }
             }
@@ -337,7 +361,7 @@ impl Dialogue {
 
     /// Ends the dialogue where unfinished mail takes more memory than there is; new mail is refused long before.
     async fn bound_memory(&mut self) -> Result<(), Outcome> {
-        let octets_max = self.shared.config.held_octets_max.saturating_mul(2);
+        let octets_max = self.shared().settings.held_octets_max.saturating_mul(2);
         if self.held.set(self.session.held_octets()) <= octets_max {
             return Ok(());
         }
@@ -347,117 +371,44 @@ impl Dialogue {
 
     async fn delay(&mut self, delay: Duration) -> Result<(), Outcome> {
         if self.greeted {
-            self.pause(delay).await;
+            self.place.pause(delay).await;
             return Ok(());
         }
         // Before the greeting the client must keep silent.
         let mut delay = std::pin::pin!(sleep(delay));
         loop {
-            let (session, allot) = (&mut self.session, &self.shared.allot);
+            let (session, allot) = (&mut self.session, &self.place.shared.allot);
             let read = tokio::select! {
                 read = self.stream.read(|octets| session.feed(octets, allot.now())) => read?,
                 () = delay.as_mut() => return Ok(()),
-                () = self.stop.cancelled() => return Ok(()),
+                () = self.place.stop.cancelled() => return Ok(()),
             };
             if read == 0 {
                 return Err(Outcome::Cut);
             }
-            if !self.trusted {
+            if !self.place.trusted {
                 return self.farewell(Outcome::EarlyTalker).await;
             }
         }
     }
 
-    /// Waits, unless the program stops.
-    async fn pause(&self, delay: Duration) {
-        tokio::select! {
-            () = sleep(delay) => {}
-            () = self.stop.cancelled() => {}
-        }
-    }
-
-    fn check_sender(&mut self, parameters: &MailParameters) -> Verdict {
-        self.size_octets = parameters.size_octets;
-        self.destinations.clear();
-        if self.shared.held_octets.load(Ordering::Relaxed) > self.shared.config.held_octets_max {
+    async fn check_sender(&mut self, path: &ReversePath, parameters: &MailParameters) -> Verdict {
+        if self.shared().held_octets.load(Ordering::Relaxed) > self.shared().settings.held_octets_max {
             return Verdict::storage_full();
         }
-        Verdict::Accept
+        self.desk.check_sender(&self.place, path, parameters).await
     }
 
-    async fn check_recipient(&mut self, path: ForwardPath) -> Verdict {
-        let Some(sender) = self.session.reverse_path() else { return Verdict::unavailable() };
-        let (size_octets, peer, trusted) = (self.size_octets, self.peer, self.trusted);
-        let asked = Asked { path: &path, sender, size_octets, peer, trusted };
-        let found = timeout(self.work_time_max(), self.shared.receiver.recipient(asked)).await;
-        let refusal = match found.unwrap_or(Err(Refusal::Unavailable)) {
-            Ok(destination) => {
-                recipients_total("accepted");
-                self.destinations.push((path, destination));
-                return Verdict::Accept;
-            }
-            Err(refusal) => refusal,
-        };
-        recipients_total(refusal.as_str());
-        if refusal == Refusal::UnknownMailbox && !self.trusted {
-            match self.shared.harvest.note(self.peer, self.shared.allot.now()) {
-                Patience::Full => {}
-                Patience::Short(delay) => self.pause(delay).await,
-                Patience::None => return Verdict::disconnect(),
-            }
-        }
-        verdict(refusal)
-    }
-
-    async fn deliver(&mut self, transaction: Box<Transaction>) -> Verdict {
+    async fn deliver(&mut self, transaction: Transaction) -> Verdict {
         self.held.set(transaction.data.capacity());
-        let found = std::mem::take(&mut self.destinations);
-        let mut destinations = Vec::with_capacity(transaction.recipients.len());
-        for (place, recipient) in transaction.recipients.iter().enumerate() {
-            let at_place = found.get(place).filter(|(path, _)| *path == recipient.path);
-            match at_place.or_else(|| found.iter().find(|(path, _)| *path == recipient.path)) {
-                Some((_, destination)) => destinations.push(destination.clone()),
-                // Every recipient of a transaction was accepted above.
-                None => return Verdict::unavailable(),
-            }
-        }
-        let incoming = Incoming { transaction: *transaction, destinations };
-        let begun = std::time::Instant::now();
-        let accepted = timeout(self.work_time_max(), self.shared.receiver.accept(incoming)).await;
-        metrics::histogram!("smtp_delivery_duration_seconds").record(begun.elapsed());
+        let verdict = self.desk.deliver(&self.place, transaction).await;
         self.held.set(0);
-        match accepted.unwrap_or(Err(Refusal::Unavailable)) {
-            Ok(accepted) => {
-                messages_total(if accepted.duplicates == accepted.copies { "duplicate" } else { "accepted" });
-                Verdict::AcceptWith(format!("accepted as {}", accepted.request))
-            }
-            Err(refusal) => {
-                messages_total(refusal.as_str());
-                verdict(refusal)
-            }
-        }
-    }
-
-    /// How long the client is kept waiting for an answer about its mail.
-    fn work_time_max(&self) -> Duration {
-        Duration::from_secs(self.shared.config.limits.delivery_seconds_max.into())
+        verdict
     }
 
     async fn start_tls(&mut self) -> Result<(), Outcome> {
-        let time_max = Duration::from_secs(self.shared.config.limits.tls_handshake_seconds.into());
-        let (Some(tls), Stream::Clear(stream)) = (&self.shared.tls, std::mem::replace(&mut self.stream, Stream::Gone))
-        else {
-            return Err(Outcome::TlsFailed);
-        };
-        // Everything read so far went to the session, so whatever the handshake meets came after our reply: octets in
-        // the clear are no handshake and end it.
-        let stream = match timeout(time_max, tls.acceptor().accept(stream)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(_)) | Err(_) => return Err(Outcome::TlsFailed),
-        };
-        let info = tls::info(stream.get_ref().1);
-        self.stream = Stream::Tls(Box::new(stream));
-        self.session.tls_established(info, self.shared.allot.now());
+        let info = handshake(&self.place.shared, &mut self.stream).await?;
+        self.session.tls_established(info, self.place.shared.allot.now());
         Ok(())
     }
 
@@ -476,29 +427,5 @@ impl Dialogue {
             io::Result::Ok(())
         };
         let _ = timeout(LINGER_TIME_MAX, Box::pin(lingering)).await;
-    }
-}
-
-fn recipients_total(outcome: &'static str) {
-    metrics::counter!("smtp_recipients_total", "outcome" => outcome).increment(1);
-}
-
-fn messages_total(outcome: &'static str) {
-    metrics::counter!("smtp_messages_total", "outcome" => outcome).increment(1);
-}
-
-/// Returns what a client is told.
-fn verdict(refusal: Refusal) -> Verdict {
-    match refusal {
-        Refusal::NotHosted => Verdict::relay_denied(),
-        Refusal::NotReceiving => Verdict::unverified_domain(),
-        Refusal::UnknownMailbox => Verdict::unknown_mailbox(),
-        Refusal::Suspended => Verdict::suspended(),
-        Refusal::SenderRefused => Verdict::sender_denied(),
-        Refusal::Forged => Verdict::dmarc_rejected(),
-        Refusal::OverQuota => Verdict::over_quota(),
-        Refusal::Greylisted | Refusal::TooFast => Verdict::slow_down(),
-        Refusal::StoreFull => Verdict::storage_full(),
-        Refusal::Unavailable => Verdict::unavailable(),
     }
 }

@@ -13,17 +13,19 @@ use mail::smtp::{ConnectionRefusal, Limits};
 use tokio::sync::watch;
 
 use super::config::HarvestConfig;
+use super::submission_config::GuessConfig;
 
 /// Below this share of the overload mark, in percent, the listener counts as relieved. The gap keeps a number of
 /// connections that swings around the mark from waking everybody.
 const RELIEVED_PERCENT: usize = 90;
-/// For how many peers unknown recipients are counted.
-const HARVESTERS_MAX: NonZeroUsize = NonZeroUsize::new(50_000).expect("it is not zero");
+/// For how many peers guesses are counted.
+const GUESSERS_MAX: NonZeroUsize = NonZeroUsize::new(50_000).expect("it is not zero");
 /// Over which time they are counted, microseconds.
-const HARVEST_MICROS: i64 = 3_600_000_000;
+const GUESSES_MICROS: i64 = 3_600_000_000;
 
 /// The connections of a listener.
 pub(super) struct Connections {
+    door: &'static str,
     open: AtomicUsize,
     of_peer: Mutex<HashMap<IpAddr, usize>>,
     connections_max: usize,
@@ -33,9 +35,11 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+    /// `door` names the listener in metrics.
+    pub(super) fn new(door: &'static str, limits: &Limits) -> Arc<Self> {
         let mark = limits.connections_max.saturating_mul(usize::from(limits.overload_connections_percent)) / 100;
         Arc::new(Self {
+            door,
             open: AtomicUsize::new(0),
             of_peer: Mutex::default(),
             connections_max: limits.connections_max,
@@ -73,7 +77,8 @@ impl Connections {
     }
 
     fn note(&self, open: usize) {
-        metrics::gauge!("smtp_connections_open").set(f64::from(u32::try_from(open).unwrap_or(u32::MAX)));
+        metrics::gauge!("smtp_connections_open", "door" => self.door)
+            .set(f64::from(u32::try_from(open).unwrap_or(u32::MAX)));
         self.overloaded.send_if_modified(|overloaded| {
             let before = *overloaded;
             if open >= self.overload_mark {
@@ -116,7 +121,30 @@ impl Drop for OfPeer {
     }
 }
 
-/// What is done about a peer's next unknown recipient.
+/// How many guesses of a peer, at recipients or at keys, are endured in an hour.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Endured {
+    free: u32,
+    max: u32,
+    delay_min_millis: u32,
+    delay_max_millis: u32,
+}
+
+impl From<HarvestConfig> for Endured {
+    fn from(of: HarvestConfig) -> Self {
+        let (free, max) = (of.unknown_recipients_free, of.unknown_recipients_max);
+        Self { free, max, delay_min_millis: of.delay_min_millis, delay_max_millis: of.delay_max_millis }
+    }
+}
+
+impl From<GuessConfig> for Endured {
+    fn from(of: GuessConfig) -> Self {
+        let (free, max) = (of.wrong_keys_free, of.wrong_keys_max);
+        Self { free, max, delay_min_millis: of.delay_min_millis, delay_max_millis: of.delay_max_millis }
+    }
+}
+
+/// What is done about a peer's next guess.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Patience {
     /// Answered at once.
@@ -132,31 +160,32 @@ struct Guesses {
     since: i64,
 }
 
-/// Counts unknown recipients by peer.
-pub(super) struct Harvest {
-    config: HarvestConfig,
+/// Counts guesses by peer.
+pub(super) struct Guessing {
+    endured: Endured,
     guesses: Mutex<LruCache<IpAddr, Guesses>>,
 }
 
-impl Harvest {
-    pub(super) fn new(config: HarvestConfig) -> Self {
-        Self { config, guesses: Mutex::new(LruCache::new(HARVESTERS_MAX)) }
+impl Guessing {
+    pub(super) fn new(endured: impl Into<Endured>) -> Self {
+        Self { endured: endured.into(), guesses: Mutex::new(LruCache::new(GUESSERS_MAX)) }
     }
 
-    /// Counts an unknown recipient.
+    /// Tells whether a peer has used up all patience.
+    pub(super) fn is_spent(&self, peer: IpAddr, now: i64) -> bool {
+        let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
+        guesses.get(&peer).is_some_and(|of| now - of.since < GUESSES_MICROS && of.count > self.endured.max)
+    }
+
+    /// Counts a wrong guess.
     pub(super) fn note(&self, peer: IpAddr, now: i64) -> Patience {
         let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
         let of_peer = guesses.get_or_insert_mut(peer, || Guesses { count: 0, since: now });
-        if now - of_peer.since >= HARVEST_MICROS {
+        if now - of_peer.since >= GUESSES_MICROS {
             *of_peer = Guesses { count: 0, since: now };
         }
         of_peer.count = of_peer.count.saturating_add(1);
-        let HarvestConfig {
-            unknown_recipients_free: free,
-            unknown_recipients_max: max,
-            delay_min_millis,
-            delay_max_millis,
-        } = self.config;
+        let Endured { free, max, delay_min_millis, delay_max_millis } = self.endured;
         if of_peer.count <= free {
             return Patience::Full;
         }
@@ -180,7 +209,7 @@ mod tests {
 
     #[test]
     fn connections_are_counted_while_they_are_open() {
-        let connections = Connections::new(&limits(2, 1));
+        let connections = Connections::new("smtp", &limits(2, 1));
         let peer = "192.0.2.1".parse().unwrap();
         let (first, second) = (connections.open(), connections.open());
         assert!(first.is_ok() && second.is_ok());
@@ -194,7 +223,7 @@ mod tests {
 
     #[test]
     fn overload_begins_at_its_mark_and_ends_below_it() {
-        let connections = Connections::new(&limits(20, 20));
+        let connections = Connections::new("smtp", &limits(20, 20));
         let overloaded = connections.overloaded();
         let mut open: Vec<_> = (0..15).map(|_| connections.open()).collect();
         assert!(!*overloaded.borrow());
@@ -211,7 +240,7 @@ mod tests {
     fn patience_with_guesses_grows_shorter_and_ends() {
         let config =
             HarvestConfig { unknown_recipients_free: 2, unknown_recipients_max: 7, ..HarvestConfig::default() };
-        let harvest = Harvest::new(config);
+        let harvest = Guessing::new(config);
         let (peer, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
         let noted: Vec<_> = (0..8).map(|_| harvest.note(peer, 0)).collect();
         let short = |millis| Patience::Short(Duration::from_millis(millis));
@@ -219,7 +248,8 @@ mod tests {
             [Patience::Full, Patience::Full, short(1000), short(2000), short(3000), short(4000), short(5000)];
         assert_eq!(noted[..7], expected);
         assert_eq!(noted[7], Patience::None);
+        assert!(harvest.is_spent(peer, 1) && !harvest.is_spent(other, 1) && !harvest.is_spent(peer, GUESSES_MICROS));
         assert_eq!(harvest.note(other, 0), Patience::Full);
-        assert_eq!(harvest.note(peer, HARVEST_MICROS), Patience::Full);
+        assert_eq!(harvest.note(peer, GUESSES_MICROS), Patience::Full);
     }
 }

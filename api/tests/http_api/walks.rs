@@ -57,6 +57,9 @@ struct Things {
     delivery: String,
     upload: String,
     attachment: String,
+    domain: String,
+    selector: String,
+    suppression: String,
 }
 
 /// Sends a mail as a mailbox; returns its id and that of its entry in the delivery log.
@@ -83,6 +86,11 @@ impl Things {
             json!({"name": "Own", "smtp_host": "smtp.example.com", "smtp_port": 587, "smtp_protocol": "starttls"});
         let provider = world.post("/providers").key(&team.root).json(&account).send().await.data();
         let group = world.post("/delivery-groups").key(&team.root).json(&json!({"name": "x"})).send().await.data();
+        let named = json!({"domain": format!("mail.{domain}")});
+        let named = world.post("/domains").key(&team.root).json(&named).send().await.data();
+        let record = named["dns_records"]["dkim"][0]["name"].as_str().unwrap();
+        let listed = json!({"email": "never@example.net"});
+        let listed = world.post("/suppressions").key(&team.root).json(&listed).send().await.data();
         let id = |value: &Value| value.as_str().unwrap().to_owned();
         let (email, delivery) = sent(world, &team, &mailbox).await;
         let file = json!({"filename": "a.txt", "size_bytes": 3});
@@ -94,6 +102,9 @@ impl Things {
             delivery,
             upload: id(&upload["upload_id"]),
             attachment: id(&attachment["attachment_id"]),
+            domain: id(&named["id"]),
+            selector: record.split('.').next().unwrap().to_owned(),
+            suppression: id(&listed["id"]),
             provider: id(&provider["id"]),
             group: id(&group["id"]),
             webhook: id(&webhook["id"]),
@@ -121,6 +132,9 @@ impl Things {
                 "upload_id" => self.upload.clone(),
                 "attachment_id" if path.starts_with("/emails") => self.attachment.clone(),
                 "request_id" => format!("slir_{}", "0".repeat(24)),
+                "public_id" if path.starts_with("/domains") => self.domain.clone(),
+                "public_id" if path.starts_with("/suppressions") => self.suppression.clone(),
+                "selector" => self.selector.clone(),
                 "delivery_id" => format!("whda_{}", "0".repeat(24)),
                 "key_id" => self.key.clone(),
                 "message_id" => self.message.clone(),
@@ -140,11 +154,15 @@ fn body(operation: &Operation) -> Value {
     match (operation.method.as_str(), operation.path.as_str()) {
         ("POST", "/mailboxes") => json!({"email": "new@a.test"}),
         ("POST", "/mailboxes/{public_id}/keys") => json!({"app_name": "x"}),
-        ("PUT", "/mailboxes/{public_id}/filters") => json!({"mode": "off", "rules": []}),
+        ("PUT", "/mailboxes/{public_id}/filters" | "/domains/{public_id}/filters") => {
+            json!({"mode": "off", "rules": []})
+        }
         ("POST", "/webhooks") => json!({"url": "https://hooks.example.com/in", "event_types": ["sendmux.test"]}),
         ("POST", "/emails/logs/{public_id}/reschedule") | ("PATCH", "/emails/{message_id}") => {
             json!({"send_at": "2026-11-22T10:00:00Z"})
         }
+        ("POST", "/domains/{public_id}/signing-keys") => json!({"algorithm": "ed25519"}),
+        ("PATCH", "/domains/{public_id}") => json!({"mode": "send_receive"}),
         ("POST", "/keys") => json!({"name": "x", "kind": "sending"}),
         _ => json!({}),
     }

@@ -97,12 +97,11 @@ impl Session {
 
     fn extensions(&self) -> String {
         let limits = &self.config.limits;
-        let submission = self.config.profile == Profile::Submission;
         let mut text = format!("{}\nPIPELINING\nSIZE {}", self.config.hostname, limits.message_octets_max);
         text.push_str("\n8BITMIME\nSMTPUTF8\nENHANCEDSTATUSCODES\nCHUNKING");
         for (offered, keyword) in [
             (self.config.binarymime, "\nBINARYMIME"),
-            (submission, "\nDSN"),
+            (self.config.takes_dsn(), "\nDSN"),
             (self.offers_start_tls(), "\nSTARTTLS"),
             (self.may_authenticate() && self.authenticated.is_none(), "\nAUTH PLAIN LOGIN"),
             (self.peer.may_xclient, "\nXCLIENT NAME ADDR PORT PROTO HELO"),
@@ -129,7 +128,10 @@ impl Session {
             self.error(Reply::new(530, 7, 0, "authentication required"));
         } else if self.counters.transactions >= limits.transactions_max {
             self.disconnect(Reply::new(421, 7, 0, "too many transactions"));
-        } else if (extended && !self.esmtp()) || (!submission && (parameters.asks_dsn() || parameters.auth_claimed)) {
+        } else if (extended && !self.esmtp())
+            || (!submission && parameters.auth_claimed)
+            || (!self.config.takes_dsn() && parameters.asks_dsn())
+        {
             self.error(SyntaxError::Parameter.reply());
         } else if binary && !self.config.binarymime {
             self.error(SyntaxError::Argument.reply());
@@ -167,7 +169,7 @@ impl Session {
         let known = envelope.recipients.iter().any(|recipient| recipient.path == path);
         if envelope.chunks.is_some() || envelope.chunk_failed {
             self.bad_sequence("the message has begun");
-        } else if self.config.profile == Profile::Inbound && parameters != RcptParameters::default() {
+        } else if !self.config.takes_dsn() && parameters != RcptParameters::default() {
             self.error(SyntaxError::Parameter.reply());
         } else if utf8 && !envelope.parameters.smtputf8 {
             self.error(SyntaxError::Utf8Unasked.reply());
