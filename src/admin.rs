@@ -1,6 +1,7 @@
 //! Operator commands beside serving.
 
 mod billing;
+mod classify;
 mod deliveries;
 mod erase;
 
@@ -20,6 +21,7 @@ use crate::config::Config;
 use crate::store::{Purpose, Store};
 
 pub use billing::billing;
+pub use classify::classify_bounce;
 pub use deliveries::deliveries;
 pub use erase::erase;
 

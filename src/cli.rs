@@ -57,6 +57,14 @@ pub enum Command {
     /// Show events that cannot be made into a webhook delivery, and try them again or leave them out.
     #[command(subcommand)]
     Deliveries(Deliveries),
+    /// Read a returned mail from standard input and print, as JSON, what it says of each recipient.
+    ///
+    /// For every recipient: address, action (failed, delayed, delivered, relayed, expanded), bounce_type (hard, soft,
+    /// undetermined), category, smtp_code, enhanced_code, diagnostic and remote_mta; by the rules that returned mail is
+    /// recorded by. A complaint (RFC 5965) and what is no report at all are named as such. Needs no installation.
+    ///
+    /// Example: postlog classify-bounce < returned.eml
+    ClassifyBounce,
     /// Copy the log into a new directory while the server goes on.
     ///
     /// The copy holds everything that was acknowledged before it began. The secret files are not copied: keep them apart.

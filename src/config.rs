@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use domain::sending_domain::records::Installation;
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -30,6 +31,10 @@ pub struct Config {
     pub http: Http,
     /// The SMTP door.
     pub smtp: api::smtp::Config,
+    /// The SMTP submission door.
+    pub submission: api::smtp::SubmissionConfig,
+    /// Where mail that comes back goes.
+    pub bounces: Bounces,
     /// HTTP connections.
     pub connections: api::stream::serve::Config,
     /// Streams.
@@ -38,6 +43,8 @@ pub struct Config {
     pub webhooks: dispatcher::webhook::Config,
     /// Outgoing mail.
     pub outbound: dispatcher::outbound::Config,
+    /// The DNS, and what this installation is called in it.
+    pub dns: Dns,
     /// Prometheus metrics.
     pub metrics: Metrics,
     /// Log lines.
@@ -50,12 +57,47 @@ pub struct Config {
     pub billing: Billing,
 }
 
+/// The DNS: whom we ask, what we are called, how often sending domains are looked up.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Dns {
+    /// Who is asked; the machine's own servers without.
+    #[serde(default)]
+    pub server: Option<SocketAddr>,
+    /// The host that MX records of sending domains name; `[smtp] hostname` without.
+    #[serde(default)]
+    pub mx_host: Option<String>,
+    /// The preference of these records.
+    pub mx_priority: u16,
+    /// The SPF mechanism that names our source addresses; `a:` and the MX host without.
+    #[serde(default)]
+    pub spf_mechanism: Option<String>,
+    /// See `[dns]` in the default file.
+    #[serde(flatten)]
+    pub checks: dispatcher::dns::Config,
+}
+
 /// What a new team may spend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Billing {
     /// How much a new team may spend before it pays, nano-dollars.
     pub new_team_credit_limit_nanos: domain::money::Nanos,
+}
+
+/// See `[bounces]` in the default file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "the default file documents each key")]
+pub struct Bounces {
+    pub domain: Option<String>,
+}
+
+impl Bounces {
+    /// Returns what is wrong with the section.
+    fn problems(&self) -> Vec<String> {
+        let wrong = self.domain.as_deref().and_then(|domain| mail::address::normalise_domain(domain).err());
+        wrong.map(|e| format!("bounces.domain: {e}")).into_iter().collect()
+    }
 }
 
 /// The HTTP door: its address here, the rest as the door defines it.
@@ -74,7 +116,7 @@ pub struct Http {
 pub enum Role {
     /// The API and the streams.
     Http,
-    /// Receiving mail.
+    /// Receiving mail, and taking it from the teams' own users.
     Smtp,
     /// The read models.
     Project,
@@ -195,7 +237,7 @@ impl Config {
         if !problems.is_empty() {
             return Err(Problems(problems));
         }
-        for section in ["http", "smtp", "streams", "webhooks", "outbound"] {
+        for section in ["http", "smtp", "submission", "bounces", "streams", "webhooks", "outbound", "dns"] {
             if let Some(Value::Table(table)) = merged.get_mut(section) {
                 drop_empty(table);
             }
@@ -207,15 +249,35 @@ impl Config {
     }
 
     /// Returns what is wrong with the sections of the doors and the dispatcher.
-    fn sections(&self) -> [(&'static str, Vec<String>); 6] {
+    fn sections(&self) -> [(&'static str, Vec<String>); 9] {
+        let mut dns = self.installation().problems();
+        dns.extend(self.dns.checks.problems());
         [
             ("http", self.http.door.problems()),
             ("smtp", self.smtp.problems()),
+            ("submission", self.submission.problems()),
+            ("bounces", self.bounces.problems()),
             ("connections", self.connections.problems("connections")),
             ("streams", self.streams.problems()),
             ("webhooks", self.webhooks.problems()),
             ("outbound", self.outbound.problems()),
+            ("dns", dns),
         ]
+    }
+
+    /// Returns what this installation is called in the DNS.
+    #[must_use]
+    pub fn installation(&self) -> Installation {
+        let mx_host = self.dns.mx_host.clone().unwrap_or_else(|| self.smtp.hostname.clone());
+        let spf_mechanism = self.dns.spf_mechanism.clone().unwrap_or_else(|| format!("a:{mx_host}"));
+        Installation { mx_host, mx_priority: self.dns.mx_priority, spf_mechanism }
+    }
+
+    /// Returns the settings of webhooks: a sandbox may call this machine over plain http.
+    pub fn webhook_settings(&self) -> dispatcher::webhook::Config {
+        let mut settings = self.webhooks.clone();
+        settings.targets.dangerous_allow_http_loopback |= self.server.sandbox;
+        settings
     }
 
     fn problems(&self) -> Vec<String> {
@@ -348,8 +410,12 @@ mod tests {
         assert_eq!(config.connections, api::stream::serve::Config::default());
         assert_eq!(config.streams, api::stream::Config::default());
         assert_eq!(config.smtp, api::smtp::Config::default());
+        assert_eq!(config.submission, api::smtp::SubmissionConfig::default());
+        assert_eq!(config.bounces, Bounces::default());
         assert_eq!(config.webhooks, dispatcher::webhook::Config::default());
         assert_eq!(config.outbound, dispatcher::outbound::Config::default());
+        assert_eq!(config.dns.checks, dispatcher::dns::Config::default());
+        assert_eq!(config.installation(), Installation::default());
     }
 
     #[test]
@@ -374,7 +440,8 @@ mod tests {
     #[test]
     fn impossible_values_are_refused_with_the_name_of_the_key() {
         let file = "[server]\nroles = []\ngrace_seconds = 0\n[database]\nurl = \"mysql://x\"\nlanes = 0\n\
-                    [webhooks]\nlease_seconds = 1\n[smtp]\nhostname = \"not a name\"\n";
+                    [webhooks]\nlease_seconds = 1\n[smtp]\nhostname = \"not a name\"\n\
+                    [submission]\ndrain_seconds = 0\n[bounces]\ndomain = \"not a name\"\n";
         let problems = load(file, &[]).unwrap_err().0;
         for key in [
             "server.roles",
@@ -383,6 +450,8 @@ mod tests {
             "database.lanes",
             "webhooks.lease_seconds",
             "smtp.hostname",
+            "submission.drain_seconds",
+            "bounces.domain",
         ] {
             assert!(problems.iter().any(|p| p.contains(key)), "{key} is missing in {problems:?}");
         }

@@ -26,6 +26,8 @@ pub struct Addresses {
     pub http: Option<SocketAddr>,
     /// The SMTP door.
     pub smtp: Option<SocketAddr>,
+    /// The submission door.
+    pub submission: Option<SocketAddr>,
     /// The metrics.
     pub metrics: Option<SocketAddr>,
 }
@@ -100,9 +102,10 @@ pub fn announce(config: &Config, addresses: Addresses, welcome: Option<Welcome>)
     writeln!(out, "Postlog {} is ready ({mode})", env!("CARGO_PKG_VERSION"))?;
     writeln!(
         out,
-        "  http {}   smtp {}   metrics {}   data {}",
+        "  http {}   smtp {}   submission {}   metrics {}   data {}",
         show(addresses.http),
         show(addresses.smtp),
+        show(addresses.submission),
         show(addresses.metrics),
         config.server.data_dir.display()
     )?;

@@ -9,7 +9,9 @@ pub mod carrier;
 pub mod cli;
 pub mod config;
 pub mod dns;
+pub mod doors;
 pub mod first_run;
+pub mod local;
 pub mod outgoing;
 pub mod poll;
 pub mod run;
@@ -30,6 +32,9 @@ pub fn main(cli: Cli) -> anyhow::Result<()> {
     if let Some(Command::Config(ConfigCommand::Default)) = cli.command {
         use std::io::Write as _;
         return Ok(std::io::stdout().write_all(config::DEFAULT.as_bytes())?);
+    }
+    if let Some(Command::ClassifyBounce) = cli.command {
+        return admin::classify_bounce(std::io::stdin().lock(), std::io::stdout().lock());
     }
     let config = load(&cli)?;
     if let Some(Command::Config(ConfigCommand::Check)) = cli.command {
@@ -75,6 +80,6 @@ async fn carry_out(command: Command, config: Config) -> anyhow::Result<()> {
         Command::Restore(what) => admin::restore(&config, what).await,
         Command::Bench(what) => bench::run(&config, &what).await,
         // Answered before the runtime started.
-        Command::Config(_) => Ok(()),
+        Command::Config(_) | Command::ClassifyBounce => Ok(()),
     }
 }

@@ -13,7 +13,7 @@ use mail::auth::{DnsError, MxRecord, Resolver};
 
 use crate::carrier;
 use crate::config::Config;
-use crate::dns::SystemDns;
+use crate::dns;
 use crate::store::Store;
 
 /// All public addresses: everything of IPv4 but 127.0.0.0/8, and what of IPv6 is assigned at all.
@@ -35,11 +35,17 @@ pub fn settings(config: &Config) -> Settings {
     if settings.hostname == Settings::default().hostname {
         settings.hostname.clone_from(&config.smtp.hostname);
     }
+    settings.bounce_domain = config.bounces.domain.clone().unwrap_or_default();
     if config.server.sandbox {
         settings.dangerous_allow_loopback = true;
         settings.refused_networks.extend(EVERYWHERE_ELSE.iter().filter_map(|text| text.parse::<Network>().ok()));
     }
     settings
+}
+
+/// Returns a resolver that there is in any case: without one, a sandbox knows no names.
+pub fn names(resolver: Option<Arc<dyn Resolver>>) -> Arc<dyn Resolver> {
+    resolver.unwrap_or_else(|| Arc::new(NoDns))
 }
 
 /// What carries outgoing mail: the task that does it, and what the doors may ask of it.
@@ -57,10 +63,7 @@ impl Outgoing {
     /// The machine's DNS configuration cannot be read.
     pub fn new(config: &Config, store: &Store) -> anyhow::Result<Self> {
         let settings = settings(config);
-        let resolver: Arc<dyn Resolver> = match config.server.sandbox {
-            true => Arc::new(NoDns),
-            false => Arc::new(SystemDns::new().context("outgoing mail needs DNS")?),
-        };
+        let resolver = names(dns::resolver(config).context("outgoing mail needs DNS")?);
         let mailer = settings.mailer(Arc::clone(&resolver));
         Ok(Self { settings, resolver, mailer, queue: Queue::new(store.work.clone()) })
     }

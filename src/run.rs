@@ -5,21 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use api::smtp::{Listener, Tls};
+use api::receive::Receiver;
 use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
 use axum::routing::get;
-use dispatcher::outbound::NoLocalDelivery;
 use dispatcher::queue::Queue;
-use eventlog::EventLog;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Role};
+use crate::doors::{self, Doors, bind};
 use crate::first_run::{self, Addresses};
+use crate::local::LocalMail;
 use crate::outgoing::Outgoing;
 use crate::shutdown::{Signals, Tasks};
 use crate::store::{Purpose, Store};
@@ -47,12 +44,16 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         ready.wait_for(|ready| *ready).await.context("the read models stopped")?;
     }
     let outgoing = Outgoing::new(&config, &store)?;
+    let receiver = doors::receiver(&config, &store)?;
+    let open = Doors::new(&config, &store, &outgoing, &stop);
+    let http = open.http(&mut doors, ready).await?;
     let addresses = Addresses {
-        http: start_http(&mut doors, &config, &store, &outgoing, ready, &stop).await?,
-        smtp: start_smtp(&mut doors, &config, &store, &stop).await?,
+        http,
+        smtp: open.smtp(&mut doors, &receiver).await?,
+        submission: open.submission(&mut doors, http).await?,
         metrics: start_metrics(&mut doors, &config, recorder, &stop).await?,
     };
-    start_dispatch(&mut doors, &config, &store, outgoing, &stop)?;
+    start_dispatch(&mut doors, &config, &store, outgoing, &receiver, &stop)?;
     let log = store.log.clone();
     doors.start("log", {
         let stop = stop.clone();
@@ -90,6 +91,7 @@ fn warnings(config: &Config) -> Vec<String> {
     };
     dangerous(config.database.dangerous_unsafe_postgres, "database.dangerous_unsafe_postgres");
     dangerous(config.webhooks.targets.dangerous_allow_http_loopback, "webhooks.targets.dangerous_allow_http_loopback");
+    dangerous(config.submission.dangerous_auth_without_tls, "submission.dangerous_auth_without_tls");
     let networks = !config.webhooks.targets.dangerous_allow_networks.is_empty();
     dangerous(networks, "webhooks.targets.dangerous_allow_networks");
     dangerous(config.outbound.dangerous_allow_loopback, "outbound.dangerous_allow_loopback");
@@ -131,117 +133,6 @@ fn start_below(
     Some(ready)
 }
 
-async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{what}: cannot listen on {address}"))
-}
-
-async fn start_http(
-    doors: &mut Tasks,
-    config: &Config,
-    store: &Store,
-    outgoing: &Outgoing,
-    ready: Option<watch::Receiver<bool>>,
-    stop: &CancellationToken,
-) -> anyhow::Result<Option<SocketAddr>> {
-    if !config.server.roles.contains(&Role::Http) {
-        return Ok(None);
-    }
-    let listener = bind(config.http.listen, "http.listen").await?;
-    let address = listener.local_addr()?;
-    let mut door = config.http.door.clone();
-    if door.public_url == api::Config::default().public_url {
-        door.public_url = format!("http://{address}");
-    }
-    door.prices = config.prices;
-    door.webhook_urls = webhooks(config).targets;
-    let outbound = outgoing.settings();
-    (door.smtp_hosts, door.mail_lifetime_seconds) = (outbound.policy(), outbound.retry.give_up_seconds.into());
-    let streams = api::stream::Streams::new(store.log.clone(), store.allot.clone(), config.streams.clone());
-    let app =
-        api::App::new(store.log.clone(), store.views.clone(), store.allot.clone(), store.secrets.pepper.clone(), door)
-            .with_streams(streams.clone())
-            .with_attempts(store.work.clone())
-            .with_carrier(outgoing.carrier());
-    let health = Router::new()
-        .route("/health/live", get(|| async { "live" }))
-        .route("/health/ready", get(is_ready))
-        .with_state(Health { log: store.log.clone(), ready, stop: stop.clone() });
-    let router = api::router(app).merge(health);
-    let server = api::stream::serve::Server::new(listener, router, config.connections.clone());
-    let (until, streaming) = (stop.clone(), stop.clone());
-    doors.start("http", async move {
-        server.run(until).await;
-        Ok(())
-    });
-    doors.start("streams", async move {
-        streams.run(streaming).await;
-        Ok(())
-    });
-    Ok(Some(address))
-}
-
-#[derive(Clone)]
-struct Health {
-    log: EventLog,
-    ready: Option<watch::Receiver<bool>>,
-    stop: CancellationToken,
-}
-
-/// Says whether this node should get requests: its store answers, its read models are usable, and it is not stopping.
-async fn is_ready(State(health): State<Health>) -> (StatusCode, &'static str) {
-    if health.stop.is_cancelled() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "stopping");
-    }
-    if health.ready.is_some_and(|ready| !*ready.borrow()) {
-        return (StatusCode::SERVICE_UNAVAILABLE, "read models are being computed");
-    }
-    match health.log.teams(None, 1).await {
-        Ok(_) => (StatusCode::OK, "ready"),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the log does not answer"),
-    }
-}
-
-async fn start_smtp(
-    doors: &mut Tasks,
-    config: &Config,
-    store: &Store,
-    stop: &CancellationToken,
-) -> anyhow::Result<Option<SocketAddr>> {
-    if !config.server.roles.contains(&Role::Smtp) || config.smtp.listen.is_empty() {
-        return Ok(None);
-    }
-    let resolver: Option<Arc<dyn mail::auth::Resolver>> =
-        if config.smtp.verify_senders { Some(Arc::new(dns::SystemDns::new()?)) } else { None };
-    let receiver = api::receive::Receiver::new(
-        store.log.clone(),
-        store.views.clone(),
-        store.allot.clone(),
-        config.smtp.receive_options(),
-        resolver,
-    );
-    let tls = if config.smtp.tls.off { None } else { Some(tls(config)?) };
-    let listener = Listener::bind(config.smtp.clone(), receiver, store.allot.clone(), tls).await?;
-    let address = listener.addresses().first().copied();
-    let stop = stop.clone();
-    doors.start("smtp", async move { Ok(listener.run(stop).await?) });
-    Ok(address)
-}
-
-/// Returns the configured certificate, or a self-made one that is kept in the data directory.
-fn tls(config: &Config) -> anyhow::Result<Tls> {
-    if let (Some(certificate), Some(key)) = (&config.smtp.tls.certificate_file, &config.smtp.tls.key_file) {
-        return Tls::from_files(certificate, key).context("smtp.tls");
-    }
-    let data = &config.server.data_dir;
-    let (certificate, key) = (data.join("smtp-self-made.crt"), data.join("smtp-self-made.key"));
-    if !certificate.exists() || !key.exists() {
-        let made = api::smtp::self_signed(&config.smtp.hostname)?;
-        crate::secrets::write_private(&key, made.key_pem.as_bytes())?;
-        std::fs::write(&certificate, made.certificate_pem).context("cannot keep the self-made certificate")?;
-    }
-    Tls::from_files(&certificate, &key).context("the self-made certificate in the data directory")
-}
-
 async fn start_metrics(
     doors: &mut Tasks,
     config: &Config,
@@ -267,24 +158,18 @@ async fn start_metrics(
     Ok(Some(address))
 }
 
-/// Returns the settings of webhooks: a sandbox may call this machine over plain http.
-fn webhooks(config: &Config) -> dispatcher::webhook::Config {
-    let mut settings = config.webhooks.clone();
-    settings.targets.dangerous_allow_http_loopback |= config.server.sandbox;
-    settings
-}
-
 fn start_dispatch(
     doors: &mut Tasks,
     config: &Config,
     store: &Store,
     outgoing: Outgoing,
+    receiver: &Receiver,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     if !config.server.roles.contains(&Role::Dispatch) {
         return Ok(());
     }
-    let settings = webhooks(config);
+    let settings = config.webhook_settings();
     let resolve = Arc::new(dispatcher::egress::SystemResolver::default());
     let client = settings.client(resolve).map_err(|invalid| {
         anyhow::anyhow!("webhooks.limits: {}", invalid.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
@@ -300,7 +185,26 @@ fn start_dispatch(
     )?;
     let webhooks = stop.clone();
     doors.start("webhooks", async move { Ok(reactor.run(webhooks).await?) });
-    let (reactor, stop) = (outgoing.reactor(store, Arc::new(NoLocalDelivery)), stop.clone());
-    doors.start("outgoing mail", async move { Ok(reactor.run(stop).await?) });
+    let local = Arc::new(LocalMail::new(receiver, store.allot.clone(), &config.smtp.hostname));
+    let (reactor, carrying) = (outgoing.reactor(store, local), stop.clone());
+    doors.start("outgoing mail", async move { Ok(reactor.run(carrying).await?) });
+    // A sandbox has nobody to ask: what is not looked up stays as it is.
+    if let Some(resolver) = dns::fresh_resolver(config)? {
+        let checker = dispatcher::dns::Checker::new(dispatcher::dns::Parts {
+            log: store.log.clone(),
+            views: store.views.clone(),
+            queue: dispatcher::dns::Queue::new(store.work.clone()),
+            resolver,
+            allot: store.allot.clone(),
+            installation: config.installation(),
+            config: config.dns.checks.clone(),
+            node: store.node.clone(),
+        });
+        let stop = stop.clone();
+        doors.start("domain checks", async move {
+            checker.run(stop).await;
+            Ok(())
+        });
+    }
     Ok(())
 }

@@ -49,6 +49,9 @@ pub fn start_metrics() -> anyhow::Result<PrometheusHandle> {
     describe_gauge!("queue_oldest_seconds", Unit::Seconds, "How long the oldest due delivery waits");
     describe_gauge!("sse_clients", Unit::Count, "Open event streams");
     describe_counter!("sse_cut_total", Unit::Count, "Event streams ended by the server, by reason");
-    describe_counter!("smtp_sessions_total", Unit::Count, "SMTP sessions by outcome");
+    describe_counter!("smtp_sessions_total", Unit::Count, "SMTP sessions by door and outcome");
+    describe_counter!("submission_authentications_total", Unit::Count, "Keys shown to the submission door, by outcome");
+    describe_counter!("submission_messages_total", Unit::Count, "Mails submitted by SMTP, by outcome");
+    describe_counter!("mail_reports_total", Unit::Count, "Reports about mail that was sent from here, by kind");
     Ok(handle)
 }

@@ -5,7 +5,8 @@
 //! handed over again within 24 hours is answered the same way without a second event.
 //!
 //! It deliberately knows no sockets and no SMTP dialogue, and it never sends a bounce: what cannot be taken is refused
-//! while the sender still holds it.
+//! while the sender still holds it. Reports about mail that was sent from here are taken in, too ([`Returns`]): they become
+//! events of that mail, and are never answered.
 //!
 //! Invariants:
 //! - Nothing that is derived from the log can stop a mail: a projection that is late or out of order costs a
@@ -22,6 +23,8 @@ mod origin;
 mod rate;
 mod recipient;
 mod refusal;
+mod report;
+mod returned;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -38,6 +41,7 @@ use tokio::sync::Semaphore;
 pub use greylist::Times as GreylistTimes;
 pub use recipient::Asked;
 pub use refusal::Refusal;
+pub use returned::{ReportOn, Returns};
 
 use content::Content;
 use greylist::Greylist;
@@ -87,13 +91,22 @@ pub struct Destination {
     pub mailbox: MailboxId,
 }
 
+/// What becomes of mail for a recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// It goes into a mailbox.
+    Mailbox(Destination),
+    /// It is a report, and is read.
+    Report(ReportOn),
+}
+
 /// A whole mail with its envelope, whose recipients are known.
 #[derive(Debug)]
 pub struct Incoming {
     /// The envelope, the peer and the content.
     pub transaction: Transaction,
-    /// Where each of the transaction's recipients goes, in their order.
-    pub destinations: Vec<Destination>,
+    /// What becomes of it for each of the transaction's recipients, in their order.
+    pub routes: Vec<Route>,
 }
 
 /// A mail that is durable in every mailbox it was for.
@@ -125,6 +138,9 @@ struct Inner {
 #[derive(Clone)]
 pub struct Receiver {
     inner: Arc<Inner>,
+    returns: Option<Arc<Returns>>,
+    /// Asks DNS where mail comes from.
+    verifies: bool,
 }
 
 impl std::fmt::Debug for Receiver {
@@ -162,7 +178,20 @@ impl Receiver {
             parsers: Arc::new(Semaphore::new(parsers)),
             verifiers: Arc::new(Semaphore::new(LARGE_MAILS_VERIFIED_AT_ONCE)),
         };
-        Self { inner: Arc::new(inner) }
+        Self { inner: Arc::new(inner), returns: None, verifies: true }
+    }
+
+    /// Returns this pipeline with reports about mail that was sent from here: recognised by their return paths, or by what
+    /// they name in a mailbox.
+    #[must_use]
+    pub fn with_returns(self, returns: Returns) -> Self {
+        Self { returns: Some(Arc::new(returns)), ..self }
+    }
+
+    /// Returns the same pipeline for mail that never left this installation: nobody is asked where it comes from.
+    #[must_use]
+    pub fn for_local_mail(&self) -> Self {
+        Self { verifies: false, ..self.clone() }
     }
 
     /// Makes a mail durable in every mailbox it is for, then says so.
@@ -171,15 +200,20 @@ impl Receiver {
     /// Why it was not taken. Some mailboxes may have it even then: the sender will hand it over again, and those
     /// recognise it.
     pub async fn accept(&self, incoming: Incoming) -> Result<Accepted, Refusal> {
-        let Incoming { transaction, destinations } = incoming;
+        let Incoming { transaction, routes } = incoming;
         let now = self.inner.allot.now();
         let request = RequestId::new(now, self.inner.allot.random());
-        let mut copies = commit::copies(&transaction, destinations);
+        let (mut copies, about) = commit::sorted(&transaction, routes);
         let refuses_forged = self.inner.options.refuse_forged(&transaction);
-        let content = Content::read(&self.inner, transaction, &request).await?;
+        let content = Content::read(&self.inner, self.verifies, transaction, &request).await?;
         if content.is_forged && refuses_forged {
             return Err(Refusal::Forged);
         }
+        let reported = match &self.returns {
+            Some(returns) if !about.is_empty() => Some(self.record_returned(returns, &content, &about, &request).await),
+            _ => None,
+        };
+        let boxes: Vec<_> = copies.iter().map(|copy| copy.destination.clone()).collect();
         let results = if copies.len() == 1 {
             let copy = copies.remove(0);
             vec![self.inner.commit(copy, &content, &request, now).await]
@@ -196,9 +230,31 @@ impl Receiver {
                 Err(refusal) => refusals.push(refusal),
             }
         }
-        match Refusal::of_all(&refusals, copies) {
-            None => Ok(Accepted { request, copies, duplicates }),
-            Some(refusal) => Err(refusal),
+        match reported {
+            // Whether a mail is a report is seen only now: where it is in a mailbox already, its sender has its answer.
+            Some(Err(Refusal::NoReport)) if copies > 0 => {}
+            Some(Err(refusal)) => refusals.push(refusal),
+            Some(Ok(_)) | None => {}
         }
+        if let Some(refusal) = Refusal::of_all(&refusals, copies.max(1)) {
+            return Err(refusal);
+        }
+        self.look_for_reports(&content, &boxes, &request).await?;
+        Ok(Accepted { request, copies, duplicates })
+    }
+
+    /// Records what a mail says of mail that was sent as the mailboxes it came to. Should that not be possible now, the
+    /// sender repeats it, and the mailboxes recognise it.
+    async fn look_for_reports(
+        &self,
+        content: &Content,
+        boxes: &[Destination],
+        request: &RequestId,
+    ) -> Result<(), Refusal> {
+        let Some(returns) = self.returns.as_ref().filter(|_| content.may_be_report) else { return Ok(()) };
+        for destination in boxes {
+            self.record_reported(returns, content, destination, request).await?;
+        }
+        Ok(())
     }
 }

@@ -270,9 +270,6 @@ pub const KEYS_MAX: usize = 4;
 /// How long the record of a retired key stays, so that mail under way can still be verified, microseconds.
 pub const RETIRED_STAYS_MICROS: i64 = 7 * 24 * 3_600_000_000;
 
-/// What the private keys of domains are sealed for; the secret is the key's DER.
-pub const KEY_PURPOSE: &str = "dkim";
-
 /// The fold of a sending domain's stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SendingDomain {

@@ -96,6 +96,7 @@ impl Installation {
         command.envs([
             ("POSTLOG_HTTP__LISTEN", "127.0.0.1:0"),
             ("POSTLOG_SMTP__LISTEN", "[\"127.0.0.1:0\"]"),
+            ("POSTLOG_SUBMISSION__LISTEN", "[\"127.0.0.1:0\"]"),
             ("POSTLOG_METRICS__LISTEN", ""),
             ("POSTLOG_DATABASE__WRITE_AHEAD_RESERVE_MEBIBYTES", "1"),
             ("POSTLOG_LOG__LEVEL", "error"),

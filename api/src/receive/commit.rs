@@ -10,14 +10,14 @@ use mail::message::PARSER_VERSION;
 use mail::smtp::Transaction;
 
 use super::content::Content;
-use super::{Destination, Inner, Refusal};
+use super::{Destination, Inner, Refusal, ReportOn, Route};
 
 /// The status kept with the answer to a mail; a repetition is answered the same.
 const ACCEPTED: u16 = 250;
 
 /// What one mailbox gets.
 pub(super) struct Copy {
-    destination: Destination,
+    pub(super) destination: Destination,
     rcpt_to: Vec<String>,
 }
 
@@ -29,18 +29,27 @@ pub(super) enum Written {
     Known,
 }
 
-/// Groups recipients by mailbox: a mailbox named twice gets one copy that lists both.
-pub(super) fn copies(transaction: &Transaction, destinations: Vec<Destination>) -> Vec<Copy> {
-    let mut copies: Vec<Copy> = Vec::with_capacity(destinations.len());
-    let mut places = std::collections::HashMap::with_capacity(destinations.len());
-    for (recipient, destination) in transaction.recipients.iter().zip(destinations) {
+/// Groups recipients by mailbox: a mailbox named twice gets one copy that lists both. Returns with them what reports are
+/// about.
+pub(super) fn sorted(transaction: &Transaction, routes: Vec<Route>) -> (Vec<Copy>, Vec<ReportOn>) {
+    let mut copies: Vec<Copy> = Vec::with_capacity(routes.len());
+    let mut places = std::collections::HashMap::with_capacity(routes.len());
+    let mut about = vec![];
+    for (recipient, route) in transaction.recipients.iter().zip(routes) {
+        let destination = match route {
+            Route::Mailbox(destination) => destination,
+            Route::Report(on) => {
+                about.push(on);
+                continue;
+            }
+        };
         let place = *places.entry(destination.clone()).or_insert(copies.len());
         if place == copies.len() {
             copies.push(Copy { destination, rcpt_to: vec![] });
         }
         copies[place].rcpt_to.push(recipient.path.as_str().to_owned());
     }
-    copies
+    (copies, about)
 }
 
 impl Inner {

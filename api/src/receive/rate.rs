@@ -46,6 +46,7 @@ impl<K: Hash + Eq> Buckets<K> {
 pub(super) struct Rates {
     per_mailbox_and_peer: Buckets<(MailboxId, IpAddr)>,
     per_mailbox: Buckets<MailboxId>,
+    reports_per_peer: Buckets<IpAddr>,
 }
 
 impl Rates {
@@ -53,6 +54,7 @@ impl Rates {
         Self {
             per_mailbox_and_peer: Buckets::new(per_minute_per_mailbox_and_peer),
             per_mailbox: Buckets::new(per_minute_per_mailbox),
+            reports_per_peer: Buckets::new(per_minute_per_mailbox),
         }
     }
 
@@ -61,6 +63,12 @@ impl Rates {
         // The peer's bucket first, so that a flood does not use up what others may send to the mailbox.
         self.per_mailbox_and_peer.take(|| (mailbox.clone(), peer), now)
             && self.per_mailbox.take(|| mailbox.clone(), now)
+    }
+
+    /// Counts a report from a peer; tells whether it is within the rate. Large hosts return much, so a peer has as much as
+    /// a mailbox has from all.
+    pub(super) fn admit_report(&self, peer: IpAddr, now: i64) -> bool {
+        self.reports_per_peer.take(|| peer, now)
     }
 }
 

@@ -13,7 +13,7 @@ use eventlog::{DirectoryKey, DirectoryTarget, LogError};
 use lru::LruCache;
 use mail::address::{Address, ForwardPath, ReversePath};
 
-use super::{Destination, Inner, Receiver, Refusal};
+use super::{Destination, Inner, Receiver, Refusal, ReportOn, Route};
 
 /// How many addresses and mailboxes are remembered.
 const REMEMBERED_MAX: NonZeroUsize = NonZeroUsize::new(100_000).expect("it is not zero");
@@ -140,12 +140,18 @@ struct Found {
 }
 
 impl Receiver {
-    /// Returns where mail for a recipient goes, if it may go there.
+    /// Returns what becomes of mail for a recipient, if it may come.
     ///
     /// # Errors
     /// Why not.
-    pub async fn recipient(&self, asked: Asked<'_>) -> Result<Destination, Refusal> {
-        let Found { destination, state, address } = self.inner.find(asked.path).await?;
+    pub async fn recipient(&self, asked: Asked<'_>) -> Result<Route, Refusal> {
+        if let Some(on) = self.report(&asked)? {
+            return Ok(Route::Report(on));
+        }
+        let Found { destination, state, address } = match self.inner.find(asked.path).await {
+            Err(Refusal::NotHosted) if self.is_bounce_domain(asked.path) => self.inner.find_at_home(asked.path).await?,
+            found => found?,
+        };
         if state.status == Status::Suspended {
             return Err(Refusal::Suspended);
         }
@@ -172,7 +178,24 @@ impl Receiver {
         if !asked.trusted && !self.inner.greylist.admit(asked.peer, sender, mailbox, now) {
             return Err(Refusal::Greylisted);
         }
-        Ok(destination)
+        Ok(Route::Mailbox(destination))
+    }
+
+    /// Returns what mail for a recipient reports on, if the recipient is a return path or the address for reports.
+    fn report(&self, asked: &Asked<'_>) -> Result<Option<ReportOn>, Refusal> {
+        let (Some(returns), Some(address)) = (&self.returns, asked.path.address()) else { return Ok(None) };
+        let Some(on) = returns.recognise(address) else { return Ok(None) };
+        let now = self.inner.allot.now();
+        if asked.trusted || self.inner.rates.admit_report(asked.peer, now) {
+            Ok(Some(on))
+        } else {
+            Err(Refusal::TooFast)
+        }
+    }
+
+    fn is_bounce_domain(&self, path: &ForwardPath) -> bool {
+        let at_home = |address| self.returns.as_ref().is_some_and(|returns| returns.is_home(address));
+        path.address().is_some_and(at_home)
     }
 }
 
@@ -196,6 +219,14 @@ impl Inner {
             Err(Refusal::UnknownMailbox)
         } else {
             Err(Refusal::NotReceiving)
+        }
+    }
+
+    /// At the bounce domain there are return paths of ours and whoever runs this host, and nobody else.
+    async fn find_at_home(&self, path: &ForwardPath) -> Result<Found, Refusal> {
+        match path.address().filter(|address| address.base_local().eq_ignore_ascii_case("postmaster")) {
+            Some(_) => self.find_postmaster().await,
+            None => Err(Refusal::UnknownMailbox),
         }
     }
 

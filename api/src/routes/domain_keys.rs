@@ -8,7 +8,7 @@ use domain::id::DomainId;
 use domain::published::rfc3339;
 use domain::sending_domain::records::key_name;
 use domain::sending_domain::{
-    ActivateKey, AddSigningKey, Algorithm, KEY_PURPOSE, KeyStatus, NewKey, RETIRED_STAYS_MICROS, RetireKey,
+    ActivateKey, AddSigningKey, Algorithm, KeyStatus, NewKey, RETIRED_STAYS_MICROS, RetireKey, SIGNING_KEY_PURPOSE,
     SendingDomain, SigningKey,
 };
 use serde::{Deserialize, Serialize};
@@ -163,7 +163,7 @@ async fn create_signing_key(
     let NewKey { selector, algorithm, public_key, secret } = made.key.clone();
     let key = SigningKey { selector, algorithm, public_key, secret: secret.clone(), status: KeyStatus::Pending };
     let command = AddSigningKey { domain: id.clone(), key: made.key };
-    let submission = call.submission(command).with_secret(secret, KEY_PURPOSE, made.private);
+    let submission = call.submission(command).with_secret(secret, SIGNING_KEY_PURPOSE, made.private);
     let answered = call.clone().into_call();
     app.submit(&call, submission, idempotency, move |appended| {
         let shown = Shown::of(&key, &appended.state);

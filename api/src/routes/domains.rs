@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use domain::id::{DomainId, SecretId};
 use domain::sending_domain::{
-    AddDomain, Algorithm, ChangeMode, KEY_PURPOSE, NewKey, RemoveDomain, SendingDomain, Status,
+    AddDomain, Algorithm, ChangeMode, NewKey, RemoveDomain, SIGNING_KEY_PURPOSE, SendingDomain, Status,
 };
 use domain::team::Team;
 use domain::{StreamId, Versioned};
@@ -203,7 +203,7 @@ async fn create_domain(
     };
     let mut submission = call.submission(command).fresh(StreamId::Domain(id.clone()));
     for made in made {
-        submission = submission.with_secret(made.key.secret, KEY_PURPOSE, made.private);
+        submission = submission.with_secret(made.key.secret, SIGNING_KEY_PURPOSE, made.private);
     }
     let (answered, config) = (call.clone().into_call(), app.config.clone());
     app.submit(&call, submission, idempotency, move |appended| {

@@ -2,7 +2,7 @@
 
 use domain::Versioned;
 use domain::id::DomainId;
-use domain::sending_domain::{KEY_PURPOSE, SendingDomain};
+use domain::sending_domain::{SIGNING_KEY_PURPOSE, SendingDomain};
 use domain::team::Limits;
 use domain::{StreamId, team};
 use mail::auth::{DkimKey, KeyType, Zone};
@@ -59,7 +59,7 @@ async fn a_domain_is_created_with_two_sealed_signing_keys() {
     let id: DomainId = made["id"].as_str().unwrap().parse().unwrap();
     let fold: Versioned<SendingDomain> = world.app.log.state(&team.id, &[StreamId::Domain(id)]).await.unwrap();
     for (key, kind) in fold.keys.iter().zip([KeyType::Rsa, KeyType::Ed25519]) {
-        let sealed = world.app.log.secret(&team.id, &key.secret, KEY_PURPOSE).await.unwrap().unwrap();
+        let sealed = world.app.log.secret(&team.id, &key.secret, SIGNING_KEY_PURPOSE).await.unwrap().unwrap();
         let private = DkimKey::from_der(kind, sealed.expose()).unwrap();
         assert_eq!(private.public_key(), key.public_key);
         assert!(!made.to_string().contains(&hex::encode(sealed.expose())));

@@ -107,7 +107,7 @@ fn a_key_is_rotated_when_its_successor_is_published() {
     // Mail under way was signed with the first one: its record stays, and so does its name.
     assert_eq!(state.retired.iter().map(|k| k.selector.as_str()).collect::<Vec<_>>(), ["pl1"]);
     let mut taken = new_key(1);
-    taken.secret = crate::testing::secret_id(77);
+    taken.secret = secret_id(77);
     let reuse = AddSigningKey { domain: domain_id(2), key: taken };
     given(log).when(reuse).then_rejected(&Rejected::SelectorTaken);
 }
