@@ -29,6 +29,7 @@ mod mailbox_availability;
 mod mailbox_filters;
 mod mailbox_keys;
 mod mailbox_send;
+mod mailbox_session;
 mod mailbox_uploads;
 mod mailbox_view;
 mod mailboxes;
@@ -72,6 +73,7 @@ pub(crate) fn all() -> Routes {
         .and(mailbox_filters::routes())
         .and(mailbox_keys::routes())
         .and(mailbox_send::routes())
+        .and(mailbox_session::routes())
         .and(mailbox_uploads::routes())
         .and(mailboxes::routes())
         .and(message_content::routes())

@@ -186,3 +186,6 @@ fn row(cells: &Cells) -> Result<Row, Error> {
         expires_at: cells.get("expires_at")?,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,6 +46,17 @@ pub(super) struct MailboxChanges {
     updated_properties: Option<Vec<&'static str>>,
 }
 
+/// Where everything in a mailbox stands.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(super) struct MailboxStates {
+    messages: String,
+    folders: String,
+    threads: String,
+    submissions: String,
+    identities: String,
+    quotas: String,
+}
+
 /// What changed, by type; only the types that were asked about.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 struct MailboxTypedChanges {
@@ -128,6 +139,18 @@ impl<'a> Feed<'a> {
     pub(super) async fn new(app: &'a App, call: &'a Call, limit: usize) -> Result<Self, Problem> {
         let head = app.log.head(&call.caller.team).await?.position;
         Ok(Self { app, call, limit, head })
+    }
+
+    /// Returns where everything stands.
+    pub(super) async fn states(&self) -> Result<MailboxStates, Problem> {
+        Ok(MailboxStates {
+            messages: self.messages("since_state", None).await?.new_state,
+            folders: self.folders(None).await?.new_state,
+            threads: self.threads(None).await?.new_state,
+            submissions: self.submissions("since_state", None).await?.new_state,
+            identities: self.identities(None).await?.new_state,
+            quotas: self.quotas(None).await?.new_state,
+        })
     }
 
     fn since(&self, field: &str, token: Option<&str>) -> Result<Since, Problem> {

@@ -234,7 +234,7 @@ pub(super) struct Asked {
 impl EmailSendRequest {
     /// Reads what the domain and the composer do not check by themselves.
     pub(super) fn read(self, now: i64) -> Result<Asked, Problem> {
-        let headers = headers_of(self.custom_headers.unwrap_or_default())?;
+        let headers = headers(self.custom_headers.unwrap_or_default())?;
         let (attachments, uploaded) = files(self.attachments.unwrap_or_default())?;
         let labels = labels(self.tags.unwrap_or_default(), self.metadata.unwrap_or_default())?;
         let people = |people: Vec<Address>| people.into_iter().map(Person::from).collect();
@@ -288,8 +288,7 @@ pub(super) fn send_at(text: &str, now: i64) -> Result<i64, Problem> {
     Ok(at)
 }
 
-/// Reads custom header fields.
-pub(super) fn headers_of(given: BTreeMap<String, String>) -> Result<Vec<(String, String)>, Problem> {
+fn headers(given: BTreeMap<String, String>) -> Result<Vec<(String, String)>, Problem> {
     for (name, value) in &given {
         let shown: String = name.chars().filter(char::is_ascii_graphic).take(76).collect();
         let field = format!("custom_headers.{shown}");

@@ -13,7 +13,7 @@ use mail::compose::{Attachment as File, Draft, Person};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::email_body::{decoded, headers_of, judged, send_at};
+use super::email_body::{decoded, judged, send_at};
 use super::emails::{Dialect, accepted, composed};
 use super::submissions::submission_id;
 use crate::auth::{Call, FromLog, guards};
@@ -181,31 +181,6 @@ async fn files(app: &App, call: &Call, given: Vec<SendMailboxAttachment>) -> Res
     Ok(files)
 }
 
-/// Message-IDs of a header field, however they are set apart.
-fn ids(text: &str) -> Vec<String> {
-    text.split(|c: char| c.is_ascii_whitespace() || c == ',').filter(|id| !id.is_empty()).map(str::to_owned).collect()
-}
-
-/// Takes the threading fields out of custom header fields; they are fields of the draft.
-fn threading(draft: &mut Draft, given: BTreeMap<String, String>) -> Result<(), Problem> {
-    let mut rest = BTreeMap::new();
-    for (name, value) in given {
-        // Line breaks are refused by whatever reads the value, so that the refusal names the field.
-        let broken = value.contains(char::is_control);
-        if name.eq_ignore_ascii_case("in-reply-to") && !broken {
-            draft.in_reply_to = draft.in_reply_to.take().or_else(|| ids(&value).into_iter().next());
-        } else if name.eq_ignore_ascii_case("references") && !broken {
-            if draft.references.is_empty() {
-                draft.references = ids(&value);
-            }
-        } else {
-            rest.insert(name, value);
-        }
-    }
-    draft.headers = headers_of(rest)?;
-    Ok(())
-}
-
 /// Makes a draft of a request.
 async fn draft(app: &App, call: &Call, mailbox: &Mailbox, body: SendMailboxMessageBody) -> Result<Draft, Problem> {
     let people =
@@ -218,7 +193,7 @@ async fn draft(app: &App, call: &Call, mailbox: &Mailbox, body: SendMailboxMessa
     if body.text_body.is_none() && body.html_body.is_none() {
         return Err(Problem::unacceptable("text_body", "required", "text_body or html_body is required"));
     }
-    let mut draft = Draft {
+    Ok(Draft {
         from,
         to: body.to.into_iter().map(Person::from).collect(),
         cc: people(body.cc),
@@ -230,10 +205,10 @@ async fn draft(app: &App, call: &Call, mailbox: &Mailbox, body: SendMailboxMessa
         attachments: files(app, call, body.attachments.unwrap_or_default()).await?,
         in_reply_to: body.in_reply_to,
         references: body.references.unwrap_or_default(),
+        // The composer takes In-Reply-To and References for what they are, and refuses what is not the caller's to set.
+        headers: body.custom_headers.unwrap_or_default().into_iter().collect(),
         ..Draft::default()
-    };
-    threading(&mut draft, body.custom_headers.unwrap_or_default())?;
-    Ok(draft)
+    })
 }
 
 /// Send a message as the mailbox

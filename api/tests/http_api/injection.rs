@@ -160,10 +160,12 @@ async fn no_field_adds_a_header_field_or_a_recipient() {
     let people = BTreeSet::from(["ann@a.test", "bob@example.net", "carl@example.net", "office@a.test"]);
     let verdicts = judged(&mails);
     assert_eq!(verdicts.len(), mails.len());
-    for ((verdict, mail), what) in verdicts.iter().zip(&mails).zip(&places) {
-        let shown = || format!("{what:?}: {verdict}\n{}", String::from_utf8_lossy(mail));
+    for ((verdict, mail), (place, nasty)) in verdicts.iter().zip(&mails).zip(places) {
+        let shown = || format!("{place} {nasty:?}: {verdict}\n{}", String::from_utf8_lossy(mail));
         let names: Vec<_> = verdict["names"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
-        assert!(names.iter().all(|name| allowed.contains(name)), "{}", shown());
+        // What the caller called it, as far as a field may be called so.
+        let own = |name: &str| place == "/custom_headers" && name.starts_with("X-Tag");
+        assert!(names.iter().all(|name| allowed.contains(name) || own(name)), "{}", shown());
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "a field twice: {}", shown());
         assert_eq!((&verdict["evil"], &verdict["defects"]), (&json!([]), &json!([])), "{}", shown());
         for person in verdict["people"].as_array().unwrap() {

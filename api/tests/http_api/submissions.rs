@@ -162,7 +162,7 @@ async fn what_a_mailbox_cannot_send_is_refused_and_named() {
             json!([{"filename": "a.txt", "content_type": "a/b", "blob_id": "blob_x"}]),
             "attachments.0.blob_id",
         ),
-        ("in_reply_to", json!("nonsense"), "in_reply_to"),
+        ("in_reply_to", json!("two words"), "in_reply_to"),
         ("send_at", json!("2027-11-21T10:00:00Z"), "send_at"),
         ("html", json!("x"), "html"),
     ];
@@ -204,4 +204,31 @@ async fn an_idempotency_key_belongs_to_the_mailbox() {
     let changed = json!({"to": [{"email": "x@example.net"}], "subject": "Hello", "text_body": "Hi"});
     let clash = world.post("/mailbox/messages/send").key(&one.key).header("idempotency-key", "k").json(&changed);
     assert_eq!(clash.send().await.refusal(), (409, "idempotency_conflict".to_owned()));
+}
+
+#[tokio::test]
+async fn the_session_tells_what_can_be_done_and_where_things_stand() {
+    let world = World::new().await;
+    let (team, _) = sender(&world, "a.test").await;
+    let mailbox = world.mailbox(&team, "box").await;
+    let session = world.get("/mailbox/session").key(&mailbox.key).send().await;
+    let data = session.data();
+    assert_eq!(
+        (&data["mailbox"]["email"], &data["capabilities"]["submissions"]["send"]),
+        (&json!("box@a.test"), &json!(true))
+    );
+    assert_eq!(data["limits"]["attachment_upload_bytes_max"], 7_500_000);
+    let same = world.get("/mailbox/session").key(&mailbox.key).header("if-none-match", &session.header("etag"));
+    assert_eq!(same.send().await.status, 304);
+    // Whatever it names exists.
+    let document = serde_json::to_value(api::document()).unwrap();
+    for endpoint in data["endpoints"].as_object().unwrap().values().flat_map(|list| list.as_array().unwrap()) {
+        let (method, path) = endpoint.as_str().unwrap().split_once(' ').unwrap();
+        assert!(document["paths"][path][method.to_lowercase()].is_object(), "{endpoint}");
+    }
+    send(&world, &mailbox.key, &note()).await.data();
+    let later = world.get("/mailbox/session").key(&mailbox.key).send().await.data();
+    assert_ne!(later["states"]["submissions"], data["states"]["submissions"]);
+    let since = format!("/mailbox/submissions/changes?since_state={}", data["states"]["submissions"].as_str().unwrap());
+    assert_eq!(world.get(&since).key(&mailbox.key).send().await.data()["created"].as_array().unwrap().len(), 1);
 }
