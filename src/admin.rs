@@ -10,8 +10,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use api::auth::secret::{Fresh, mint};
-use domain::id::{DomainId, KeyId, Position, TeamId};
-use domain::{Actor, Command, api_key, balance, permission, sending_domain, team};
+use domain::id::{DomainId, KeyId, Position, ProviderId, TeamId};
+use domain::{Actor, Command, api_key, balance, permission, provider, sending_domain, team};
 use eventlog::chain::Verifier;
 use eventlog::{EventLog, Outcome, Submission, TransactError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -86,7 +86,22 @@ pub async fn create_team(store: &Store, config: &Config, name: &str, domain: Opt
     if let Some(domain) = domain {
         add_domain(store, &team, domain, sending_domain::Mode::SendReceive).await?;
     }
+    if config.server.sandbox {
+        submit(store, &team, sandbox_account(store)).await?;
+    }
     Ok(team)
+}
+
+/// Returns the command that makes an account whose mail stays in this installation, so that a newcomer can send at once.
+fn sandbox_account(store: &Store) -> provider::CreateProvider {
+    let settings = provider::Settings {
+        transport: provider::Transport::Sandbox,
+        percentage: None,
+        quotas: provider::Quotas::default(),
+    };
+    let identity = provider::Identity { name: "Sandbox".to_owned(), ..provider::Identity::default() };
+    let provider = ProviderId::new(store.allot.now(), store.allot.random());
+    provider::CreateProvider { provider, settings, identity, managed: false, secret: None }
 }
 
 fn normalise(domain: &str) -> anyhow::Result<String> {

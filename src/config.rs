@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use domain::sending_domain::records::Installation;
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -40,6 +41,10 @@ pub struct Config {
     pub streams: api::stream::Config,
     /// Webhook deliveries.
     pub webhooks: dispatcher::webhook::Config,
+    /// Outgoing mail.
+    pub outbound: dispatcher::outbound::Config,
+    /// The DNS, and what this installation is called in it.
+    pub dns: Dns,
     /// Prometheus metrics.
     pub metrics: Metrics,
     /// Log lines.
@@ -50,6 +55,25 @@ pub struct Config {
     pub prices: domain::billing::PriceBook,
     /// What a new team may spend.
     pub billing: Billing,
+}
+
+/// The DNS: whom we ask, what we are called, how often sending domains are looked up.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Dns {
+    /// Who is asked; the machine's own servers without.
+    #[serde(default)]
+    pub server: Option<SocketAddr>,
+    /// The host that MX records of sending domains name; `[smtp] hostname` without.
+    #[serde(default)]
+    pub mx_host: Option<String>,
+    /// The preference of these records.
+    pub mx_priority: u16,
+    /// The SPF mechanism that names our source addresses; `a:` and the MX host without.
+    #[serde(default)]
+    pub spf_mechanism: Option<String>,
+    /// See `[dns]` in the default file.
+    #[serde(flatten)]
+    pub checks: dispatcher::dns::Config,
 }
 
 /// What a new team may spend.
@@ -213,7 +237,7 @@ impl Config {
         if !problems.is_empty() {
             return Err(Problems(problems));
         }
-        for section in ["http", "smtp", "submission", "bounces", "streams", "webhooks"] {
+        for section in ["http", "smtp", "submission", "bounces", "streams", "webhooks", "outbound", "dns"] {
             if let Some(Value::Table(table)) = merged.get_mut(section) {
                 drop_empty(table);
             }
@@ -225,7 +249,9 @@ impl Config {
     }
 
     /// Returns what is wrong with the sections of the doors and the dispatcher.
-    fn sections(&self) -> [(&'static str, Vec<String>); 7] {
+    fn sections(&self) -> [(&'static str, Vec<String>); 9] {
+        let mut dns = self.installation().problems();
+        dns.extend(self.dns.checks.problems());
         [
             ("http", self.http.door.problems()),
             ("smtp", self.smtp.problems()),
@@ -234,7 +260,24 @@ impl Config {
             ("connections", self.connections.problems("connections")),
             ("streams", self.streams.problems()),
             ("webhooks", self.webhooks.problems()),
+            ("outbound", self.outbound.problems()),
+            ("dns", dns),
         ]
+    }
+
+    /// Returns what this installation is called in the DNS.
+    #[must_use]
+    pub fn installation(&self) -> Installation {
+        let mx_host = self.dns.mx_host.clone().unwrap_or_else(|| self.smtp.hostname.clone());
+        let spf_mechanism = self.dns.spf_mechanism.clone().unwrap_or_else(|| format!("a:{mx_host}"));
+        Installation { mx_host, mx_priority: self.dns.mx_priority, spf_mechanism }
+    }
+
+    /// Returns the settings of webhooks: a sandbox may call this machine over plain http.
+    pub fn webhook_settings(&self) -> dispatcher::webhook::Config {
+        let mut settings = self.webhooks.clone();
+        settings.targets.dangerous_allow_http_loopback |= self.server.sandbox;
+        settings
     }
 
     fn problems(&self) -> Vec<String> {
@@ -370,6 +413,9 @@ mod tests {
         assert_eq!(config.submission, api::smtp::SubmissionConfig::default());
         assert_eq!(config.bounces, Bounces::default());
         assert_eq!(config.webhooks, dispatcher::webhook::Config::default());
+        assert_eq!(config.outbound, dispatcher::outbound::Config::default());
+        assert_eq!(config.dns.checks, dispatcher::dns::Config::default());
+        assert_eq!(config.installation(), Installation::default());
     }
 
     #[test]

@@ -1,18 +1,57 @@
 //! Names looked up in the real DNS, for checking where mail comes from.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
-use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::{ResolverBuilder, TokioResolver};
 use mail::auth::{DnsError, MxRecord, Resolver};
+
+use crate::config::Config;
 
 /// The most answers of one name that are looked at; more is an attack or a mistake.
 const ANSWERS_MAX: usize = 100;
 
-/// A resolver over the servers of `/etc/resolv.conf`, with a cache that keeps answers for their time to live.
+/// Returns a resolver for whatever asks the DNS; `None` for a sandbox that names no server.
+///
+/// # Errors
+/// The configuration of the machine cannot be read.
+pub fn resolver(config: &Config) -> anyhow::Result<Option<Arc<dyn Resolver>>> {
+    made(config, Caching::Kept)
+}
+
+/// Returns a resolver for the records of sending domains: whoever has just published one wants it to be seen.
+///
+/// # Errors
+/// The configuration of the machine cannot be read.
+pub fn fresh_resolver(config: &Config) -> anyhow::Result<Option<Arc<dyn Resolver>>> {
+    made(config, Caching::Off)
+}
+
+fn made(config: &Config, caching: Caching) -> anyhow::Result<Option<Arc<dyn Resolver>>> {
+    Ok(match config.dns.server {
+        Some(server) => Some(Arc::new(SystemDns::at(server, caching)?)),
+        None if config.server.sandbox => None,
+        None => Some(Arc::new(SystemDns::new(caching)?)),
+    })
+}
+
+/// Whether answers are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caching {
+    /// For their time to live.
+    Kept,
+    /// Not at all.
+    Off,
+}
+
+/// A resolver over the servers of `/etc/resolv.conf` or one that is named, with a cache that
+/// keeps answers for their time to live, or without one.
 pub struct SystemDns {
     resolver: TokioResolver,
 }
@@ -22,8 +61,28 @@ impl SystemDns {
     ///
     /// # Errors
     /// The configuration cannot be read.
-    pub fn new() -> anyhow::Result<Self> {
-        let builder = TokioResolver::builder_tokio().context("the DNS configuration cannot be read")?;
+    pub fn new(caching: Caching) -> anyhow::Result<Self> {
+        Self::of(TokioResolver::builder_tokio().context("the DNS configuration cannot be read")?, caching)
+    }
+
+    /// Returns a resolver that asks one server.
+    ///
+    /// # Errors
+    /// The resolver cannot be made.
+    pub fn at(server: SocketAddr, caching: Caching) -> anyhow::Result<Self> {
+        let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+            connection.port = server.port();
+            connection
+        });
+        let server = NameServerConfig::new(server.ip(), true, connections.into());
+        let config = ResolverConfig::from_name_servers(vec![server]);
+        Self::of(TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()), caching)
+    }
+
+    fn of(mut builder: ResolverBuilder<TokioRuntimeProvider>, caching: Caching) -> anyhow::Result<Self> {
+        if caching == Caching::Off {
+            builder.options_mut().cache_size = 0;
+        }
         Ok(Self { resolver: builder.build().context("the DNS resolver cannot be made")? })
     }
 

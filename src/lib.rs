@@ -5,11 +5,14 @@
 
 pub mod admin;
 pub mod bench;
+pub mod carrier;
 pub mod cli;
 pub mod config;
 pub mod dns;
+pub mod doors;
 pub mod first_run;
 pub mod local;
+pub mod outgoing;
 pub mod poll;
 pub mod run;
 pub mod secrets;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use domain::id::{Position, TeamId};
 use eventlog::{Allot, EventLog, LogError};
+use projections::uploads;
+use projections::webhook_attempts::Work;
 use tokio_util::sync::CancellationToken;
 
 /// How far the clocks of nodes may differ before an append of one is noticed late by another.
@@ -13,6 +15,8 @@ const SKEW_MICROS: i64 = 10 * 1_000_000;
 const PAGE: usize = 1_000;
 /// How many expired answers one statement drops.
 const ANSWERS: usize = 1_000;
+/// How many expired uploads are dropped at a time.
+const UPLOADS: usize = 100;
 
 /// Looks at the heads that moved, often while somebody waits for events and seldom otherwise.
 ///
@@ -59,11 +63,11 @@ async fn look(log: &EventLog, since: i64, seen: &mut HashMap<TeamId, (Position, 
     }
 }
 
-/// Drops answers to requests that are older than 24 hours.
+/// Drops answers to requests that are older than 24 hours, and uploads that expired.
 ///
 /// # Errors
 /// Never: a store that does not answer is tried again.
-pub async fn housekeeping(log: EventLog, allot: Allot, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn housekeeping(log: EventLog, work: Work, allot: Allot, stop: CancellationToken) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -75,6 +79,16 @@ pub async fn housekeeping(log: EventLog, allot: Allot, stop: CancellationToken) 
                 Ok(_) => {}
                 Err(e) => {
                     tracing::warn!(error = %e, "expired answers cannot be dropped; trying again");
+                    break;
+                }
+            }
+        }
+        while !stop.is_cancelled() {
+            match uploads::drop_expired(&work, &log, allot.now(), UPLOADS).await {
+                Ok(dropped) if dropped < UPLOADS => break,
+                Ok(_) => {}
+                Err(e) => {
+                    tracing::warn!(error = %e, "expired uploads cannot be dropped; trying again");
                     break;
                 }
             }

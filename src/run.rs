@@ -5,22 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use api::limit::Limiter;
-use api::receive::{Receiver, Returns};
-use api::smtp::{Listener, Tls};
+use api::receive::Receiver;
 use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
 use axum::routing::get;
 use dispatcher::queue::Queue;
-use eventlog::EventLog;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Role};
+use crate::doors::{self, Doors, bind};
 use crate::first_run::{self, Addresses};
+use crate::local::LocalMail;
+use crate::outgoing::Outgoing;
 use crate::shutdown::{Signals, Tasks};
 use crate::store::{Purpose, Store};
 use crate::{dns, poll, telemetry};
@@ -46,16 +43,17 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         // Until the read models were computed once by this build, lists would lie.
         ready.wait_for(|ready| *ready).await.context("the read models stopped")?;
     }
-    // A key has one rate, through whichever door it comes.
-    let limiter = Limiter::new(config.http.door.rate_limits);
-    let receiver = receiver(&config, &store)?;
+    let outgoing = Outgoing::new(&config, &store)?;
+    let receiver = doors::receiver(&config, &store)?;
+    let open = Doors::new(&config, &store, &outgoing, &stop);
+    let http = open.http(&mut doors, ready).await?;
     let addresses = Addresses {
-        http: start_http(&mut doors, &config, &store, &limiter, ready, &stop).await?,
-        smtp: start_smtp(&mut doors, &config, &store, &receiver, &stop).await?,
-        submission: start_submission(&mut doors, &config, &store, &limiter, &stop).await?,
+        http,
+        smtp: open.smtp(&mut doors, &receiver).await?,
+        submission: open.submission(&mut doors, http).await?,
         metrics: start_metrics(&mut doors, &config, recorder, &stop).await?,
     };
-    start_dispatch(&mut doors, &config, &store, &stop)?;
+    start_dispatch(&mut doors, &config, &store, outgoing, &receiver, &stop)?;
     let log = store.log.clone();
     doors.start("log", {
         let stop = stop.clone();
@@ -96,9 +94,13 @@ fn warnings(config: &Config) -> Vec<String> {
     dangerous(config.submission.dangerous_auth_without_tls, "submission.dangerous_auth_without_tls");
     let networks = !config.webhooks.targets.dangerous_allow_networks.is_empty();
     dangerous(networks, "webhooks.targets.dangerous_allow_networks");
+    dangerous(config.outbound.dangerous_allow_loopback, "outbound.dangerous_allow_loopback");
+    let networks = !config.outbound.dangerous_allow_networks.is_empty();
+    dangerous(networks, "outbound.dangerous_allow_networks");
     if config.server.sandbox {
         warnings.push(
-            "sandbox: webhooks may go to this machine over plain http; set server.sandbox = false for production"
+            "sandbox: webhooks and outgoing mail may go to this machine without TLS, and nowhere else; \
+             set server.sandbox = false for production"
                 .into(),
         );
     }
@@ -116,7 +118,7 @@ fn start_below(
     let idle = Duration::from_millis(config.server.poll_idle_milliseconds);
     let busy = Duration::from_millis(config.server.poll_busy_milliseconds);
     below.start("heads", poll::heads(log.clone(), allot.clone(), idle, busy, stop.clone()));
-    below.start("housekeeping", poll::housekeeping(log.clone(), allot, stop.clone()));
+    below.start("housekeeping", poll::housekeeping(log.clone(), store.work.clone(), allot, stop.clone()));
     if !config.server.roles.contains(&Role::Project) {
         return None;
     }
@@ -129,152 +131,6 @@ fn start_below(
     });
     below.start("read models", async move { Ok(runner.run(stop).await?) });
     Some(ready)
-}
-
-async fn bind(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{what}: cannot listen on {address}"))
-}
-
-/// Returns what the doors that keys open have in common.
-fn app(config: &Config, store: &Store, public_url: String) -> api::App {
-    let mut door = config.http.door.clone();
-    door.public_url = public_url;
-    door.prices = config.prices;
-    door.webhook_urls = webhooks(config).targets;
-    let (log, views, allot) = (store.log.clone(), store.views.clone(), store.allot.clone());
-    api::App::new(log, views, allot, store.secrets.pepper.clone(), door)
-}
-
-async fn start_http(
-    doors: &mut Tasks,
-    config: &Config,
-    store: &Store,
-    limiter: &Limiter,
-    ready: Option<watch::Receiver<bool>>,
-    stop: &CancellationToken,
-) -> anyhow::Result<Option<SocketAddr>> {
-    if !config.server.roles.contains(&Role::Http) {
-        return Ok(None);
-    }
-    let listener = bind(config.http.listen, "http.listen").await?;
-    let address = listener.local_addr()?;
-    let mut public_url = config.http.door.public_url.clone();
-    if public_url == api::Config::default().public_url {
-        public_url = format!("http://{address}");
-    }
-    let streams = api::stream::Streams::new(store.log.clone(), store.allot.clone(), config.streams.clone());
-    let mut app = app(config, store, public_url).with_streams(streams.clone()).with_attempts(store.work.clone());
-    app.limiter = limiter.clone();
-    let health = Router::new()
-        .route("/health/live", get(|| async { "live" }))
-        .route("/health/ready", get(is_ready))
-        .with_state(Health { log: store.log.clone(), ready, stop: stop.clone() });
-    let router = api::router(app).merge(health);
-    let server = api::stream::serve::Server::new(listener, router, config.connections.clone());
-    let (until, streaming) = (stop.clone(), stop.clone());
-    doors.start("http", async move {
-        server.run(until).await;
-        Ok(())
-    });
-    doors.start("streams", async move {
-        streams.run(streaming).await;
-        Ok(())
-    });
-    Ok(Some(address))
-}
-
-#[derive(Clone)]
-struct Health {
-    log: EventLog,
-    ready: Option<watch::Receiver<bool>>,
-    stop: CancellationToken,
-}
-
-/// Says whether this node should get requests: its store answers, its read models are usable, and it is not stopping.
-async fn is_ready(State(health): State<Health>) -> (StatusCode, &'static str) {
-    if health.stop.is_cancelled() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "stopping");
-    }
-    if health.ready.is_some_and(|ready| !*ready.borrow()) {
-        return (StatusCode::SERVICE_UNAVAILABLE, "read models are being computed");
-    }
-    match health.log.teams(None, 1).await {
-        Ok(_) => (StatusCode::OK, "ready"),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the log does not answer"),
-    }
-}
-
-/// Returns the pipeline of all mail that comes in: by SMTP, and from this installation to itself.
-fn receiver(config: &Config, store: &Store) -> anyhow::Result<Receiver> {
-    let resolver: Option<Arc<dyn mail::auth::Resolver>> =
-        if config.smtp.verify_senders { Some(Arc::new(dns::SystemDns::new()?)) } else { None };
-    let (log, views, allot) = (store.log.clone(), store.views.clone(), store.allot.clone());
-    let domain = config.bounces.domain.as_deref().map(mail::address::normalise_domain).transpose()?;
-    let returns = Returns { key: store.secrets.pepper.return_path_key(), domain };
-    Ok(Receiver::new(log, views, allot, config.smtp.receive_options(), resolver).with_returns(returns))
-}
-
-async fn start_smtp(
-    doors: &mut Tasks,
-    config: &Config,
-    store: &Store,
-    receiver: &Receiver,
-    stop: &CancellationToken,
-) -> anyhow::Result<Option<SocketAddr>> {
-    if !config.server.roles.contains(&Role::Smtp) || config.smtp.listen.is_empty() {
-        return Ok(None);
-    }
-    let tls = if config.smtp.tls.off { None } else { Some(tls(config)?) };
-    let listener = Listener::bind(config.smtp.clone(), receiver.clone(), store.allot.clone(), tls).await?;
-    let address = listener.addresses().first().copied();
-    let stop = stop.clone();
-    doors.start("smtp", async move { Ok(listener.run(stop).await?) });
-    Ok(address)
-}
-
-async fn start_submission(
-    doors: &mut Tasks,
-    config: &Config,
-    store: &Store,
-    limiter: &Limiter,
-    stop: &CancellationToken,
-) -> anyhow::Result<Option<SocketAddr>> {
-    let settings = &config.submission;
-    if !config.server.roles.contains(&Role::Smtp) || (settings.listen.is_empty() && settings.listen_tls.is_empty()) {
-        return Ok(None);
-    }
-    let mut app = app(config, store, config.http.door.public_url.clone());
-    app.limiter = limiter.clone();
-    let hostname = settings.hostname.as_deref().unwrap_or(&config.smtp.hostname);
-    let submitter = api::submit::Submitter::new(&app, hostname);
-    let tls = match (&settings.tls.certificate_file, &settings.tls.key_file) {
-        (Some(certificate), Some(key)) => Some(Tls::from_files(certificate, key).context("submission.tls")?),
-        _ if config.smtp.tls.off => None,
-        _ => Some(tls(config)?),
-    };
-    let mut settings = settings.clone();
-    settings.auth_on_loopback = config.server.sandbox;
-    let allot = store.allot.clone();
-    let listener = Listener::bind_submission(settings, &config.smtp.hostname, submitter, allot, tls).await?;
-    let address = listener.addresses().first().copied();
-    let stop = stop.clone();
-    doors.start("submission", async move { Ok(listener.run(stop).await?) });
-    Ok(address)
-}
-
-/// Returns the configured certificate, or a self-made one that is kept in the data directory.
-fn tls(config: &Config) -> anyhow::Result<Tls> {
-    if let (Some(certificate), Some(key)) = (&config.smtp.tls.certificate_file, &config.smtp.tls.key_file) {
-        return Tls::from_files(certificate, key).context("smtp.tls");
-    }
-    let data = &config.server.data_dir;
-    let (certificate, key) = (data.join("smtp-self-made.crt"), data.join("smtp-self-made.key"));
-    if !certificate.exists() || !key.exists() {
-        let made = api::smtp::self_signed(&config.smtp.hostname)?;
-        crate::secrets::write_private(&key, made.key_pem.as_bytes())?;
-        std::fs::write(&certificate, made.certificate_pem).context("cannot keep the self-made certificate")?;
-    }
-    Tls::from_files(&certificate, &key).context("the self-made certificate in the data directory")
 }
 
 async fn start_metrics(
@@ -302,18 +158,18 @@ async fn start_metrics(
     Ok(Some(address))
 }
 
-/// Returns the settings of webhooks: a sandbox may call this machine over plain http.
-fn webhooks(config: &Config) -> dispatcher::webhook::Config {
-    let mut settings = config.webhooks.clone();
-    settings.targets.dangerous_allow_http_loopback |= config.server.sandbox;
-    settings
-}
-
-fn start_dispatch(doors: &mut Tasks, config: &Config, store: &Store, stop: &CancellationToken) -> anyhow::Result<()> {
+fn start_dispatch(
+    doors: &mut Tasks,
+    config: &Config,
+    store: &Store,
+    outgoing: Outgoing,
+    receiver: &Receiver,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
     if !config.server.roles.contains(&Role::Dispatch) {
         return Ok(());
     }
-    let settings = webhooks(config);
+    let settings = config.webhook_settings();
     let resolve = Arc::new(dispatcher::egress::SystemResolver::default());
     let client = settings.client(resolve).map_err(|invalid| {
         anyhow::anyhow!("webhooks.limits: {}", invalid.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
@@ -327,7 +183,28 @@ fn start_dispatch(doors: &mut Tasks, config: &Config, store: &Store, stop: &Canc
         settings,
         store.node.clone(),
     )?;
-    let stop = stop.clone();
-    doors.start("webhooks", async move { Ok(reactor.run(stop).await?) });
+    let webhooks = stop.clone();
+    doors.start("webhooks", async move { Ok(reactor.run(webhooks).await?) });
+    let local = Arc::new(LocalMail::new(receiver, store.allot.clone(), &config.smtp.hostname));
+    let (reactor, carrying) = (outgoing.reactor(store, local), stop.clone());
+    doors.start("outgoing mail", async move { Ok(reactor.run(carrying).await?) });
+    // A sandbox has nobody to ask: what is not looked up stays as it is.
+    if let Some(resolver) = dns::fresh_resolver(config)? {
+        let checker = dispatcher::dns::Checker::new(dispatcher::dns::Parts {
+            log: store.log.clone(),
+            views: store.views.clone(),
+            queue: dispatcher::dns::Queue::new(store.work.clone()),
+            resolver,
+            allot: store.allot.clone(),
+            installation: config.installation(),
+            config: config.dns.checks.clone(),
+            node: store.node.clone(),
+        });
+        let stop = stop.clone();
+        doors.start("domain checks", async move {
+            checker.run(stop).await;
+            Ok(())
+        });
+    }
     Ok(())
 }

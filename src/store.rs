@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use dispatcher::queue::Queue;
+use dispatcher::{dns, outbound};
 use eventlog::sqlite::SqliteBackend;
 use eventlog::{Allot, Backend, BlobStore, EventLog, Options};
 use projections::Views;
@@ -65,7 +66,7 @@ impl Store {
         let secrets = secrets::load(config, &allot)?;
         let mut options = Options::new(secrets.master_key.clone(), blobs(config)?, allot.entropy());
         options.queue_max = NonZeroUsize::new(config.database.queue_max).unwrap_or(NonZeroUsize::MIN);
-        let tables = &[Queue::TABLES];
+        let tables = &[Queue::TABLES, outbound::Queue::TABLES, dns::Queue::TABLES];
         let (backend, views, work, sqlite): (Arc<dyn Backend>, Views, Work, _) = if config.database.url.is_empty() {
             // A command that reads for a moment needs no room to write.
             let reserve = match purpose {

@@ -10,10 +10,11 @@
 
 #[path = "../../eventlog/benches/append/bare.rs"]
 mod bare;
+#[path = "client/http.rs"]
+mod http;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use api::auth::secret::{Pepper, mint};
 use axum::Router;
@@ -29,8 +30,6 @@ use domain::{Actor, Command};
 use eventlog::sqlite::SqliteBackend;
 use eventlog::{Allot, BlobStore, EventLog, MasterKey, Options, Submission};
 use projections::{Runner, Views};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -117,7 +116,7 @@ async fn ours(connections: usize) -> (f64, Vec<f64>) {
              Idempotency-Key: bench-{connection}-{n}\r\nContent-Length: 0\r\n\r\n"
         )
     });
-    let measured = measure(api::router(app), connections, requests).await;
+    let measured = http::measure(api::router(app), connections, ROUND, requests).await;
     stop.cancel();
     tasks.join_all().await;
     log.close().await;
@@ -139,7 +138,7 @@ async fn bare_handler(connections: usize) -> (f64, Vec<f64>) {
         let n = n * 1_000 + connection as u64;
         format!("POST /events/team_{connection:024}/{n} HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n")
     });
-    let measured = measure(router, connections, requests).await;
+    let measured = http::measure(router, connections, ROUND, requests).await;
     writer.join().unwrap();
     drop(stop);
     checkpointer.join().unwrap();
@@ -155,66 +154,4 @@ async fn insert(
     wishes.send(wish).await.map_err(|_| "the loop ended").unwrap();
     answered.await.unwrap();
     axum::Json(serde_json::json!({ "data": { "n": n } }))
-}
-
-/// Serves a router to so many connections, each of which asks again as soon as it is answered; returns requests a second
-/// and how long each took in milliseconds, shortest first.
-async fn measure(
-    router: Router,
-    connections: usize,
-    requests: Arc<impl Fn(usize, u64) -> String + Send + Sync + 'static>,
-) -> (f64, Vec<f64>) {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let to = listener.local_addr().unwrap();
-    let stop = CancellationToken::new();
-    let mut serving = JoinSet::new();
-    serving.spawn({
-        let stop = stop.clone();
-        let service = router.into_make_service_with_connect_info::<SocketAddr>();
-        async move {
-            let serve = axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned());
-            serve.await.unwrap();
-        }
-    });
-    let mut clients = JoinSet::new();
-    let started = Instant::now();
-    for connection in 0..connections {
-        let requests = Arc::clone(&requests);
-        clients.spawn(async move {
-            let mut stream = TcpStream::connect(to).await.unwrap();
-            stream.set_nodelay(true).unwrap();
-            let (mut taken, mut input) = (vec![], vec![0; 8_192]);
-            let mut n = 0;
-            while started.elapsed() < ROUND {
-                let begun = Instant::now();
-                stream.write_all(requests(connection, n).as_bytes()).await.unwrap();
-                answer(&mut stream, &mut input).await;
-                taken.push(begun.elapsed().as_secs_f64() * 1_000.0);
-                n += 1;
-            }
-            taken
-        });
-    }
-    let mut taken = clients.join_all().await.concat();
-    let rate = taken.len() as f64 / started.elapsed().as_secs_f64();
-    stop.cancel();
-    serving.join_all().await;
-    taken.sort_by(f64::total_cmp);
-    (rate, taken)
-}
-
-/// Reads one answer, which must be a good one.
-async fn answer(stream: &mut TcpStream, input: &mut [u8]) {
-    let mut have = 0;
-    loop {
-        have += stream.read(&mut input[have..]).await.unwrap();
-        let text = std::str::from_utf8(&input[..have]).unwrap();
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        assert!(head.starts_with("HTTP/1.1 2"), "{text}");
-        let length =
-            head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
-        if length.is_some_and(|length: usize| body.len() >= length) {
-            return;
-        }
-    }
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use domain::billing::PriceBook;
 use domain::egress::Policy;
+use domain::sending_domain::records::Installation;
 use serde::Deserialize;
 use url::Url;
 
@@ -53,7 +54,8 @@ pub struct Config {
     pub body_bytes_max: usize,
     /// Longest body of a request that sends mail, bytes: attachments come as base64 inside of it.
     pub send_body_bytes_max: usize,
-    /// How long mail is tried after it is due, seconds.
+    /// How long mail is tried after it is due, seconds; said by the section of outgoing mail.
+    #[serde(skip)]
     pub mail_lifetime_seconds: u64,
     /// How deep a JSON body may be nested.
     pub json_depth_max: usize,
@@ -63,6 +65,14 @@ pub struct Config {
     pub read_your_writes_milliseconds_max: u64,
     /// How long the URL of an attachment works without a key.
     pub download_url_seconds: u32,
+    /// How long the URL of an announced upload works.
+    pub upload_url_seconds: u32,
+    /// How long an uploaded file can be sent along.
+    pub upload_seconds: u32,
+    /// How many announced and uploaded files a team may keep.
+    pub uploads_max: u64,
+    /// How many bytes those may have together.
+    pub uploads_bytes_max: u64,
     /// How many records one audit verification walks before it answers how far it came.
     pub audit_verify_records_max: usize,
     /// How many rows of usage are summed up for one answer.
@@ -79,6 +89,12 @@ pub struct Config {
     /// Which URLs a webhook may have: the policy by which they are called.
     #[serde(skip)]
     pub webhook_urls: Policy,
+    /// Which servers a sending account may name: the policy by which they are connected to.
+    #[serde(skip)]
+    pub smtp_hosts: Policy,
+    /// What this installation is called in the DNS; a section of its own in the configuration file.
+    #[serde(skip)]
+    pub installation: Installation,
 }
 
 impl Default for Config {
@@ -92,6 +108,10 @@ impl Default for Config {
             request_seconds_max: 30,
             read_your_writes_milliseconds_max: 2_000,
             download_url_seconds: 15 * 60,
+            upload_url_seconds: 15 * 60,
+            upload_seconds: 24 * 60 * 60,
+            uploads_max: 1_000,
+            uploads_bytes_max: 2 * 1024 * 1024 * 1024,
             audit_verify_records_max: 200_000,
             usage_rows_max: 100_000,
             trusted_proxies: vec![],
@@ -99,6 +119,8 @@ impl Default for Config {
             mail_server: MailServer::default(),
             prices: PriceBook::default(),
             webhook_urls: Policy::default(),
+            smtp_hosts: Policy::default(),
+            installation: Installation::default(),
         }
     }
 }
@@ -114,10 +136,11 @@ impl Config {
         let positive = [
             ("body_bytes_max", self.body_bytes_max > 0),
             ("send_body_bytes_max", self.send_body_bytes_max > 0),
-            ("mail_lifetime_seconds", self.mail_lifetime_seconds > 0),
             ("json_depth_max", self.json_depth_max > 0),
             ("request_seconds_max", self.request_seconds_max > 0),
             ("download_url_seconds", self.download_url_seconds > 0),
+            ("upload_url_seconds", self.upload_url_seconds > 0),
+            ("upload_seconds", self.upload_seconds > 0),
             ("audit_verify_records_max", self.audit_verify_records_max > 0),
             ("usage_rows_max", self.usage_rows_max > 0),
             ("rate_limits.window_seconds", self.rate_limits.window_seconds > 0),

@@ -22,6 +22,12 @@ impl ETag {
         Self(version.to_string())
     }
 
+    /// Returns the tag of a version that is shown with a number that changes by itself.
+    #[must_use]
+    pub fn of_version_beside(version: u64, number: u64) -> Self {
+        Self(format!("{version}-{number}"))
+    }
+
     /// Returns the tag of something by the JSON that is shown of it.
     pub fn of_json(shown: &impl serde::Serialize) -> Self {
         // What cannot be serialised cannot be answered either; its tag does not matter.
@@ -110,11 +116,12 @@ impl IfMatch {
     /// Returns the version a command must find, given the current one; `None` when any will do.
     #[must_use]
     pub fn version(&self, current: u64) -> Option<u64> {
+        let version = |tag: &String| tag.split('-').next().and_then(|version| version.parse().ok());
         match &self.0 {
             None | Some(Tags::Any) => None,
-            Some(Tags::These(tags)) if tags.contains(&current.to_string()) => Some(current),
+            Some(Tags::These(tags)) if tags.iter().any(|tag| version(tag) == Some(current)) => Some(current),
             // Named in the command all the same, so that the refusal is decided in one place.
-            Some(Tags::These(tags)) => Some(tags.iter().find_map(|t| t.parse().ok()).unwrap_or(NEVER)),
+            Some(Tags::These(tags)) => Some(tags.iter().find_map(version).unwrap_or(NEVER)),
         }
     }
 }

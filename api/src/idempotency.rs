@@ -4,8 +4,9 @@
 //! same key for another request is noticed. Only answers of accepted commands are kept: a refusal does not use up a key.
 
 use axum::extract::{FromRequest, MatchedPath, OriginalUri, Request};
-use axum::http::HeaderName;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName};
+use bytes::Bytes;
 use eventlog::Idempotency;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -13,6 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::App;
 use crate::body::{bounded, content_type, parse};
 use crate::problem::Problem;
+use crate::uploads::content_length;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const KEY_CHARS_MAX: usize = 255;
@@ -33,7 +35,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Keyed<T> {
         let key = key(&parts)?;
         content_type(&parts.headers)?;
         let bytes = bounded(&parts.headers, body, app.config.body_bytes_max).await?;
-        let idempotency = key.map(|key| idempotency(key, &parts, &bytes));
+        let idempotency = key.map(|key| idempotency(key, &parts, &[&bytes]));
         Ok(Self { body: parse(&bytes, app.config.json_depth_max)?, idempotency })
     }
 }
@@ -49,9 +51,40 @@ impl<T: DeserializeOwned> FromRequest<App> for KeyedMail<T> {
         let key = key(&parts)?;
         content_type(&parts.headers)?;
         let bytes = bounded(&parts.headers, body, app.config.send_body_bytes_max).await?;
-        let idempotency = key.map(|key| idempotency(key, &parts, &bytes));
+        let idempotency = key.map(|key| idempotency(key, &parts, &[&bytes]));
         let body = parse(&bytes, app.config.json_depth_max).map_err(Problem::into_validation)?;
         Ok(Self(Keyed { body, idempotency }))
+    }
+}
+
+/// A body of bytes, at most `MAX`, of a request that may be repeated under a key. The query counts for the fingerprint.
+#[derive(Debug, Clone)]
+pub struct KeyedBytes<const MAX: usize> {
+    /// The request's headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub bytes: Bytes,
+    /// The key, if the caller gave one.
+    pub idempotency: Option<Idempotency>,
+}
+
+impl<const MAX: usize> FromRequest<App> for KeyedBytes<MAX> {
+    type Rejection = Problem;
+    async fn from_request(request: Request, _: &App) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        let key = key(&parts)?;
+        let length = content_length(&parts.headers)?;
+        let bytes = bounded(&parts.headers, body, MAX).await?;
+        if u64::try_from(bytes.len()).ok() != Some(length) {
+            return Err(Problem::invalid(
+                "Content-Length",
+                "mismatch",
+                "the body is not as long as Content-Length says",
+            ));
+        }
+        let query = parts.uri.query().unwrap_or_default().as_bytes();
+        let idempotency = key.map(|key| idempotency(key, &parts, &[query, &bytes]));
+        Ok(Self { headers: parts.headers, bytes, idempotency })
     }
 }
 
@@ -65,7 +98,7 @@ impl FromRequest<App> for KeyedOnly {
         let (parts, body) = request.into_parts();
         let key = key(&parts)?;
         let bytes = bounded(&parts.headers, body, app.config.body_bytes_max).await?;
-        Ok(Self(key.map(|key| idempotency(key, &parts, &bytes))))
+        Ok(Self(key.map(|key| idempotency(key, &parts, &[&bytes]))))
     }
 }
 
@@ -81,11 +114,11 @@ fn key(parts: &Parts) -> Result<Option<String>, Problem> {
     Ok(Some(text.to_owned()))
 }
 
-fn idempotency(key: String, parts: &Parts, body: &[u8]) -> Idempotency {
+fn idempotency(key: String, parts: &Parts, content: &[&[u8]]) -> Idempotency {
     let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let path = parts.extensions.get::<OriginalUri>().map_or(parts.uri.path(), |uri| uri.0.path());
     let mut hasher = Sha256::new();
-    for part in [parts.method.as_str().as_bytes(), path.as_bytes(), body] {
+    for part in [parts.method.as_str().as_bytes(), path.as_bytes()].iter().chain(content) {
         hasher.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
         hasher.update(part);
     }

@@ -19,6 +19,7 @@ use projections::webhook_attempts::Work;
 
 pub mod auth;
 mod body;
+pub mod carrier;
 mod config;
 mod conventions;
 pub mod envelope;
@@ -26,6 +27,7 @@ pub mod etag;
 mod field;
 pub mod idempotency;
 pub mod limit;
+pub mod links;
 pub mod openapi;
 pub mod path;
 pub mod problem;
@@ -37,6 +39,7 @@ pub mod send;
 pub mod smtp;
 pub mod stream;
 pub mod submit;
+mod uploads;
 mod write;
 
 pub use body::Json;
@@ -65,10 +68,16 @@ pub struct App {
     pub limiter: Limiter,
     /// Open event streams.
     pub streams: Streams,
-    /// What the dispatcher wrote down of its attempts.
+    /// What the dispatcher wrote down of its attempts; uploads wait there too.
     pub attempts: Option<Work>,
+    /// Who carries outgoing mail.
+    pub carrier: Option<Arc<dyn carrier::Carrier>>,
     /// Where outgoing mail goes.
     pub outbox: send::Outbox,
+    /// Looks up the records of sending domains; `None` where there is no DNS.
+    pub resolver: Option<Arc<dyn mail::auth::Resolver>>,
+    /// The links that outgoing mail carries.
+    pub links: links::Links,
     challenge: HeaderValue,
 }
 
@@ -83,11 +92,14 @@ impl App {
         let (kept, prices) = (pepper.clone(), config.prices);
         Self {
             outbox: send::Outbox::new(log.clone(), views.clone(), allot.clone(), kept, prices, lifetime_micros),
+            links: links::Links::new(&config.public_url, &pepper),
+            resolver: None,
             auth: Authenticator::new(log.clone(), allot.clone(), pepper),
             limiter: Limiter::new(config.rate_limits),
             streams: Streams::new(log.clone(), allot.clone(), stream::Config::default()),
             config: Arc::new(config),
             attempts: None,
+            carrier: None,
             log,
             views,
             allot,
@@ -99,6 +111,20 @@ impl App {
     #[must_use]
     pub fn with_attempts(mut self, attempts: Work) -> Self {
         self.attempts = Some(attempts);
+        self
+    }
+
+    /// Returns this state with whoever carries outgoing mail.
+    #[must_use]
+    pub fn with_carrier(mut self, carrier: Arc<dyn carrier::Carrier>) -> Self {
+        self.carrier = Some(carrier);
+        self
+    }
+
+    /// Returns this state with a resolver, so that sending domains can be verified.
+    #[must_use]
+    pub fn with_resolver(mut self, resolver: Arc<dyn mail::auth::Resolver>) -> Self {
+        self.resolver = Some(resolver);
         self
     }
 
@@ -125,6 +151,7 @@ pub fn router(app: App) -> axum::Router {
     let (router, document) = routes().finish();
     axum::Router::new()
         .nest("/api/v1", router)
+        .merge(links::router())
         .fallback(conventions::no_such_path)
         .method_not_allowed_fallback(conventions::no_such_method)
         .layer(axum::middleware::from_fn_with_state(app.clone(), conventions::conventions))

@@ -144,11 +144,12 @@ fn base() -> OpenApi {
         .build()
 }
 
-const TAGS: [(&str, &str); 15] = [
+const TAGS: [(&str, &str); 16] = [
     ("Connection", "Who the credential is."),
     ("Mailboxes", "Mailboxes of the team."),
     ("Mailbox API", "One mailbox, with its own credential."),
     ("Sending", "Mail that leaves."),
+    ("Delivery log", "What became of outgoing mail."),
     ("Sending accounts", "The ways mail leaves by (providers)."),
     ("Delivery groups", "Sending accounts that are chosen together."),
     ("Domains", "Mail domains of the team and their DNS records."),

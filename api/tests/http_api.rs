@@ -5,18 +5,36 @@
 mod audit;
 #[path = "http_api/conventions.rs"]
 mod conventions;
+#[path = "http_api/delivery.rs"]
+mod delivery;
+#[path = "http_api/dns.rs"]
+mod dns;
+#[path = "http_api/domains.rs"]
+mod domains;
 #[path = "http_api/harness.rs"]
 mod harness;
+#[path = "http_api/injection.rs"]
+mod injection;
 #[path = "http_api/keys.rs"]
 mod keys;
+#[path = "http_api/links.rs"]
+mod links;
 #[path = "http_api/mail.rs"]
 mod mail;
 #[path = "http_api/mailboxes.rs"]
 mod mailboxes;
+#[path = "http_api/money.rs"]
+mod money;
 #[path = "http_api/providers.rs"]
 mod providers;
 #[path = "http_api/sending.rs"]
 mod sending;
+#[path = "http_api/submissions.rs"]
+mod submissions;
+#[path = "http_api/suppressions.rs"]
+mod suppressions;
+#[path = "http_api/uploads.rs"]
+mod uploads;
 #[path = "http_api/usage.rs"]
 mod usage;
 #[path = "http_api/walks.rs"]

@@ -144,6 +144,8 @@ pub struct Answer {
     pub status: u16,
     /// How long the receiver asks us to wait (RFC 9110 10.2.3); a date is read against the answer's own `Date`.
     pub retry_after: Option<Duration>,
+    /// The fields of its head.
+    pub headers: HeaderMap,
     /// The beginning of the body, as received, never decoded.
     pub body_preview: Bytes,
     /// How the body ended. It does not change what `status` says.

@@ -11,28 +11,32 @@
 //! - **Few accounts.** A login that is refused breaks the account and the mail tries the next; each at most once.
 //! - **No neighbours.** Teams take turns, and one team's mail on its way is bounded.
 //!
-//! `visit.rs` decides about one mail, `letter.rs` makes it ready, `direct.rs`, `sandbox.rs` and [`crate::smtp`] hand it
-//! over, `results.rs` says what an answer means, `reactor.rs` finds what is due.
+//! Return paths (RFC 5321 §4.4): with [`Config::bounce_domain`], a mail that goes straight to the recipients' servers is
+//! one transaction per recipient, each from an address of its own ([`mail::verp`]), so that whatever comes back names its
+//! recipient. A return path that the sender asked for is used as it is, in one transaction. Through SMTP accounts the
+//! sender's address is used, because many providers take no other, unless the configuration says otherwise; Amazon SES
+//! reports by itself.
+//!
+//! `visit.rs` decides about one mail, `letter.rs` makes it ready, `carry.rs` hands it over by way of `direct.rs`, `ses.rs`,
+//! `sandbox.rs` and [`crate::smtp`], `results.rs` says what an answer means, `patience.rs` slows down where an account asks
+//! for it, `reactor.rs` finds what is due.
 
+mod carry;
 mod config;
 mod direct;
 mod letter;
+mod patience;
 mod queue;
 mod reactor;
 mod results;
 mod sandbox;
+mod ses;
 mod visit;
 
 pub use config::Config;
 pub use queue::{Queue, TRANSCRIPTS_MICROS, Transcript};
 pub use reactor::{Error, Parts, Reactor};
 pub use sandbox::{LocalDelivery, NoLocalDelivery};
-
-/// What the password of an account is sealed for: the secret is the password, as text; the name is the account's
-/// `username`.
-pub const CREDENTIALS_PURPOSE: &str = "provider";
-/// What the private key of a domain is sealed for: the secret is [`mail::auth::DkimKey::to_der`].
-pub const SIGNING_KEY_PURPOSE: &str = "dkim";
 
 /// Something could not be read or written now; it is tried again.
 #[derive(Debug, thiserror::Error)]

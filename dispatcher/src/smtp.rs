@@ -100,6 +100,8 @@ pub struct Submitted {
     pub recipients: Vec<RecipientResult>,
     /// What was said, without passwords and content.
     pub transcript: String,
+    /// Whether a connection was opened for it.
+    pub connected: bool,
 }
 
 /// Hands mail over by SMTP. Cheap to clone; clones share connections.
@@ -151,13 +153,17 @@ impl Mailer {
             let outcome = kept.carry(mail.clone(), until).await;
             said.push_str(&kept.transcript());
             if !kept.was_stale(&outcome) {
-                return Ok(self.keep(peer, kept, outcome, said));
+                return Ok(self.keep(
+                    peer,
+                    kept,
+                    Submitted { recipients: outcome, transcript: said, connected: false },
+                ));
             }
         }
         let mut fresh = self.connect(peer).await?;
         let outcome = fresh.carry(mail, until).await;
         said.push_str(&fresh.transcript());
-        Ok(self.keep(peer, fresh, outcome, said))
+        Ok(self.keep(peer, fresh, Submitted { recipients: outcome, transcript: said, connected: true }))
     }
 
     /// Connects, says hello and authenticates, then says goodbye: what a test of an account needs.
@@ -183,15 +189,9 @@ impl Mailer {
         }
     }
 
-    fn keep(
-        &self,
-        peer: &Peer,
-        connection: Connection,
-        recipients: Vec<RecipientResult>,
-        transcript: String,
-    ) -> Submitted {
+    fn keep(&self, peer: &Peer, connection: Connection, submitted: Submitted) -> Submitted {
         self.shared.pool.put(peer, connection);
-        Submitted { recipients, transcript }
+        submitted
     }
 
     async fn connect(&self, peer: &Peer) -> Result<Connection, Unreachable> {
@@ -233,7 +233,8 @@ impl Mailer {
         } else {
             let (v4, v6) = tokio::join!(resolver.a(&peer.host), resolver.aaaa(&peer.host));
             let failed = |e: &DnsError| *e != DnsError::NxDomain;
-            let is_failed = v4.as_ref().is_err_and(failed) && v6.as_ref().is_err_and(failed);
+            // A name without addresses is hopeless; one whose addresses could not be looked up is not.
+            let is_failed = v4.as_ref().is_err_and(failed) || v6.as_ref().is_err_and(failed);
             let v4 = v4.unwrap_or_default().into_iter().map(IpAddr::V4);
             let all: Vec<_> = v4.chain(v6.unwrap_or_default().into_iter().map(IpAddr::V6)).collect();
             if all.is_empty() {

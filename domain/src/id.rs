@@ -50,6 +50,14 @@ fn time_sortable(now_micros: i64, random: [u8; 9]) -> String {
     base32(&bytes)
 }
 
+/// The time in microseconds behind the part of an id that [`time_sortable`] has made.
+fn made_at_micros(body: &str) -> i64 {
+    let Some(bytes) = unbase32(body) else { return 0 };
+    let mut millis = [0u8; 8];
+    millis[2..].copy_from_slice(&bytes[..6]);
+    i64::from_be_bytes(millis).saturating_mul(1_000)
+}
+
 /// An id's text was not one of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a {kind} id")]
@@ -94,6 +102,13 @@ macro_rules! ids {
                 let (beyond, bytes) = bits.to_be_bytes().split_first().map(|(first, rest)| (*first, rest.try_into()))?;
                 (beyond == 0).then_some(())?;
                 Some(Self(format!("{}{}", $prefix, base32(&bytes.ok()?)).into()))
+            }
+
+            /// Returns when the id was made according to itself, microseconds since the Unix epoch; to the millisecond.
+            /// Says nothing of ids that are digests or places.
+            #[must_use]
+            pub fn made_at_micros(&self) -> i64 {
+                made_at_micros(&self.0[$prefix.len()..])
             }
         }
 
@@ -363,6 +378,7 @@ mod tests {
         let late = MailboxId::new(1_700_000_000_001_000, [0; 9]);
         assert!(early < late);
         assert_eq!(early.as_str().parse::<MailboxId>().unwrap(), early);
+        assert_eq!(late.made_at_micros(), 1_700_000_000_001_000);
         assert!("mbx_short".parse::<MailboxId>().is_err());
     }
 

@@ -220,24 +220,29 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// Returns whether the sender rules let an envelope sender write.
-    ///
-    /// The null sender (bounces) has no address: it passes a denylist and is stopped by an allowlist.
+    /// Returns whether the sender rules let an envelope sender write, see [`rules_admit`].
     #[must_use]
     pub fn admits(&self, sender: Option<&mail::address::Address>) -> bool {
-        let listed = || {
-            sender.is_some_and(|sender| {
-                self.rules.iter().any(|rule| {
-                    mail::address::SenderPattern::parse(&rule.pattern)
-                        .is_ok_and(|pattern| pattern.matches_address(sender))
-                })
+        rules_admit(self.filter_mode, &self.rules, sender)
+    }
+}
+
+/// Returns whether sender rules let an envelope sender write.
+///
+/// The null sender (bounces) has no address: it passes a denylist and is stopped by an allowlist.
+#[must_use]
+pub fn rules_admit(mode: FilterMode, rules: &[SenderRule], sender: Option<&mail::address::Address>) -> bool {
+    let listed = || {
+        sender.is_some_and(|sender| {
+            rules.iter().any(|rule| {
+                mail::address::SenderPattern::parse(&rule.pattern).is_ok_and(|pattern| pattern.matches_address(sender))
             })
-        };
-        match self.filter_mode {
-            FilterMode::Off => true,
-            FilterMode::Allowlist => listed(),
-            FilterMode::Denylist => !listed(),
-        }
+        })
+    };
+    match mode {
+        FilterMode::Off => true,
+        FilterMode::Allowlist => listed(),
+        FilterMode::Denylist => !listed(),
     }
 }
 

@@ -261,8 +261,14 @@ pub struct SigningKey {
     pub status: KeyStatus,
 }
 
+/// What the private half of a signing key is sealed for: the secret is its DER, RSA in PKCS #1, Ed25519 in PKCS #8.
+pub const SIGNING_KEY_PURPOSE: &str = "dkim";
+
 /// The most signing keys a domain may have that are not retired: two algorithms, each with a successor.
 pub const KEYS_MAX: usize = 4;
+
+/// How long the record of a retired key stays, so that mail under way can still be verified, microseconds.
+pub const RETIRED_STAYS_MICROS: i64 = 7 * 24 * 3_600_000_000;
 
 /// The fold of a sending domain's stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -285,6 +291,10 @@ pub struct SendingDomain {
     pub vouched: bool,
     /// Its signing keys that are not retired.
     pub keys: Vec<SigningKey>,
+    /// The key of each algorithm that signed last before the one that signs now: its record stays until mail under way
+    /// has arrived.
+    #[serde(default)]
+    pub retired: Vec<SigningKey>,
     /// How its sender rules are read.
     pub filter_mode: FilterMode,
     /// Its sender rules, sorted by pattern.
@@ -295,6 +305,22 @@ impl SendingDomain {
     /// Returns the keys that sign, one per algorithm.
     pub fn signing_keys(&self) -> impl Iterator<Item = &SigningKey> {
         self.keys.iter().filter(|k| k.status == KeyStatus::Active)
+    }
+
+    /// Returns whether its sender rules let an envelope sender write to its mailboxes that have none of their own.
+    #[must_use]
+    pub fn admits(&self, sender: Option<&mail::address::Address>) -> bool {
+        crate::mailbox::rules_admit(self.filter_mode, &self.rules, sender)
+    }
+
+    fn retire(&mut self, selector: &str) {
+        let Some(at) = self.keys.iter().position(|k| k.selector == selector) else { return };
+        let key = self.keys.remove(at);
+        // What never signed leaves nothing behind.
+        if key.status == KeyStatus::Active {
+            self.retired.retain(|before| before.algorithm != key.algorithm);
+            self.retired.push(key);
+        }
     }
 }
 
@@ -332,7 +358,7 @@ impl Fold for SendingDomain {
                 let key = self.keys.iter_mut().find(|k| k.selector == e.selector);
                 key.into_iter().for_each(|k| k.status = KeyStatus::Active);
             }
-            Event::KeyRetired(e) => self.keys.retain(|k| k.selector != e.selector),
+            Event::KeyRetired(e) => self.retire(&e.selector),
             Event::RulesReplaced(e) => {
                 self.filter_mode = e.mode;
                 self.rules = e.personal.known().map(|p| p.rules.clone()).unwrap_or_default();

@@ -143,6 +143,12 @@ impl Site {
         Ok(())
     }
 
+    /// Gives back what [`Site::open`] took for a new connection: a kept one was used.
+    pub fn reused(&mut self, policy: &SitePolicy) {
+        let most = i64::from(policy.connects_per_minute.max(1)) * MINUTE;
+        self.tokens = self.tokens.saturating_add(MINUTE).min(most);
+    }
+
     /// Notes that a connection is closed.
     pub fn close(&mut self) {
         self.open = self.open.saturating_sub(1);
@@ -196,6 +202,22 @@ mod tests {
         assert_eq!(site.limit(), 5);
         (0..9).for_each(|_| site.learn(&policy, Lesson::PushedBack, NOW));
         assert_eq!(site.limit(), 1);
+    }
+
+    #[test]
+    fn mail_through_kept_connections_is_not_counted_as_connects() {
+        let policy = SitePolicy { connects_per_minute: 3, ..SitePolicy::default() };
+        let mut site = Site::new(&policy, NOW);
+        for _ in 0..100 {
+            site.open(&policy, NOW).unwrap();
+            site.reused(&policy);
+            site.close();
+        }
+        (0..3).for_each(|_| {
+            site.open(&policy, NOW).unwrap();
+            site.close();
+        });
+        assert!(matches!(site.open(&policy, NOW), Err(Refusal::TooFast { .. })));
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub enum Resource {
     Domains,
     /// See [`Limits::sending_accounts`].
     SendingAccounts,
+    /// Recipients that the managed account takes on one day: a quota of the account, not a count of this fold.
+    ManagedDaily,
 }
 
 impl std::fmt::Display for Resource {
@@ -61,6 +63,7 @@ impl std::fmt::Display for Resource {
             Self::Mailboxes => "mailboxes",
             Self::Domains => "domains",
             Self::SendingAccounts => "sending accounts",
+            Self::ManagedDaily => "managed recipients a day",
         })
     }
 }
@@ -231,14 +234,14 @@ impl Team {
             Resource::Mailboxes => (self.mailboxes, self.limits.mailboxes),
             Resource::Domains => (u32::try_from(self.domains.len()).unwrap_or(u32::MAX), self.limits.domains),
             Resource::SendingAccounts => (self.sending_accounts, self.limits.sending_accounts),
+            Resource::ManagedDaily => (0, u32::MAX),
         }
     }
 
     /// Returns from how many of a resource on more of it can be asked for: 80 % of the limit, rounded up.
     #[must_use]
     pub fn increase_threshold(&self, resource: Resource) -> u32 {
-        let (_, max) = self.usage(resource);
-        u32::try_from((u64::from(max) * 4).div_ceil(5)).unwrap_or(u32::MAX)
+        threshold_of(self.usage(resource).1)
     }
 
     /// Returns the domain with this id and its name.
@@ -250,6 +253,11 @@ impl Team {
     fn domain_mut(&mut self, id: &DomainId) -> Option<&mut OwnedDomain> {
         self.domains.values_mut().find(|d| d.id == *id)
     }
+}
+
+/// Returns four fifths of a limit, rounded up.
+fn threshold_of(max: u32) -> u32 {
+    u32::try_from((u64::from(max) * 4).div_ceil(5)).unwrap_or(u32::MAX)
 }
 
 impl Fold for Team {
@@ -413,6 +421,9 @@ pub struct RequestLimitIncrease {
     pub request: LimitRequestId,
     /// What there should be more of.
     pub resource: Resource,
+    /// How much was used and is allowed, where this fold does not count it. A request binds nobody: the measure may be
+    /// a moment old.
+    pub measured: Option<(u32, u32)>,
 }
 
 impl Command for RequestLimitIncrease {
@@ -435,7 +446,8 @@ impl Command for RequestLimitIncrease {
             Some(pending) => return Err(Rejected::RequestPending(pending.clone())),
             None => {}
         }
-        let ((used, current), threshold) = (team.usage(self.resource), team.increase_threshold(self.resource));
+        let (used, current) = self.measured.unwrap_or_else(|| team.usage(self.resource));
+        let threshold = threshold_of(current);
         if used < threshold {
             return Err(Rejected::BelowThreshold { threshold });
         }
@@ -524,7 +536,8 @@ mod tests {
         use crate::testing::{limit_request_id, provider_created, with_limits};
         let mut log = with_limits(Limits { sending_accounts: 4, ..Limits::default() });
         log.extend((1..=3).map(provider_created));
-        let request = |n| RequestLimitIncrease { request: limit_request_id(n), resource: Resource::SendingAccounts };
+        let resource = Resource::SendingAccounts;
+        let request = |n| RequestLimitIncrease { request: limit_request_id(n), resource, measured: None };
         given(log.clone()).when(request(1)).then_rejected(&Rejected::BelowThreshold { threshold: 4 });
         log.push(provider_created(4));
         log.extend(given(log.clone()).when(request(1)).then_events());

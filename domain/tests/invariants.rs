@@ -242,7 +242,14 @@ fn apply_sending(history: &mut Vec<Event>, wish: &Wish) {
             let (domain, checked_at) = (domain_id(n + 10), NOW + later);
             submit(
                 history,
-                &RecordCheck { domain, checks: checks(right), found: vec![], published: vec![], checked_at },
+                &RecordCheck {
+                    domain,
+                    checks: checks(right),
+                    found: vec![],
+                    published: vec![],
+                    checked_at,
+                    if_version: None,
+                },
             );
         }
         Wish::RemoveDomain(n) => submit(history, &RemoveDomain { domain: domain_id(n + 10) }),

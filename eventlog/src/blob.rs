@@ -91,6 +91,15 @@ impl BlobStore {
         Ok(StagedBlob { inline: None, size_bytes })
     }
 
+    /// Stores bytes that no event names, whatever their size.
+    ///
+    /// # Errors
+    /// The object store is full or does not take them.
+    pub async fn put(&self, team: &TeamId, id: &BlobId, bytes: Bytes) -> Result<(), StoreError> {
+        self.objects.put(&Self::path(team, id), bytes.into()).await.map_err(refused)?;
+        Ok(())
+    }
+
     /// Drops the bytes of a large body, if there are any.
     ///
     /// # Errors

@@ -387,6 +387,30 @@ impl EventLog {
         }
     }
 
+    /// Stores bytes that no event names: an upload that waits for the mail it goes with. Whoever does so drops them.
+    ///
+    /// # Errors
+    /// The object store is full or does not answer.
+    pub async fn put_loose(&self, team: &TeamId, id: &BlobId, bytes: Bytes) -> Result<(), LogError> {
+        Ok(self.shared.blobs.put(team, id, bytes).await?)
+    }
+
+    /// Returns bytes that no event names; `None` if there are none.
+    ///
+    /// # Errors
+    /// The object store does not answer.
+    pub async fn loose(&self, team: &TeamId, id: &BlobId) -> Result<Option<Bytes>, LogError> {
+        Ok(self.shared.blobs.get(team, id).await?)
+    }
+
+    /// Drops bytes that no event names. Dropping them again changes nothing.
+    ///
+    /// # Errors
+    /// The object store does not answer.
+    pub async fn drop_loose(&self, team: &TeamId, id: &BlobId) -> Result<(), LogError> {
+        Ok(self.shared.blobs.delete(team, id).await?)
+    }
+
     /// Opens a sealed secret; `None` if there is none.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ pub use arc::verify_arc;
 pub use dkim::verify_dkim;
 pub use dmarc::{DmarcInput, check_dmarc};
 pub use iprev::check_iprev;
-pub use resolver::{Budget, DnsError, MxRecord, Resolver, Zone};
+pub use resolver::{Budget, DnsError, MxRecord, RecordType, Resolver, Zone, published};
 pub use results::{
     ArcVerdict, AuthResult, AuthResults, DkimVerdict, DmarcPolicy, DmarcVerdict, IprevVerdict, SpfScope, SpfVerdict,
 };

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::{Address, AddressError};
 
 pub(crate) use build::text_part as encode_text;
+pub use check::is_link;
 pub(crate) use check::message_id as check_message_id;
 
 /// An address with the name shown beside it, as somebody wrote them.

@@ -29,12 +29,14 @@ const DOMAINS: Table = Table {
         ("created_position", Int),
         ("changed_position", Int),
         ("rules_position", Int),
+        ("retired_at", Int),
         ("version", Int),
     ],
 };
 
 const SELECT: &str = "
-SELECT domain_id, state, verified_at, created_at, updated_at, created_position, changed_position, rules_position, version
+SELECT domain_id, state, verified_at, created_at, updated_at, created_position, changed_position, rules_position,
+       retired_at, version
 FROM domains
 WHERE team_id = ";
 
@@ -58,6 +60,8 @@ pub struct Row {
     pub changed_position: Position,
     /// Where in the log its sender rules last changed.
     pub rules_position: Position,
+    /// When a signing key was last retired.
+    pub retired_at: Option<i64>,
     /// Events in its stream: its `ETag`.
     pub version: u64,
 }
@@ -114,6 +118,27 @@ pub async fn list(views: &Views, team: &TeamId, filter: &Filter, page: &Page) ->
     Paged::new(rows, page, NAME, |row: &Row| row.created_position)
 }
 
+/// Returns teams with a domain that was added since a time and still waits for its records, in the order of their ids
+/// after the given one.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn teams_waiting(
+    views: &Views,
+    since_micros: i64,
+    after: Option<&TeamId>,
+    limit: usize,
+) -> Result<Vec<TeamId>, Error> {
+    let mut select = Select::new("SELECT DISTINCT team_id FROM domains WHERE status = ");
+    select.text(status_name(Status::Pending)).push(" AND created_at >= ").int(since_micros);
+    if let Some(after) = after {
+        select.push(" AND team_id > ").text(after.as_str());
+    }
+    select.push(" ORDER BY team_id LIMIT ").int(i64::try_from(limit).unwrap_or(i64::MAX));
+    let rows = select.fetch(&mut views.read().await?).await?;
+    rows.iter().map(|cells| cells.parsed("team_id")).collect()
+}
+
 fn status_name(status: Status) -> &'static str {
     match status {
         Status::Absent => "absent",
@@ -134,6 +159,7 @@ fn row(cells: &Cells) -> Result<Row, Error> {
         created_position: cells.unsigned("created_position")?,
         changed_position: cells.unsigned("changed_position")?,
         rules_position: cells.unsigned("rules_position")?,
+        retired_at: cells.get("retired_at")?,
         version: cells.unsigned("version")?,
     })
 }
@@ -149,7 +175,7 @@ impl Projection for Domains {
     }
 
     fn version(&self) -> i64 {
-        1
+        2
     }
 
     fn schema(&self) -> &'static str {
@@ -194,6 +220,7 @@ impl Projection for Domains {
                 row.created_position,
                 row.changed_position,
                 row.rules_position,
+                row.retired_at,
                 row.version,
             ]);
         }
@@ -214,6 +241,7 @@ fn change(domains: &mut BTreeMap<DomainId, Row>, record: &Recorded, event: &Doma
             created_position: record.position,
             changed_position: record.position,
             rules_position: record.position,
+            retired_at: None,
             version: 0,
         };
         domains.insert(id.clone(), row);
@@ -223,6 +251,7 @@ fn change(domains: &mut BTreeMap<DomainId, Row>, record: &Recorded, event: &Doma
     match event {
         DomainEvent::Verified(_) => row.verified_at = Some(record.at),
         DomainEvent::RulesReplaced(_) => row.rules_position = record.position,
+        DomainEvent::KeyRetired(_) => row.retired_at = Some(record.at),
         DomainEvent::Removed(_) => {
             domains.remove(id);
             return;
@@ -232,8 +261,7 @@ fn change(domains: &mut BTreeMap<DomainId, Row>, record: &Recorded, event: &Doma
         | DomainEvent::Failed(_)
         | DomainEvent::ModeChanged(_)
         | DomainEvent::KeyAdded(_)
-        | DomainEvent::KeyActivated(_)
-        | DomainEvent::KeyRetired(_) => {}
+        | DomainEvent::KeyActivated(_) => {}
     }
     (row.updated_at, row.changed_position, row.version) = (record.at, record.position, record.stream_version);
 }

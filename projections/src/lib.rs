@@ -34,6 +34,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 pub mod threads;
+pub mod uploads;
 pub mod usage;
 mod views;
 pub mod webhook_attempts;

@@ -3,6 +3,7 @@
 mod erasing;
 pub(crate) mod history;
 mod lists;
+mod money;
 mod postgres;
 mod properties;
 mod rebuilding;

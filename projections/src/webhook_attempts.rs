@@ -65,7 +65,7 @@ impl Work {
     async fn create(&self, tables: &[&str]) -> Result<(), Error> {
         let mut tx = self.db.begin().await?;
         let engine = tx.engine();
-        for tables in std::iter::once(&include_str!("webhook_attempts.sql")).chain(tables) {
+        for tables in [include_str!("webhook_attempts.sql"), crate::uploads::TABLES].iter().chain(tables) {
             Db::script(&mut tx, engine.schema(tables)).await?;
         }
         tx.commit().await

@@ -45,9 +45,9 @@ async fn no_operation_answers_without_the_right_key() {
     let server = installation.start();
     let keys = server.keys.clone().unwrap();
     let root = server.client(&keys.root);
-    // A key that holds one permission which no operation of the mailbox or management surfaces asks for.
+    // A key that holds one permission which no operation asks for.
     let (status, powerless) = root
-        .post("/keys", json!({"kind": "infrastructure", "name": "powerless", "permissions": ["routing.read"]}))
+        .post("/keys", json!({"kind": "infrastructure", "name": "powerless", "permissions": ["team.read"]}))
         .await;
     assert_eq!(status, 201, "{powerless}");
     let powerless = server.client(powerless["data"]["secret"].as_str().unwrap());

@@ -91,7 +91,7 @@ async fn the_commands_of_the_greeting_work_as_printed() {
         let output = std::process::Command::new("sh").args(["-c", command]).output().unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
-    let watching = format!("timeout 20 {} | sed '/Hello, agent/q'", commands[0]);
+    let watching = format!("timeout 60 {} | sed '/Hello, agent/q'", commands[0]);
     let watcher = std::thread::spawn(move || {
         let output = std::process::Command::new("sh").args(["-c", &watching]).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()

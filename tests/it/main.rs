@@ -3,6 +3,7 @@
 
 mod architecture;
 mod crash;
+mod domains_are_verified;
 mod erasure_reaches_everything;
 mod every_route_is_guarded;
 mod first_minute;

@@ -35,6 +35,18 @@ async fn belongings(server: &crate::harness::Server, root: Client, mailbox: Clie
     let (_, detail) = mailbox.get(&format!("/mailbox/messages/{}", text(&message["id"]))).await;
     let (_, logs) = root.get("/inboxes/logs").await;
     let (_, keys) = root.get("/keys").await;
+    let (status, group) = root.post("/delivery-groups", json!({"name": "x"})).await;
+    assert_eq!(status, 201, "{group}");
+    let (status, account) = root
+        .post("/providers", json!({"name": "x", "smtp_host": "127.0.0.1", "smtp_port": 2599, "smtp_protocol": "none"}))
+        .await;
+    assert_eq!(status, 201, "{account}");
+    let name = format!("mail.{}", address.split('@').nth(1).unwrap());
+    let (status, domain) = root.post("/domains", json!({"domain": name})).await;
+    assert_eq!(status, 201, "{domain}");
+    let (status, listed) = root.post("/suppressions", json!({"email": "never@example.com"})).await;
+    assert_eq!(status, 201, "{listed}");
+    let record = text(&domain["data"]["dns_records"]["dkim"][0]["name"]);
     let hook_id = text(&hook["data"]["id"]);
     let attempts = root
         .wait_for(&format!("/webhooks/{hook_id}/deliveries"), |b| b["data"].as_array().is_some_and(|d| !d.is_empty()))
@@ -48,6 +60,11 @@ async fn belongings(server: &crate::harness::Server, root: Client, mailbox: Clie
         ("attachments".to_owned(), text(&detail["data"]["attachments"][0]["id"])),
         ("logs".to_owned(), text(&logs["data"][0]["id"])),
         ("keys".to_owned(), text(&keys["data"][0]["id"])),
+        ("delivery-groups".to_owned(), text(&group["data"]["id"])),
+        ("providers".to_owned(), text(&account["data"]["id"])),
+        ("domains".to_owned(), text(&domain["data"]["id"])),
+        ("signing-keys".to_owned(), record.split('.').next().unwrap().to_owned()),
+        ("suppressions".to_owned(), text(&listed["data"]["id"])),
     ]);
     Belongings { root, mailbox, ids }
 }
@@ -96,6 +113,8 @@ async fn ids_of_another_team_answer_like_ids_that_never_were() {
         let unknown = concrete(&template, |_| "mbx_zzzzzzzzzzzzzzzzzzzzzzzz".to_owned());
         let body = match (method.as_str(), template.as_str()) {
             ("POST", "/mailboxes/{public_id}/keys") => json!({"app_name": "x"}),
+            ("POST", "/domains/{public_id}/signing-keys") => json!({"algorithm": "ed25519"}),
+            ("PATCH", "/domains/{public_id}") => json!({"mode": "send_receive"}),
             ("PUT", _) => json!({"mode": "off", "rules": []}),
             ("PATCH", t) if t.starts_with("/mailbox/") => json!({"seen": true}),
             _ => json!({}),

@@ -95,6 +95,7 @@ pub mod guards {
     use super::{Guard, Needs, Surface};
 
     guards! {
+        AnalyticsRead: Management "analytics.read";
         AnyKey: Any;
         AnyMailboxKey: Mailbox;
         AuditRead: Management "audit.read";

@@ -5,8 +5,8 @@ use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
 
 use domain::id::{MailboxId, TeamId};
-use domain::mailbox::{Mailbox, Status};
-use domain::sending_domain::Mode;
+use domain::mailbox::{FilterMode, Mailbox, Status};
+use domain::sending_domain::{Mode, SendingDomain};
 use domain::team::Team;
 use domain::{StreamId, Versioned};
 use eventlog::{DirectoryKey, DirectoryTarget, LogError};
@@ -148,7 +148,7 @@ impl Receiver {
         if let Some(on) = self.report(&asked)? {
             return Ok(Route::Report(on));
         }
-        let Found { destination, state, .. } = match self.inner.find(asked.path).await {
+        let Found { destination, state, address } = match self.inner.find(asked.path).await {
             Err(Refusal::NotHosted) if self.is_bounce_domain(asked.path) => self.inner.find_at_home(asked.path).await?,
             found => found?,
         };
@@ -156,6 +156,12 @@ impl Receiver {
             return Err(Refusal::Suspended);
         }
         if !state.admits(asked.sender.address()) {
+            return Err(Refusal::SenderRefused);
+        }
+        // Rules of a mailbox go before those of its domain.
+        if state.filter_mode == FilterMode::Off
+            && !self.inner.domain_admits(&destination.team, &address, asked.sender.address()).await?
+        {
             return Err(Refusal::SenderRefused);
         }
         let announced = asked.size_octets.map_or(0, |octets| i64::try_from(octets).unwrap_or(i64::MAX));
@@ -264,6 +270,16 @@ impl Inner {
     async fn receives(&self, team: &TeamId, domain: &str) -> Result<bool, Refusal> {
         let team: Versioned<Team> = self.log.state(team, &[StreamId::Team]).await.map_err(unavailable)?;
         Ok(team.domains.get(domain).is_some_and(|d| d.verified && d.mode == Mode::SendReceive))
+    }
+
+    /// Returns whether the rules of a mailbox's domain let a sender write to it.
+    async fn domain_admits(&self, team: &TeamId, address: &str, sender: Option<&Address>) -> Result<bool, Refusal> {
+        let owner: Versioned<Team> = self.log.state(team, &[StreamId::Team]).await.map_err(unavailable)?;
+        let name = address.rsplit_once('@').map_or("", |(_, domain)| domain);
+        let Some(owned) = owner.domains.get(name) else { return Ok(true) };
+        let stream = StreamId::Domain(owned.id.clone());
+        let domain: Versioned<SendingDomain> = self.log.state(team, &[stream]).await.map_err(unavailable)?;
+        Ok(domain.admits(sender))
     }
 
     /// Returns the address of a mailbox, as the log knows it.

@@ -31,7 +31,8 @@ const GIGABYTE: i128 = 1_000_000_000;
 /// Usage of one meter, as finely as it was asked for.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 struct UsageRow {
-    /// What is counted: `inbound_messages` (messages) or `stored_bytes` (bytes; negative when mail was destroyed).
+    /// What is counted: `inbound_messages` (messages), `outgoing_recipients` and `managed_recipients` (recipients whose mail
+    /// an account of the team or of the operator took) or `stored_bytes` (bytes; negative when mail was destroyed).
     #[schema(example = "inbound_messages")]
     meter: &'static str,
     /// UTC day.

@@ -7,11 +7,12 @@ use axum::extract::State;
 use domain::id::{EventId, Position};
 use domain::message::Folder;
 use projections::messages::Changes;
-use projections::{folders, mailboxes, messages, threads};
+use projections::{folders, mailboxes, messages, outbound, threads};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::message_view::state_token;
+use super::submissions::submission_id;
 use crate::auth::{Call, Scoped, guards};
 use crate::envelope::{Data, Reply};
 use crate::openapi::{MailboxSelection, Routes};
@@ -25,7 +26,7 @@ pub(super) fn routes() -> Routes {
 
 /// What changed since a state.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-struct MailboxChanges {
+pub(super) struct MailboxChanges {
     /// The state asked about; null when none was.
     #[schema(required)]
     old_state: Option<String>,
@@ -43,6 +44,17 @@ struct MailboxChanges {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     updated_properties: Option<Vec<&'static str>>,
+}
+
+/// Where everything in a mailbox stands.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(super) struct MailboxStates {
+    messages: String,
+    folders: String,
+    threads: String,
+    submissions: String,
+    identities: String,
+    quotas: String,
 }
 
 /// What changed, by type; only the types that were asked about.
@@ -114,14 +126,33 @@ enum Since {
     Lost,
 }
 
-struct Feed<'a> {
+/// What a caller asks about.
+pub(super) struct Feed<'a> {
     app: &'a App,
     call: &'a Call,
     limit: usize,
     head: Position,
 }
 
-impl Feed<'_> {
+impl<'a> Feed<'a> {
+    /// Returns the changes as far as the log has come.
+    pub(super) async fn new(app: &'a App, call: &'a Call, limit: usize) -> Result<Self, Problem> {
+        let head = app.log.head(&call.caller.team).await?.position;
+        Ok(Self { app, call, limit, head })
+    }
+
+    /// Returns where everything stands.
+    pub(super) async fn states(&self) -> Result<MailboxStates, Problem> {
+        Ok(MailboxStates {
+            messages: self.messages("since_state", None).await?.new_state,
+            folders: self.folders(None).await?.new_state,
+            threads: self.threads(None).await?.new_state,
+            submissions: self.submissions("since_state", None).await?.new_state,
+            identities: self.identities(None).await?.new_state,
+            quotas: self.quotas(None).await?.new_state,
+        })
+    }
+
     fn since(&self, field: &str, token: Option<&str>) -> Result<Since, Problem> {
         let Some(token) = token.filter(|token| !token.is_empty()) else { return Ok(Since::Start) };
         let malformed = || Problem::invalid(field, "invalid_state", format!("{field} is not a state of this mailbox"));
@@ -256,13 +287,19 @@ impl Feed<'_> {
         Ok(told)
     }
 
-    /// Answers for a type of which there is nothing yet: its state never moves.
-    fn empty(&self, field: &str, token: Option<&str>) -> Result<MailboxChanges, Problem> {
-        Ok(match self.since(field, token)? {
-            Since::Start => self.standing(token, 0, false),
-            Since::At(since) => self.standing(token, since, false),
-            Since::Lost => self.standing(token, 0, true),
-        })
+    /// What the mailbox sent: it changes with every outcome.
+    pub(super) async fn submissions(&self, field: &str, token: Option<&str>) -> Result<MailboxChanges, Problem> {
+        let (views, team, mailbox) = (&self.app.views, &self.call.caller.team, Some(self.call.mailbox()?));
+        match self.since(field, token)? {
+            Since::At(since) => {
+                let changes = outbound::changes(views, team, mailbox, since, self.limit).await?;
+                Ok(self.told(token, changes, submission_id))
+            }
+            since => {
+                let state = outbound::state(views, team, mailbox).await?;
+                Ok(self.standing(token, state, matches!(since, Since::Lost)))
+            }
+        }
     }
 }
 
@@ -286,8 +323,7 @@ async fn get_changes(
     State(app): State<App>,
     Query(query): Query<ChangesQuery>,
 ) -> Result<Reply<Data<MailboxChangesOrTyped>>, Problem> {
-    let head = app.log.head(&call.caller.team).await?.position;
-    let feed = Feed { app: &app, call: &call, limit: query.limit.get(), head };
+    let feed = Feed::new(&app, &call, query.limit.get()).await?;
     let Some(types) = &query.types else {
         let changes = feed.messages("since_state", query.since_state.as_deref()).await?;
         return Ok(Reply::ok(call.data(MailboxChangesOrTyped::Messages(changes))));
@@ -303,7 +339,7 @@ async fn get_changes(
             "threads" => by_type.threads = Some(feed.threads(query.threads_since_state.as_deref()).await?),
             "submissions" => {
                 let since = query.submissions_since_state.as_deref();
-                by_type.submissions = Some(feed.empty("submissions_since_state", since)?);
+                by_type.submissions = Some(feed.submissions("submissions_since_state", since).await?);
             }
             "identities" => by_type.identities = Some(feed.identities(query.identities_since_state.as_deref()).await?),
             "quotas" => by_type.quotas = Some(feed.quotas(query.quotas_since_state.as_deref()).await?),

@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use domain::id::GroupId;
 use domain::outbound::Labels;
 use domain::suppression::Purpose;
-use mail::compose::{Attachment as File, Draft, FieldError as Fault, Limits, ListUnsubscribe, Person, Problem as What};
+use mail::compose::{Attachment as File, Draft, FieldError as Fault, ListUnsubscribe, Person, Problem as What};
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, de};
 use utoipa::ToSchema;
@@ -18,20 +18,15 @@ use crate::query::instant;
 use crate::send::attachment;
 
 /// The most files of one mail.
-const ATTACHMENTS_MAX: usize = 10;
+pub(super) const ATTACHMENTS_MAX: usize = 10;
 /// The most bytes of one file.
-const ATTACHMENT_BYTES_MAX: usize = 18 * 1024 * 1024;
+pub(super) const ATTACHMENT_BYTES_MAX: usize = 18 * 1024 * 1024;
 /// The most delivery groups a mail names.
 const GROUPS_MAX: usize = 50;
 const HEADER_CHARS_MAX: usize = 500;
 const METADATA_MAX: usize = 50;
 /// The furthest a mail is put off, microseconds.
 pub(super) const SCHEDULE_MICROS_MAX: i64 = 30 * 24 * 60 * 60 * 1_000_000;
-
-/// What one mail may have over this API.
-pub(super) fn limits() -> Limits {
-    Limits { attachments_max: ATTACHMENTS_MAX, ..Limits::default() }
-}
 
 /// An address with a name.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -218,6 +213,9 @@ pub(super) struct EmailSendRequest {
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     list_unsubscribe: Option<Unsubscribe>,
+    /// Whether opening it is noticed, by a picture in the HTML body; for one recipient.
+    #[serde(default)]
+    track_opens: bool,
 }
 
 /// What a request says beside the draft.
@@ -228,6 +226,7 @@ pub(super) struct Asked {
     pub(super) purpose: Purpose,
     pub(super) topic: Option<String>,
     pub(super) send_at: Option<i64>,
+    pub(super) track_opens: bool,
     /// Files uploaded before, by their place in the list.
     pub(super) uploaded: Vec<(usize, String)>,
 }
@@ -266,6 +265,7 @@ impl EmailSendRequest {
             },
             topic: self.topic,
             send_at: self.send_at.map(|at| send_at(&at, now)).transpose()?,
+            track_opens: self.track_opens,
             uploaded,
         })
     }
@@ -355,7 +355,8 @@ fn files(given: Vec<Attachment>) -> Result<Files, Problem> {
             }
             (Some(id), None) => {
                 uploaded.push((i, id));
-                files.push(File::default());
+                let inline = attachment.content_id.is_some();
+                files.push(File { content_id: attachment.content_id, inline, ..File::default() });
             }
             (None, None) => return Err(required("content")),
             (None, Some(content)) => {
@@ -397,17 +398,17 @@ pub(super) fn judged(i: usize, filename: &str, content: &[u8]) -> Result<(), Pro
     })
 }
 
-/// Says what is wrong with a draft in the words of the request.
-pub(super) fn faulty(faults: &[Fault]) -> Problem {
+/// Says what is wrong with a draft in the words of the request, where a file's media type is called `media_type`.
+pub(super) fn faulty(faults: &[Fault], media_type: &str) -> Problem {
     if faults.iter().any(|f| f.field == "message" && matches!(f.problem, What::TooLong { .. })) {
         return Problem::new(Code::PayloadTooLarge, "The message is larger than 25 MB.");
     }
-    let errors: Vec<_> = faults.iter().map(named).collect();
+    let errors: Vec<_> = faults.iter().map(|fault| named(fault, media_type)).collect();
     let first = errors.first().map(|e| format!("{} {}", e.field, e.message)).unwrap_or_default();
     Problem::new(Code::ValidationError, first).with_errors(errors)
 }
 
-fn named(fault: &Fault) -> FieldError {
+fn named(fault: &Fault, media_type: &str) -> FieldError {
     let dotted = fault.field.replace('[', ".").replace(']', "");
     let (head, rest) = dotted.split_once('.').map_or((dotted.as_str(), ""), |(head, rest)| (head, rest));
     let head = match head {
@@ -419,7 +420,7 @@ fn named(fault: &Fault) -> FieldError {
         other => other,
     };
     let field = if rest.is_empty() { head.to_owned() } else { format!("{head}.{rest}") };
-    let field = if head == "attachments" { field.replace(".content_type", ".type") } else { field };
+    let field = if head == "attachments" { field.replace("content_type", media_type) } else { field };
     let code = match &fault.problem {
         What::Required => "required",
         What::ControlCharacter => "control_character",

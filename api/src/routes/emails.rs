@@ -4,10 +4,11 @@ use axum::extract::State;
 use domain::id::{MailboxId, OutboundId};
 use domain::outbound::Origin;
 use eventlog::{Answer, Idempotency, Outcome, TransactError};
+use mail::compose::Limits;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::email_body::{EmailSendRequest, faulty, limits};
+use super::email_body::{ATTACHMENTS_MAX, EmailSendRequest, faulty};
 use crate::auth::{Call, FromLog, guards};
 use crate::envelope::{Data, Reply};
 use crate::field::required_list;
@@ -39,32 +40,47 @@ impl SendSuccessData {
     }
 }
 
+/// What an API calls things and how many there may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Dialect {
+    /// The most files of one mail.
+    pub(super) attachments_max: usize,
+    /// What a file's media type is called.
+    pub(super) media_type: &'static str,
+}
+
+const SENDING: Dialect = Dialect { attachments_max: ATTACHMENTS_MAX, media_type: "type" };
+
 /// Composes a draft, away from other requests when it is large.
 pub(super) async fn composed(
     draft: mail::compose::Draft,
     outbound: &OutboundId,
     now: i64,
+    dialect: Dialect,
 ) -> Result<Composed, Problem> {
     let files: usize = draft.attachments.iter().map(|file| file.content.len()).sum();
     let bodies = [&draft.text, &draft.html].into_iter().flatten().map(String::len).sum::<usize>();
+    let limits = Limits { attachments_max: dialect.attachments_max, ..Limits::default() };
     let result = if files + bodies <= COMPOSE_INLINE_BYTES_MAX {
-        Composed::of(draft, &limits(), outbound, now)
+        Composed::of(draft, &limits, outbound, now)
     } else {
         let outbound = outbound.clone();
-        let compose = move || Composed::of(draft, &limits(), &outbound, now);
+        let compose = move || Composed::of(draft, &limits, &outbound, now);
         tokio::task::spawn_blocking(compose).await.map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "a mail could not be composed");
             Problem::internal()
         })?
     };
-    result.map_err(|faults| faulty(&faults))
+    result.map_err(|faults| faulty(&faults, dialect.media_type))
 }
 
 /// Makes a request into a mail that waits for nothing but its command.
 async fn staged(app: &App, call: &Call, request: EmailSendRequest, outbound: &OutboundId) -> Result<Staged, Problem> {
     let mut asked = request.read(call.at)?;
     super::email_uploads::fill(app, call, &mut asked).await?;
-    let mail = composed(asked.draft, outbound, call.at).await?;
+    super::email_links::mark(app, call, outbound, &mut asked)?;
+    let track_opens = asked.track_opens;
+    let mail = composed(asked.draft, outbound, call.at, SENDING).await?;
     let mailbox: Option<MailboxId> = call.caller.mailbox.clone();
     let terms = Terms {
         origin: Origin::Http,
@@ -76,7 +92,9 @@ async fn staged(app: &App, call: &Call, request: EmailSendRequest, outbound: &Ou
         topic: asked.topic,
         send_at: asked.send_at,
     };
-    Ok(app.outbox.stage(&call.caller.team, outbound.clone(), mail, terms, call.at).await?)
+    let mut staged = app.outbox.stage(&call.caller.team, outbound.clone(), mail, terms, call.at).await?;
+    staged.command.track_opens = track_opens;
+    Ok(staged)
 }
 
 /// Takes a staged mail over; the answer under an idempotency key is rendered by `answer`.
@@ -166,10 +184,10 @@ struct BatchSendSuccessData {
     summary: BatchSummary,
 }
 
-/// Claims an idempotency key for a batch, so that it cannot stand for another one.
-struct ClaimBatch;
+/// Claims an idempotency key for what is not an event, so that it cannot stand for another request.
+pub(super) struct Claim;
 
-impl domain::Command for ClaimBatch {
+impl domain::Command for Claim {
     type State = ();
     type Rejected = domain::outbound::Rejected;
 
@@ -228,7 +246,7 @@ async fn send_email_batch(
     KeyedMail(Keyed { body, idempotency }): KeyedMail<BatchSendRequest>,
 ) -> Result<Reply<Data<BatchSendSuccessData>>, Problem> {
     if let Some(key) = &idempotency {
-        let claim = call.submission(ClaimBatch).idempotent(key.clone(), |_| Answer::default());
+        let claim = call.submission(Claim).idempotent(key.clone(), |_| Answer::default());
         app.log.transact(claim).await.map_err(|error: TransactError<_>| Problem::from(error))?;
     }
     // All of them are queued at once, so that they share one flush.

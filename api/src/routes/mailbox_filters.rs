@@ -25,7 +25,7 @@ pub(super) fn routes() -> Routes {
 
 /// The sender rules of a mailbox.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-struct FilterState {
+pub(super) struct FilterState {
     mode: FilterModeName,
     /// Sorted by pattern.
     rules: Vec<FilterRule>,
@@ -34,7 +34,7 @@ struct FilterState {
 /// How sender rules are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum FilterModeName {
+pub(super) enum FilterModeName {
     Off,
     Allowlist,
     Denylist,
@@ -67,8 +67,8 @@ struct FilterRule {
 /// The sender rules a mailbox is to have.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct SetFilterStateBody {
-    mode: FilterModeName,
+pub(super) struct SetFilterStateBody {
+    pub(super) mode: FilterModeName,
     /// Replaces all rules.
     #[serde(deserialize_with = "required_list::<_, 0, 1_000, _>")]
     #[schema(max_items = 1000)]
@@ -106,19 +106,19 @@ impl From<FilterModeName> for FilterMode {
 }
 
 impl FilterState {
-    fn of(mailbox: &Mailbox) -> Self {
-        let mode = FilterModeName::from(mailbox.filter_mode);
+    pub(super) fn new(mode: FilterMode, rules: &[SenderRule]) -> Self {
+        let mode = FilterModeName::from(mode);
         let rule = |rule: &SenderRule| FilterRule {
             kind: mode.rule_type().unwrap_or(FilterRuleType::Allow),
             pattern: rule.pattern.clone(),
             note: Some(rule.note.clone()),
         };
-        Self { mode, rules: mailbox.rules.iter().map(rule).collect() }
+        Self { mode, rules: rules.iter().map(rule).collect() }
     }
 }
 
 /// Returns the rules in the form in which they are kept: normalised, sorted, each pattern once.
-fn normalised(body: &SetFilterStateBody) -> Result<Vec<SenderRule>, Problem> {
+pub(super) fn normalised(body: &SetFilterStateBody) -> Result<Vec<SenderRule>, Problem> {
     let mut rules = BTreeMap::new();
     for (i, rule) in body.rules.iter().enumerate() {
         if Some(rule.kind) != body.mode.rule_type() {
@@ -172,7 +172,7 @@ async fn get_mailbox_filters(
     if known.has(&tag) {
         return Ok(Reply::not_modified(&tag));
     }
-    Ok(Reply::ok(call.data(FilterState::of(&mailbox))).tagged(&tag))
+    Ok(Reply::ok(call.data(FilterState::new(mailbox.filter_mode, &mailbox.rules))).tagged(&tag))
 }
 
 /// Set sender rules
@@ -210,7 +210,8 @@ async fn set_mailbox_filters(
     let answered = call.clone().into_call();
     app.submit(&call, call.submission(command), None, move |appended| {
         let tag = ETag::of_version(appended.state.version);
-        Reply::ok(answered.data(FilterState::of(&appended.state))).tagged(&tag)
+        let mailbox = &appended.state;
+        Reply::ok(answered.data(FilterState::new(mailbox.filter_mode, &mailbox.rules))).tagged(&tag)
     })
     .await
 }

@@ -315,7 +315,7 @@ struct PatchMailboxMessageBody {
     folder_id: Option<String>,
 }
 
-const KEYWORDS_PER_UPDATE_MAX: usize = 50;
+pub(super) const KEYWORDS_PER_UPDATE_MAX: usize = 50;
 const KEYWORD_CHARS_MAX: usize = 255;
 
 impl PatchMailboxMessageBody {

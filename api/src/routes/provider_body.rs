@@ -147,9 +147,118 @@ pub(super) struct ProviderBody {
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     variables: Option<BTreeMap<String, String>>,
+    /// `smtp` by default; never changes.
+    #[serde(rename = "type", default, deserialize_with = "present")]
+    #[schema(nullable = false)]
+    pub(super) kind: Option<ProviderType>,
+    /// The region of an Amazon SES account.
+    #[serde(default, deserialize_with = "text::<1, 32, _>")]
+    #[schema(nullable = false, example = "eu-central-1")]
+    pub(super) ses_region: Option<String>,
+    /// The configuration set whose notifications come back.
+    #[serde(default, deserialize_with = "text_or_null::<0, 64, _>")]
+    #[schema(value_type = Option<String>)]
+    pub(super) ses_configuration_set: Option<Option<String>>,
+    /// The id of the access key of an Amazon SES account.
+    #[serde(default, deserialize_with = "text::<1, 128, _>")]
+    #[schema(nullable = false)]
+    pub(super) ses_access_key_id: Option<String>,
+    /// Its secret. Kept sealed; never shown.
+    #[serde(default, deserialize_with = "text::<1, 500, _>")]
+    #[schema(nullable = false)]
+    pub(super) ses_secret_access_key: Option<String>,
+}
+
+/// Types of accounts that a team makes for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ProviderType {
+    /// A submission server.
+    #[default]
+    Smtp,
+    /// Amazon SES, API version 2.
+    AmazonSes,
+}
+
+/// What the credentials of a type are called in requests.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LoginFields {
+    pub(super) username: &'static str,
+    pub(super) password: &'static str,
+}
+
+impl ProviderType {
+    pub(super) fn of(transport: &Transport) -> Self {
+        if matches!(transport, Transport::Ses { .. }) { Self::AmazonSes } else { Self::Smtp }
+    }
+
+    pub(super) fn login_fields(self) -> LoginFields {
+        match self {
+            Self::Smtp => LoginFields { username: "smtp_username", password: "smtp_password" },
+            Self::AmazonSes => LoginFields { username: "ses_access_key_id", password: "ses_secret_access_key" },
+        }
+    }
 }
 
 impl ProviderBody {
+    /// Refuses fields of another type.
+    pub(super) fn fits(&self, kind: ProviderType) -> Result<(), Problem> {
+        let smtp = [
+            ("smtp_host", self.smtp_host.is_some()),
+            ("smtp_port", self.smtp_port.is_some()),
+            ("smtp_protocol", self.smtp_protocol.is_some()),
+            ("smtp_username", self.smtp_username.is_some()),
+            ("smtp_password", self.smtp_password.is_some()),
+        ];
+        let ses = [
+            ("ses_region", self.ses_region.is_some()),
+            ("ses_configuration_set", self.ses_configuration_set.is_some()),
+            ("ses_access_key_id", self.ses_access_key_id.is_some()),
+            ("ses_secret_access_key", self.ses_secret_access_key.is_some()),
+        ];
+        let foreign: &[(&str, bool)] = match kind {
+            ProviderType::Smtp => &ses,
+            ProviderType::AmazonSes => &smtp,
+        };
+        match foreign.iter().find(|(_, given)| *given) {
+            Some((field, _)) => {
+                Err(Problem::unacceptable(*field, "not_applicable", "the account's type does not have this field"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the login that is given here.
+    pub(super) fn login(&self) -> Option<&String> {
+        self.smtp_username.as_ref().or(self.ses_access_key_id.as_ref())
+    }
+
+    /// Returns the password that is given here.
+    pub(super) fn password(&self) -> Option<&String> {
+        self.smtp_password.as_ref().or(self.ses_secret_access_key.as_ref())
+    }
+
+    /// Returns the place of an Amazon SES account with what is given here.
+    pub(super) fn ses(&self, region: Option<&str>, configuration_set: Option<&str>) -> Result<Transport, Problem> {
+        let plain = |text: &str, more: &[u8]| text.bytes().all(|b| b.is_ascii_alphanumeric() || more.contains(&b));
+        let region = self.ses_region.as_deref().or(region);
+        let region = region.ok_or_else(|| Problem::invalid("ses_region", "required", "ses_region is required"))?;
+        // It becomes a part of a host name.
+        let is_label = plain(region, b"-") && region.bytes().all(|b| !b.is_ascii_uppercase());
+        if !is_label || region.starts_with('-') || region.ends_with('-') {
+            return Err(Problem::unacceptable("ses_region", "invalid_value", "it is not the name of a region"));
+        }
+        let set = match &self.ses_configuration_set {
+            None => configuration_set.map(str::to_owned),
+            Some(given) => given.clone().filter(|text| !text.is_empty()),
+        };
+        if set.as_deref().is_some_and(|set| !plain(set, b"-_")) {
+            let message = "it has letters, digits, hyphens and underscores only";
+            return Err(Problem::unacceptable("ses_configuration_set", "invalid_value", message));
+        }
+        Ok(Transport::Ses { region: region.to_owned(), configuration_set: set })
+    }
+
     /// Returns an identity with what is given here.
     pub(super) fn identity(&self, now: Identity) -> Result<Identity, Problem> {
         let kept = |given: &Option<Option<String>>, now: Option<String>| match given {
@@ -158,7 +267,7 @@ impl ProviderBody {
         };
         let identity = Identity {
             name: self.name.clone().unwrap_or(now.name),
-            username: self.smtp_username.clone().or(now.username),
+            username: self.login().cloned().or(now.username),
             from_email: kept(&self.from_email, now.from_email),
             from_name: kept(&self.from_name, now.from_name),
             reply_to_email: kept(&self.reply_to_email, now.reply_to_email),
@@ -278,6 +387,13 @@ pub(super) struct ProviderListItem {
     #[schema(required)]
     smtp_username: Option<String>,
     has_smtp_password: bool,
+    /// The region of an Amazon SES account.
+    #[schema(required)]
+    ses_region: Option<String>,
+    #[schema(required)]
+    ses_configuration_set: Option<String>,
+    #[schema(required)]
+    ses_access_key_id: Option<String>,
     #[schema(required)]
     from_email: Option<String>,
     #[schema(required)]
@@ -339,6 +455,11 @@ impl ProviderListItem {
             }
             _ => (None, None, None),
         };
+        let (ses_region, ses_configuration_set) = match settings.map(|s| &s.transport) {
+            Some(Transport::Ses { region, configuration_set }) => (Some(region.clone()), configuration_set.clone()),
+            _ => (None, None),
+        };
+        let is_ses = ses_region.is_some();
         let range = |range: Option<Range>| range.map(|r| QuotaRange { min: r.min, max: r.max });
         let quotas = settings.map(|s| s.quotas).unwrap_or_default();
         let own = !provider.managed;
@@ -346,7 +467,7 @@ impl ProviderListItem {
         Self {
             id: id.to_owned(),
             name: identity.name.clone(),
-            kind: if settings.is_some_and(|s| s.transport.kind() == "ses") { "amazon_ses" } else { "smtp" },
+            kind: if is_ses { "amazon_ses" } else { "smtp" },
             transport: settings.map_or("custom_smtp", |s| s.transport.kind()),
             status: match health {
                 Health::Active => "active",
@@ -368,8 +489,11 @@ impl ProviderListItem {
             smtp_host,
             smtp_port,
             smtp_protocol,
-            smtp_username: identity.username.clone(),
-            has_smtp_password: provider.secret.is_some(),
+            smtp_username: identity.username.clone().filter(|_| !is_ses),
+            has_smtp_password: provider.secret.is_some() && !is_ses,
+            ses_region,
+            ses_configuration_set,
+            ses_access_key_id: identity.username.clone().filter(|_| is_ses),
             from_email: identity.from_email.clone(),
             from_name: identity.from_name.clone(),
             reply_to_email: identity.reply_to_email.clone(),

@@ -13,7 +13,7 @@ use projections::providers::{self, Filter, Health};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::provider_body::{Beside, ProviderBody, ProviderItem, ProviderListItem, host};
+use super::provider_body::{Beside, ProviderBody, ProviderItem, ProviderListItem, ProviderType, host};
 use crate::auth::{Call, Scoped, guards};
 use crate::envelope::{Data, Deleted, List, Reply};
 use crate::etag::{ETag, IfMatch, IfNoneMatch};
@@ -118,7 +118,7 @@ fn sealed(app: &App, username: &str, password: &str) -> Result<(SecretId, Secret
 
 /// Create a sending account
 ///
-/// A submission server of the team's own. The password is kept sealed and never shown.
+/// A submission server of the team's own, or its account at Amazon SES. Secrets are kept sealed and never shown.
 #[utoipa::path(
     post,
     path = "/providers",
@@ -142,17 +142,22 @@ async fn create_provider(
     if body.name.is_none() {
         return Err(required("name"));
     }
-    let given = body.smtp_host.as_deref().ok_or_else(|| required("smtp_host"))?;
-    let transport = Transport::CustomSmtp {
-        host: host(given, &app.config.webhook_urls)?,
-        port: port(body.smtp_port.ok_or_else(|| required("smtp_port"))?)?,
-        security: body.smtp_protocol.map(Security::from).ok_or_else(|| required("smtp_protocol"))?,
+    let kind = body.kind.unwrap_or_default();
+    body.fits(kind)?;
+    let transport = match kind {
+        ProviderType::Smtp => Transport::CustomSmtp {
+            host: host(body.smtp_host.as_deref().ok_or_else(|| required("smtp_host"))?, &app.config.smtp_hosts)?,
+            port: port(body.smtp_port.ok_or_else(|| required("smtp_port"))?)?,
+            security: body.smtp_protocol.map(Security::from).ok_or_else(|| required("smtp_protocol"))?,
+        },
+        ProviderType::AmazonSes => body.ses(None, None)?,
     };
-    let credentials = match (&body.smtp_username, &body.smtp_password) {
+    let fields = kind.login_fields();
+    let credentials = match (body.login(), body.password()) {
         (Some(username), Some(password)) => Some(sealed(&app, username, password)?),
-        (None, None) => None,
-        (None, Some(_)) => return Err(required("smtp_username")),
-        (Some(_), None) => return Err(required("smtp_password")),
+        (None, None) if kind == ProviderType::Smtp => None,
+        (None, _) => return Err(required(fields.username)),
+        (Some(_), None) => return Err(required(fields.password)),
     };
     let quotas = body.quotas.unwrap_or_default().read(Quotas::default())?;
     let id = ProviderId::new(call.at, app.allot.random());
@@ -231,15 +236,20 @@ async fn get_provider(
 
 /// Returns the way mail leaves with what a change says about it.
 fn moved(app: &App, body: &ProviderBody, now: &Transport) -> Result<Transport, Problem> {
-    let Transport::CustomSmtp { host: old_host, port: old_port, security } = now else {
-        if body.smtp_host.is_some() || body.smtp_port.is_some() || body.smtp_protocol.is_some() {
-            return Err(Problem::unacceptable("smtp_host", "not_changeable", "the account has no server of its own"));
+    let (old_host, old_port, security) = match now {
+        Transport::CustomSmtp { host, port, security } => (host, port, security),
+        Transport::Ses { region, configuration_set } => return body.ses(Some(region), configuration_set.as_deref()),
+        Transport::DirectMx | Transport::Sandbox => {
+            if body.smtp_host.is_some() || body.smtp_port.is_some() || body.smtp_protocol.is_some() {
+                let message = "the account has no server of its own";
+                return Err(Problem::unacceptable("smtp_host", "not_changeable", message));
+            }
+            return Ok(now.clone());
         }
-        return Ok(now.clone());
     };
     Ok(Transport::CustomSmtp {
         host: match &body.smtp_host {
-            Some(given) => host(given, &app.config.webhook_urls)?,
+            Some(given) => host(given, &app.config.smtp_hosts)?,
             None => old_host.clone(),
         },
         port: port(body.smtp_port.unwrap_or(*old_port))?,
@@ -254,7 +264,7 @@ async fn replaced(
     fold: &Provider,
     body: &ProviderBody,
 ) -> Result<Option<(SecretId, SecretText)>, Problem> {
-    if body.smtp_username.is_none() && body.smtp_password.is_none() {
+    if body.login().is_none() && body.password().is_none() {
         return Ok(None);
     }
     let mut credentials = Credentials { username: String::new(), password: String::new() };
@@ -263,9 +273,11 @@ async fn replaced(
     {
         credentials = serde_json::from_slice(text.expose()).map_err(|_| Problem::internal())?;
     }
-    let username = body.smtp_username.clone().unwrap_or(credentials.username);
-    let password = body.smtp_password.clone().unwrap_or(credentials.password);
-    for (field, value) in [("smtp_username", &username), ("smtp_password", &password)] {
+    let username = body.login().cloned().unwrap_or(credentials.username);
+    let password = body.password().cloned().unwrap_or(credentials.password);
+    let kind = fold.settings.as_ref().map_or(ProviderType::Smtp, |s| ProviderType::of(&s.transport));
+    let fields = kind.login_fields();
+    for (field, value) in [(fields.username, &username), (fields.password, &password)] {
         if value.is_empty() {
             return Err(Problem::invalid(field, "required", format!("{field} is required")));
         }
@@ -300,6 +312,11 @@ async fn update_provider(
 ) -> Result<Reply<Data<ProviderItem>>, Problem> {
     let (fold, mut beside) = existing(&app, &call, &id).await?;
     let now = fold.settings.as_ref().ok_or_else(Problem::not_found)?;
+    let kind = ProviderType::of(&now.transport);
+    if body.kind.is_some_and(|given| given != kind) {
+        return Err(Problem::unacceptable("type", "not_changeable", "the type of an account never changes"));
+    }
+    body.fits(kind)?;
     let settings = Settings {
         transport: moved(&app, &body, &now.transport)?,
         percentage: body.share(now.percentage)?,

@@ -76,6 +76,47 @@ pub fn judge(filename: &str, content: &[u8]) -> Result<(), Refused> {
     }
 }
 
+/// Media types by extension; whatever is not here is a stream of octets.
+const MEDIA_TYPES: [(&[&str], &str); 19] = [
+    (&["pdf"], "application/pdf"),
+    (&["txt", "md", "log", "yaml", "yml"], "text/plain"),
+    (&["csv"], "text/csv"),
+    (&["html", "htm"], "text/html"),
+    (&["json"], "application/json"),
+    (&["xml"], "application/xml"),
+    (&["ics"], "text/calendar"),
+    (&["vcf"], "text/vcard"),
+    (&["png"], "image/png"),
+    (&["jpg", "jpeg"], "image/jpeg"),
+    (&["gif"], "image/gif"),
+    (&["webp"], "image/webp"),
+    (&["svg"], "image/svg+xml"),
+    (&["tif", "tiff"], "image/tiff"),
+    (&["mp3"], "audio/mpeg"),
+    (&["mp4"], "video/mp4"),
+    (&["docx"], "application/vnd.openxmlformats-officedocument.wordprocessingml.document"),
+    (&["xlsx"], "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"),
+    (&["pptx"], "application/vnd.openxmlformats-officedocument.presentationml.presentation"),
+];
+
+/// Returns the media type that a file's name stands for.
+#[must_use]
+pub fn media_type(filename: &str) -> &'static str {
+    let extension = extension(filename);
+    let found = MEDIA_TYPES.iter().find(|(of, _)| of.contains(&extension.as_str()));
+    found.map_or("application/octet-stream", |(_, media_type)| media_type)
+}
+
+/// Tells whether a text is a media type, perhaps with parameters (RFC 2045 §5.1), of at most 255 characters.
+#[must_use]
+pub fn is_media_type(text: &str) -> bool {
+    let token =
+        |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&b));
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    let typed = essence.split_once('/').is_some_and(|(kind, subtype)| token(kind) && token(subtype));
+    typed && text.len() <= 255 && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
+}
+
 fn extension(filename: &str) -> String {
     filename.trim().rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase()).unwrap_or_default()
 }

@@ -25,6 +25,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use crate::dns::Dns;
+
 /// When every test begins, microseconds since the Unix epoch: 2026-11-21T10:00:00Z.
 pub const START: i64 = 1_795_255_200_000_000;
 pub const SECOND: i64 = 1_000_000;
@@ -33,6 +35,7 @@ pub struct World {
     pub app: App,
     pub router: axum::Router,
     clock: Arc<AtomicI64>,
+    dns: Arc<Dns>,
     stop: CancellationToken,
     #[expect(dead_code, reason = "owns the task that keeps the read models")]
     followers: JoinSet<Result<(), projections::Error>>,
@@ -121,7 +124,10 @@ impl Call<'_> {
     }
 
     pub async fn send(self) -> Answer {
-        let mut request = Request::builder().method(self.method).uri(format!("/api/v1{}", self.path));
+        // Links stand beside the API.
+        let is_link = self.path.starts_with("/u/") || self.path.starts_with("/o/");
+        let prefix = if is_link { "" } else { "/api/v1" };
+        let mut request = Request::builder().method(self.method).uri(format!("{prefix}{}", self.path));
         for (name, value) in self.headers {
             request = request.header(name, value);
         }
@@ -146,8 +152,14 @@ impl World {
         let mut followers = JoinSet::new();
         followers.spawn(Runner::new(log.clone(), views.clone()).run(stop.clone()));
         let attempts = Work::memory(&[]).await.unwrap();
+        let dns = Arc::new(Dns::default());
         let app = App::new(log, views, allot, Pepper::new([9; 32]), config).with_attempts(attempts);
-        Self { router: api::router(app.clone()), app, clock, stop, followers }
+        let app = app.with_resolver(Arc::<Dns>::clone(&dns));
+        Self { router: api::router(app.clone()), app, clock, dns, stop, followers }
+    }
+
+    pub fn app_dns(&self) -> &Dns {
+        &self.dns
     }
 
     pub fn now(&self) -> i64 {

@@ -2,9 +2,11 @@
 
 use domain::api_key::Kind;
 use domain::balance::ChangeCreditLimit;
+use domain::bounce::{Category, Verdict};
 use domain::id::{OutboundId, ProviderId};
 use domain::money::Nanos;
-use domain::outbound::{Outbound, Status};
+use domain::outbound::report::Report;
+use domain::outbound::{BeginAttempt, Outbound, Outcome, RecordResults, Results, Status};
 use domain::permission::{Permissions, SENDING_PERMISSIONS};
 use domain::provider::{CreateProvider, Identity, Quotas, Settings, Transport};
 use domain::suppression::{Cause, Reason, SuppressAddress};
@@ -16,6 +18,13 @@ use crate::harness::{Answer, Team, World};
 /// A team that has an account and money, and a sending key of it.
 pub async fn sender(world: &World, domain: &str) -> (Team, String) {
     let team = world.team(domain).await;
+    equip(world, &team).await;
+    let key = world.team_key(&team.id, Kind::Sending, Permissions::parse(SENDING_PERMISSIONS).unwrap()).await;
+    (team, key)
+}
+
+/// Gives a team an account and money.
+pub async fn equip(world: &World, team: &Team) {
     world.command(&team.id, ChangeCreditLimit { credit_limit: Nanos::DOLLAR }).await;
     let create = CreateProvider {
         provider: ProviderId::new(world.now(), world.app.allot.random()),
@@ -25,8 +34,27 @@ pub async fn sender(world: &World, domain: &str) -> (Team, String) {
         secret: None,
     };
     world.command(&team.id, create).await;
-    let key = world.team_key(&team.id, Kind::Sending, Permissions::parse(SENDING_PERMISSIONS).unwrap()).await;
-    (team, key)
+}
+
+/// Hands a mail over as the reactor would: the first recipient's server takes it, those of the others know nobody.
+pub async fn settle(world: &World, team: &Team, id: &Value) {
+    let id: OutboundId = id.as_str().unwrap().parse().unwrap();
+    let stream = [StreamId::Outbound(id.clone())];
+    let state: Versioned<Outbound> = world.app.log.state(&team.id, &stream).await.unwrap();
+    let accounts = world.get("/providers").key(&team.root).send().await.data();
+    let account: ProviderId = accounts[0]["id"].as_str().unwrap().parse().unwrap();
+    let waiting = state.waiting(i64::MAX);
+    let others = waiting[1..].to_vec();
+    world.command(&team.id, BeginAttempt::of(id.clone(), &state, account, waiting)).await;
+    let state: Versioned<Outbound> = world.app.log.state(&team.id, &stream).await.unwrap();
+    let verdict = Verdict { category: Category::UserUnknown, smtp_code: Some(550), enhanced_code: Some((5, 1, 1)) };
+    let taken = Outcome::Taken { delivered: true };
+    let mut results = vec![Results { recipients: vec![0], outcome: taken, report: Report::of("250 ok", None) }];
+    if !others.is_empty() {
+        let report = Report::of("550 5.1.1 no such user", Some("mx.example.net"));
+        results.push(Results { recipients: others, outcome: Outcome::Bounced { verdict }, report });
+    }
+    world.command(&team.id, RecordResults::of(id, &state, 1, results)).await;
 }
 
 pub fn mail() -> Value {
@@ -92,6 +120,32 @@ async fn a_repeated_request_sends_one_mail() {
     other["subject"] = json!("Other");
     let answer = world.post("/emails/send").key(&key).header("idempotency-key", "k1").json(&other).send().await;
     assert_eq!(answer.refusal(), (409, "idempotency_conflict".to_owned()));
+}
+
+#[tokio::test]
+async fn of_many_requests_under_one_key_one_is_carried_out() {
+    let world = World::new().await;
+    let (team, key) = sender(&world, "a.test").await;
+    let before = world.app.log.head(&team.id).await.unwrap().position;
+    let (mut one, mut two) = (mail(), mail());
+    (one["subject"], two["subject"]) = (json!("One"), json!("Two"));
+    let race = (0..60).map(|n| {
+        let body = if n % 2 == 0 { &one } else { &two };
+        world.post("/emails/send").key(&key).header("idempotency-key", "race").json(body).send()
+    });
+    let answers = futures_util::future::join_all(race).await;
+    let (won, lost): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
+    assert_eq!((won.len(), lost.len()), (30, 30), "one body wins, the other is another request");
+    assert!(won.iter().all(|answer| answer.body == won[0].body));
+    assert!(lost.iter().all(|answer| answer.refusal() == (409, "idempotency_conflict".to_owned())));
+    assert_eq!(world.app.log.head(&team.id).await.unwrap().position, before + 1, "one mail");
+    let batch = json!({"messages": [one, two]});
+    let race = (0..20)
+        .map(|_| world.post("/emails/send/batch").key(&key).header("idempotency-key", "race").json(&batch).send());
+    let answers = futures_util::future::join_all(race).await;
+    let data = answers[0].data();
+    assert!(answers.iter().all(|answer| answer.data() == data), "the same ids for all");
+    assert_eq!(world.app.log.head(&team.id).await.unwrap().position, before + 3, "two more mails");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use axum::http::Method;
 use domain::api_key::Kind;
 use domain::permission::{CATALOGUE, Permissions};
+use domain::team::Limits;
 use serde_json::{Value, json};
 
 use crate::harness::{Box_, MAIL, Team, World};
@@ -53,11 +54,29 @@ struct Things {
     key: String,
     provider: String,
     group: String,
+    email: String,
+    delivery: String,
+    upload: String,
+    attachment: String,
+    domain: String,
+    selector: String,
+    suppression: String,
+}
+
+/// Sends a mail as a mailbox; returns its id and that of its entry in the delivery log.
+async fn sent(world: &World, team: &Team, mailbox: &Box_) -> (String, String) {
+    crate::sending::equip(world, team).await;
+    let mail = json!({"to": [{"email": "bob@example.net", "name": null}], "subject": "Hi", "text_body": "Hi"});
+    let answer = world.post("/mailbox/messages/send").key(&mailbox.key).json(&mail).send().await;
+    let logs = world.get("/emails/logs").key(&team.root).send().await.data();
+    let id = |value: &Value| value.as_str().unwrap().to_owned();
+    (id(&answer.data()["email_id"]), id(&logs[0]["id"]))
 }
 
 impl Things {
     async fn new(world: &World, domain: &str) -> Self {
-        let team = world.team(domain).await;
+        // The walk makes a key for each permission that it takes away.
+        let team = world.team_with(domain, Limits { active_keys: 1_000, ..Limits::default() }).await;
         let mailbox = world.mailbox(&team, "box").await;
         let message = world.receive(&team, &mailbox.id, MAIL).await.to_string();
         let hook = json!({"url": "https://hooks.example.com/in", "event_types": ["sendmux.test"]});
@@ -69,8 +88,25 @@ impl Things {
             json!({"name": "Own", "smtp_host": "smtp.example.com", "smtp_port": 587, "smtp_protocol": "starttls"});
         let provider = world.post("/providers").key(&team.root).json(&account).send().await.data();
         let group = world.post("/delivery-groups").key(&team.root).json(&json!({"name": "x"})).send().await.data();
+        let named = json!({"domain": format!("mail.{domain}")});
+        let named = world.post("/domains").key(&team.root).json(&named).send().await.data();
+        let record = named["dns_records"]["dkim"][0]["name"].as_str().unwrap();
+        let listed = json!({"email": "never@example.net"});
+        let listed = world.post("/suppressions").key(&team.root).json(&listed).send().await.data();
         let id = |value: &Value| value.as_str().unwrap().to_owned();
+        let (email, delivery) = sent(world, &team, &mailbox).await;
+        let file = json!({"filename": "a.txt", "size_bytes": 3});
+        let upload = world.post("/emails/attachment-uploads").key(&mailbox.key).json(&file).send().await.data();
+        let attachment = world.post("/emails/attachments?filename=a.txt").key(&mailbox.key);
+        let attachment = attachment.header("content-length", "3").body("abc").send().await.data();
         Self {
+            email,
+            delivery,
+            upload: id(&upload["upload_id"]),
+            attachment: id(&attachment["attachment_id"]),
+            domain: id(&named["id"]),
+            selector: record.split('.').next().unwrap().to_owned(),
+            suppression: id(&listed["id"]),
             provider: id(&provider["id"]),
             group: id(&group["id"]),
             webhook: id(&webhook["id"]),
@@ -92,6 +128,15 @@ impl Things {
                 "public_id" if path.starts_with("/inboxes") => self.log.clone(),
                 "public_id" if path.starts_with("/providers") => self.provider.clone(),
                 "public_id" if path.starts_with("/delivery-groups") => self.group.clone(),
+                "public_id" if path.starts_with("/emails/logs") => self.delivery.clone(),
+                "message_id" if path.starts_with("/emails") => self.email.clone(),
+                "submission_id" => self.email.replace("eml_", "sub_"),
+                "upload_id" => self.upload.clone(),
+                "attachment_id" if path.starts_with("/emails") => self.attachment.clone(),
+                "request_id" => format!("slir_{}", "0".repeat(24)),
+                "public_id" if path.starts_with("/domains") => self.domain.clone(),
+                "public_id" if path.starts_with("/suppressions") => self.suppression.clone(),
+                "selector" => self.selector.clone(),
                 "delivery_id" => format!("whda_{}", "0".repeat(24)),
                 "key_id" => self.key.clone(),
                 "message_id" => self.message.clone(),
@@ -111,8 +156,15 @@ fn body(operation: &Operation) -> Value {
     match (operation.method.as_str(), operation.path.as_str()) {
         ("POST", "/mailboxes") => json!({"email": "new@a.test"}),
         ("POST", "/mailboxes/{public_id}/keys") => json!({"app_name": "x"}),
-        ("PUT", "/mailboxes/{public_id}/filters") => json!({"mode": "off", "rules": []}),
+        ("PUT", "/mailboxes/{public_id}/filters" | "/domains/{public_id}/filters") => {
+            json!({"mode": "off", "rules": []})
+        }
         ("POST", "/webhooks") => json!({"url": "https://hooks.example.com/in", "event_types": ["sendmux.test"]}),
+        ("POST", "/emails/logs/{public_id}/reschedule") | ("PATCH", "/emails/{message_id}") => {
+            json!({"send_at": "2026-11-22T10:00:00Z"})
+        }
+        ("POST", "/domains/{public_id}/signing-keys") => json!({"algorithm": "ed25519"}),
+        ("PATCH", "/domains/{public_id}") => json!({"mode": "send_receive"}),
         ("POST", "/keys") => json!({"name": "x", "kind": "sending"}),
         _ => json!({}),
     }
@@ -120,7 +172,11 @@ fn body(operation: &Operation) -> Value {
 
 async fn call(world: &World, operation: &Operation, path: &str, key: Option<&str>) -> crate::harness::Answer {
     let call = world.call(operation.method.clone(), path);
-    let call = if operation.has_body { call.json(&body(operation)) } else { call };
+    let call = match (operation.has_body, operation.path.contains("attachment-uploads/")) {
+        (true, true) => call.header("content-length", "3").body("abc"),
+        (true, false) => call.json(&body(operation)),
+        (false, _) => call,
+    };
     match key {
         Some(key) => call.key(key).send().await,
         None => call.send().await,

@@ -12,9 +12,9 @@ use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
+use hyper::Request;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use rustls::CertificateError;
 use rustls::pki_types::ServerName;
@@ -148,14 +148,14 @@ impl Connection {
                 return Err(Fault { error: AttemptError::Timeout(Phase::Answer), silent: false });
             }
         };
-        let status = response.status().as_u16();
-        let retry_after = retry_after(response.headers());
-        let (body_preview, body_end) = self.preview(response, limits.body_preview_bytes, until).await;
-        Ok(Answer { status, retry_after, body_preview, body_end, elapsed: started.elapsed() })
+        let (head, body) = response.into_parts();
+        let (status, headers) = (head.status.as_u16(), head.headers);
+        let retry_after = retry_after(&headers);
+        let (body_preview, body_end) = self.preview(body, limits.body_preview_bytes, until).await;
+        Ok(Answer { status, retry_after, headers, body_preview, body_end, elapsed: started.elapsed() })
     }
 
-    async fn preview(&mut self, response: Response<Incoming>, bytes_max: usize, until: Instant) -> (Bytes, BodyEnd) {
-        let mut body = response.into_body();
+    async fn preview(&mut self, mut body: Incoming, bytes_max: usize, until: Instant) -> (Bytes, BodyEnd) {
         let mut preview = Bytes::new();
         let mut joined = BytesMut::new();
         let end = loop {

@@ -33,6 +33,14 @@ pub struct Config {
     pub dangerous_allow_networks: Vec<Network>,
     /// The domain whose recipients are played by Postlog itself, in mail through sandbox accounts.
     pub simulator_domain: String,
+    /// The domain that bounces of what is sent directly come back to, each to an address of its own; said by whoever
+    /// receives for it. Empty: bounces go to the sender.
+    #[serde(skip)]
+    pub bounce_domain: String,
+    /// Whether mail through SMTP accounts names the bounce domain too. Many providers take only senders they know.
+    pub bounce_domain_through_accounts: bool,
+    /// Where Amazon SES answers, as an origin such as `http://127.0.0.1:4579`; for emulators. Empty: at Amazon.
+    pub ses_endpoint: String,
     /// TCP port of the recipients' own servers.
     pub direct_port: u16,
     /// Mails on their way at the same time, in all.
@@ -78,6 +86,9 @@ impl Default for Config {
             dangerous_allow_loopback: false,
             dangerous_allow_networks: vec![],
             simulator_domain: "simulator.postlog.test".to_owned(),
+            bounce_domain: String::new(),
+            bounce_domain_through_accounts: false,
+            ses_endpoint: String::new(),
             direct_port: 25,
             concurrency_max: 256,
             concurrency_per_team_max: 32,
@@ -127,10 +138,19 @@ impl Config {
         if let Err(invalid) = self.retry.check() {
             problems.push(format!("outbound.retry: {invalid}"));
         }
-        for (key, name) in [("hostname", &self.hostname), ("simulator_domain", &self.simulator_domain)] {
-            if mail::address::normalise_domain(name).is_err() {
+        let names = [
+            ("hostname", &self.hostname),
+            ("simulator_domain", &self.simulator_domain),
+            ("bounce_domain", &self.bounce_domain),
+        ];
+        for (key, name) in names {
+            let off = key == "bounce_domain" && name.is_empty();
+            if !off && mail::address::normalise_domain(name).is_err() {
                 problems.push(format!("outbound.{key} must be a host name"));
             }
+        }
+        if let Err(why) = super::ses::endpoint(self, "eu-west-1") {
+            problems.push(format!("outbound.ses_endpoint: {why}"));
         }
         problems
     }

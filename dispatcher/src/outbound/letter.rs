@@ -4,16 +4,17 @@ use std::sync::{Arc, PoisonError};
 
 use domain::StreamId;
 use domain::Versioned;
-use domain::id::{ProviderId, TeamId};
-use domain::outbound::Outbound;
+use domain::id::{OutboundId, ProviderId, TeamId};
+use domain::outbound::{Outbound, ReturnPath};
+use domain::provider::credentials::{Credentials, PURPOSE};
 use domain::provider::{Provider, Security, Transport};
-use domain::sending_domain::{Algorithm, SendingDomain, SigningKey};
+use domain::sending_domain::{Algorithm, SIGNING_KEY_PURPOSE, SendingDomain, SigningKey};
 use mail::address::{Address, ReversePath};
 use mail::auth::{DkimKey, DkimSigner, KeyType, sign_dkim};
-use mail::smtp::client::{Content, Login};
+use mail::smtp::client::{Content, Login, Mail};
 
+use super::Unready;
 use super::reactor::Context;
-use super::{CREDENTIALS_PURPOSE, SIGNING_KEY_PURPOSE, Unready};
 use crate::smtp::{Peer, Protection};
 
 /// Signers kept in memory; with more, all are read anew.
@@ -23,6 +24,8 @@ const SIGNERS_MAX: usize = 1_024;
 #[derive(Debug, Clone)]
 pub(crate) struct Letter {
     pub(crate) mail_from: ReversePath,
+    /// The sender asked for that return path.
+    pub(crate) own_return_path: bool,
     pub(crate) content: Content,
     pub(crate) smtputf8: bool,
 }
@@ -42,8 +45,13 @@ impl From<eventlog::LogError> for Unsendable {
     }
 }
 
-/// Makes a mail ready.
-pub(crate) async fn prepare(context: &Context, team: &TeamId, mail: &Outbound) -> Result<Letter, Unsendable> {
+/// Makes a mail ready, signed by its domain's keys where `signs`.
+pub(crate) async fn prepare(
+    context: &Context,
+    team: &TeamId,
+    mail: &Outbound,
+    signs: bool,
+) -> Result<Letter, Unsendable> {
     let never = |what: &str| Unsendable::Never(what.to_owned());
     let accepted = mail.accepted.as_ref().ok_or_else(|| never("the mail was not accepted"))?;
     let letter = mail.letter.as_ref().ok_or_else(|| never("what names people was erased"))?;
@@ -51,7 +59,7 @@ pub(crate) async fn prepare(context: &Context, team: &TeamId, mail: &Outbound) -
     let sender = letter.return_path.as_deref().unwrap_or(&letter.from.email);
     let mail_from = ReversePath::parse(&format!("<{sender}>")).map_err(|_| never("the sender is no address"))?;
     let mut signers = vec![];
-    if let Some(id) = &accepted.domain {
+    if let Some(id) = accepted.domain.as_ref().filter(|_| signs) {
         let domain: Versioned<SendingDomain> = context.log.state(team, &[StreamId::Domain(id.clone())]).await?;
         for key in domain.signing_keys() {
             signers.push(signer(context, team, &domain.name, key).await?);
@@ -66,7 +74,45 @@ pub(crate) async fn prepare(context: &Context, team: &TeamId, mail: &Outbound) -
     };
     let header = content.windows(4).position(|w| w == b"\r\n\r\n").map_or(&content[..], |end| &content[..end]);
     let smtputf8 = !header.is_ascii();
-    Ok(Letter { mail_from, content, smtputf8 })
+    let own_return_path = letter.return_path.is_some();
+    Ok(Letter { mail_from, own_return_path, content, smtputf8 })
+}
+
+/// One transaction: from where, and for whom.
+#[derive(Debug, Clone)]
+pub(crate) struct Envelope {
+    pub(crate) mail_from: ReversePath,
+    pub(crate) numbers: Vec<u8>,
+    pub(crate) addresses: Vec<Address>,
+}
+
+impl Letter {
+    /// Parts recipients into transactions: one for all, or one for each where bounces come back to addresses of ours.
+    pub(crate) fn envelopes(
+        &self,
+        context: &Context,
+        (team, outbound): (&TeamId, &OutboundId),
+        numbers: Vec<u8>,
+        addresses: Vec<Address>,
+    ) -> Vec<Envelope> {
+        let domain = context.config.bounce_domain.as_str();
+        let key = context.return_path_key.as_ref().filter(|_| !domain.is_empty() && !self.own_return_path);
+        let Some(key) = key else { return vec![Envelope { mail_from: self.mail_from.clone(), numbers, addresses }] };
+        let one = |(number, address): (u8, Address)| {
+            let token = ReturnPath::token(team, outbound, Some(number));
+            let named = token.address(key, domain).ok().and_then(|a| ReversePath::parse(&format!("<{a}>")).ok());
+            let mail_from = named.unwrap_or_else(|| self.mail_from.clone());
+            Envelope { mail_from, numbers: vec![number], addresses: vec![address] }
+        };
+        numbers.into_iter().zip(addresses).map(one).collect()
+    }
+
+    /// Returns what is handed over in a transaction.
+    pub(crate) fn mail(&self, envelope: &Envelope) -> Mail {
+        let mut mail = Mail::new(envelope.mail_from.clone(), envelope.addresses.clone(), self.content.clone());
+        mail.smtputf8 = self.smtputf8;
+        mail
+    }
 }
 
 async fn signer(
@@ -110,16 +156,9 @@ pub(crate) async fn peer(
     let Some(Transport::CustomSmtp { host, port, security }) = provider.settings.as_ref().map(|s| &s.transport) else {
         return Ok(Err("the account has no server".to_owned()));
     };
-    let login = match (&provider.identity.username, &provider.secret) {
-        (Some(username), Some(secret)) if !username.is_empty() => {
-            match context.log.secret(team, secret, CREDENTIALS_PURPOSE).await {
-                Ok(Some(text)) => Some(Login { username: username.clone(), password: text.expose_str().to_owned() }),
-                Ok(None) => return Ok(Err("the account's password is not there".to_owned())),
-                Err(eventlog::LogError::Seal(error)) => return Ok(Err(error.to_string())),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        _ => None,
+    let login = match credentials(context, team, &provider).await? {
+        Ok(login) => login.map(|Credentials { username, password }| Login { username, password }),
+        Err(why) => return Ok(Err(why)),
     };
     let protection = match security {
         Security::None => Protection::None,
@@ -127,6 +166,34 @@ pub(crate) async fn peer(
         Security::Tls => Protection::Tls,
     };
     Ok(Ok(Peer { key: format!("{team}/{account}"), host: host.clone(), port: *port, protection, login }))
+}
+
+/// Returns an account's access key; `Err` says why the account cannot work.
+pub(crate) async fn access_key(
+    context: &Context,
+    team: &TeamId,
+    account: &ProviderId,
+) -> Result<Result<Credentials, String>, Unready> {
+    let provider: Versioned<Provider> = context.log.state(team, &[StreamId::Provider(account.clone())]).await?;
+    let opened = credentials(context, team, &provider).await?;
+    Ok(opened.and_then(|key| key.ok_or_else(|| "the account has no access key".to_owned())))
+}
+
+/// Opens an account's credentials; `None` if it needs none, `Err` says why the account cannot work.
+async fn credentials(
+    context: &Context,
+    team: &TeamId,
+    provider: &Provider,
+) -> Result<Result<Option<Credentials>, String>, Unready> {
+    let Some(secret) = &provider.secret else { return Ok(Ok(None)) };
+    let text = match context.log.secret(team, secret, PURPOSE).await {
+        Ok(Some(text)) => text,
+        Ok(None) => return Ok(Err("the account's credentials are not there".to_owned())),
+        Err(eventlog::LogError::Seal(error)) => return Ok(Err(error.to_string())),
+        Err(error) => return Err(error.into()),
+    };
+    let read = serde_json::from_slice(text.expose());
+    Ok(read.map(Some).map_err(|_| "the account's credentials cannot be read".to_owned()))
 }
 
 /// Returns the addresses of recipients; `None` if one of them was erased or is none.

@@ -12,16 +12,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::id::{OutboundId, Position, SecretId, TeamId};
+use domain::outbound::Outbound;
 use eventlog::{Allot, EventLog, LogError};
 use mail::auth::{DkimSigner, Resolver};
+use mail::verp::MacKey;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::config::Config;
 use super::direct::Sites;
+use super::patience::Patience;
 use super::queue::{Leased, Next, Queue, Settlement};
+use super::results::Judge;
 use super::sandbox::LocalDelivery;
+use super::ses::Ses;
 use super::visit::{Used, Visit};
 use crate::smtp::Mailer;
 
@@ -79,9 +84,16 @@ pub(crate) struct Context {
     pub(crate) node: String,
     pub(crate) sites: Sites,
     pub(crate) signers: std::sync::Mutex<HashMap<SecretId, Arc<DkimSigner>>>,
+    pub(crate) return_path_key: Option<MacKey>,
+    pub(crate) patience: Patience,
+    pub(crate) ses: Ses,
 }
 
 impl Context {
+    pub(crate) fn judge<'a>(&'a self, mail: &'a Outbound, attempt: u32, direct: bool, host: &'a str) -> Judge<'a> {
+        Judge { mail, attempt, policy: &self.config.retry, allot: &self.allot, direct, host }
+    }
+
     /// Returns when a lease that is taken or renewed now ends, in stored time.
     fn lease_end(&self) -> i64 {
         let lease = i64::try_from(self.config.lease().as_micros()).unwrap_or(i64::MAX);
@@ -185,7 +197,22 @@ impl Reactor {
         let now = Instant::now();
         let (renew_at, moved_since) = (now + config.lease() / 3, allot.now().saturating_sub(OVERLAP_MICROS));
         let (sites, signers) = (Sites::default(), std::sync::Mutex::default());
-        let context = Context { log, queue, mailer, resolver, local, allot, config, node, sites, signers };
+        let ses = Ses::new(&config);
+        let context = Context {
+            log,
+            queue,
+            mailer,
+            resolver,
+            local,
+            allot,
+            config,
+            node,
+            sites,
+            signers,
+            return_path_key: None,
+            patience: Patience::default(),
+            ses,
+        };
         Self {
             context: Arc::new(context),
             teams: BTreeMap::new(),
@@ -204,6 +231,16 @@ impl Reactor {
             is_stopping: false,
             tasks: JoinSet::new(),
         }
+    }
+
+    /// Makes return paths under a key, where the configuration has a bounce domain. Whoever receives for that domain
+    /// reads them with the same key.
+    #[must_use]
+    pub fn with_return_paths(mut self, key: MacKey) -> Self {
+        if let Some(context) = Arc::get_mut(&mut self.context) {
+            context.return_path_key = Some(key);
+        }
+        self
     }
 
     /// Carries mail until it is told to stop; then finishes what is on its way, as long as that may take, and gives its
@@ -324,7 +361,10 @@ impl Reactor {
     fn take_turns(&mut self) {
         let (most, per_team) = (self.context.config.concurrency_max, self.context.config.concurrency_per_team_max);
         while self.in_flight < most && !self.is_stopping {
-            let ready = |team: &Team| !team.queue.is_empty() && team.active.len() < per_team;
+            // The last quarter is for teams that have nothing on its way: a few teams whose servers hang must not hold
+            // all there is.
+            let share = per_team.min((most - self.in_flight).saturating_sub(most / 4)).max(1);
+            let ready = |team: &Team| !team.queue.is_empty() && team.active.len() < share;
             let after = self.last.as_ref().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
             let later = self.teams.range::<TeamId, _>((after, std::ops::Bound::Unbounded));
             let next = later.chain(self.teams.iter()).find(|(_, team)| ready(team)).map(|(id, _)| id.clone());
@@ -343,6 +383,7 @@ impl Reactor {
                 used: Arc::clone(&team.used),
                 transcripts: vec![],
                 usage: BTreeMap::new(),
+                heard: false,
             };
             self.in_flight += 1;
             self.tasks.spawn(async move { Done::Visited(Box::new(visit.run().await)) });

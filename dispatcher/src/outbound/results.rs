@@ -5,6 +5,7 @@ use domain::outbound::report::Report;
 use domain::outbound::{AttemptTrouble, Outbound, Outcome, RejectReason, Results, Stage};
 use domain::retry::RetryPolicy;
 use domain::routing::seed;
+use eventlog::Allot;
 use mail::bounce::Classification;
 use mail::smtp::client::{Cause, Failure, RecipientResult};
 
@@ -29,6 +30,11 @@ impl Carried {
         Self { failed: Some(Failed { trouble, report }), ..Self::default() }
     }
 
+    /// Adds the same result for several recipients.
+    pub(crate) fn tell_all(&mut self, numbers: &[u8], outcome: &Outcome, report: &Report) {
+        numbers.iter().for_each(|number| self.tell(*number, outcome.clone(), report.clone()));
+    }
+
     /// Adds a result; recipients it came out alike for are told of together.
     pub(crate) fn tell(&mut self, number: u8, outcome: Outcome, report: Report) {
         match self.results.iter_mut().find(|r| r.outcome == outcome && r.report == report) {
@@ -39,13 +45,13 @@ impl Carried {
 }
 
 /// Turns results into what is recorded, for one attempt of a mail.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(crate) struct Judge<'a> {
     pub(crate) mail: &'a Outbound,
     pub(crate) attempt: u32,
     pub(crate) policy: &'a RetryPolicy,
-    /// Now, microseconds since the Unix epoch.
-    pub(crate) now: i64,
+    /// Tells the time.
+    pub(crate) allot: &'a Allot,
     /// The answers are those of the recipients' own servers.
     pub(crate) direct: bool,
     /// The server.
@@ -109,7 +115,7 @@ impl Judge<'_> {
         carried.tell(number, outcome, report);
     }
 
-    fn refused(&self, verdict: Verdict) -> Outcome {
+    pub(crate) fn refused(&self, verdict: Verdict) -> Outcome {
         if self.direct {
             return Outcome::Bounced { verdict };
         }
@@ -127,7 +133,7 @@ impl Judge<'_> {
     pub(crate) fn next(&self, tries: u32) -> Option<i64> {
         let id = self.mail.accepted.as_ref().map(|a| &a.mail.outbound);
         let seed = id.map_or(0, |id| seed(id, self.attempt));
-        self.policy.next(tries, self.now, self.mail.expires_at(), seed, None)
+        self.policy.next(tries, self.allot.now(), self.mail.expires_at(), seed, None)
     }
 
     pub(crate) fn report(&self, text: &str) -> Report {

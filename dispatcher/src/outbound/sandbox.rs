@@ -5,12 +5,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::bounce::{Source, Verdict};
 use domain::outbound::report::Report;
-use domain::outbound::{Complaint, Feedback, Outbound, Outcome, RejectReason};
+use domain::outbound::{Complaint, Feedback, Outbound, Outcome, Recipient, RejectReason, Status};
 use mail::address::{Address, ReversePath};
 use mail::bounce::{Stage, classify_reply};
 use mail::smtp::client::{Content, RecipientResult, ServerReply};
 
-use super::letter::Letter;
+use super::letter::{Letter, addresses};
 use super::results::{Carried, Judge, verdict_of};
 
 /// How long the slow recipient takes to answer.
@@ -113,25 +113,23 @@ fn verdict(code: u16, enhanced: &str, text: &str) -> Verdict {
     verdict_of(&classify_reply(Stage::Rcpt, code, Some(enhanced), text))
 }
 
-/// Carries a mail within the machine. Returns what is heard of it later, too.
+/// Carries a mail within the machine.
 pub(crate) async fn carry(
     judge: &Judge<'_>,
     local: &dyn LocalDelivery,
     simulator_domain: &str,
     letter: &Letter,
     numbers: &[u8],
-    addresses: &[Address],
-    date: &str,
-) -> (Carried, Vec<Heard>) {
-    let (mut carried, mut heard) = (Carried::default(), vec![]);
+) -> Carried {
+    let mut carried = Carried::default();
     let (mut own, mut own_numbers) = (vec![], vec![]);
-    for (number, address) in numbers.iter().zip(addresses) {
+    for (number, address) in numbers.iter().zip(addresses(judge.mail, numbers).unwrap_or_default()) {
         if !address.domain().eq_ignore_ascii_case(simulator_domain) {
-            own.push(address.clone());
+            own.push(address);
             own_numbers.push(*number);
             continue;
         }
-        let role = Role::of(address);
+        let role = Role::of(&address);
         if role == Role::Slow {
             tokio::time::sleep(SLOW).await;
         }
@@ -141,11 +139,9 @@ pub(crate) async fn carry(
             continue;
         }
         let deferrals = judge.mail.recipient(*number).map_or(0, |r| r.deferrals);
-        judge.all(&[*number], &[as_result(role.answer(deferrals))], &mut carried);
-        if let Some((feedback, source, text)) = role.later() {
-            heard.push(Heard { number: *number, feedback, source, report: judge.report(text) });
-        }
-        answer_by_mail(role, local, judge.mail, address, date).await;
+        let busy = answer_by_mail(role, local, judge.mail, &address).await;
+        let said = busy.unwrap_or_else(|| role.answer(deferrals));
+        judge.all(&[*number], &[as_result(said)], &mut carried);
     }
     if !own.is_empty() {
         let mut replies = local.deliver(&letter.mail_from, &own, letter.content.clone()).await;
@@ -154,7 +150,21 @@ pub(crate) async fn carry(
         let results: Vec<_> = replies.into_iter().map(as_result).collect();
         judge.all(&own_numbers, &results, &mut carried);
     }
-    (carried, heard)
+    carried
+}
+
+/// Returns what recipients of the simulator have yet to say of a mail that they have. It follows from the mail's state
+/// alone: what was said is in there.
+pub(crate) fn afterwards(mail: &Outbound, simulator_domain: &str) -> Vec<Heard> {
+    let says = |(recipient, number): (&Recipient, u8)| {
+        let address = Address::parse(recipient.email.as_deref()?).ok()?;
+        let plays = address.domain().eq_ignore_ascii_case(simulator_domain) && recipient.status == Status::Delivered;
+        let (feedback, source, text) = plays.then(|| Role::of(&address).later()).flatten()?;
+        let told = matches!(feedback, Feedback::Complained { .. }) && recipient.complained;
+        let report = Report::of(text, Some(simulator_domain));
+        (!told).then_some(Heard { number, feedback, source, report })
+    };
+    mail.recipients.iter().zip(0u8..).filter_map(says).collect()
 }
 
 fn as_result(reply: ServerReply) -> RecipientResult {
@@ -164,31 +174,38 @@ fn as_result(reply: ServerReply) -> RecipientResult {
     RecipientResult::Rejected { stage: Stage::Rcpt, reply }
 }
 
-/// Sends the answer of recipients that write back: to the sender's mailbox, if it has one here.
-async fn answer_by_mail(role: Role, local: &dyn LocalDelivery, mail: &Outbound, from: &Address, date: &str) {
+/// Sends the answer of recipients that write back: to the sender's mailbox, if it has one here. It is sent before the
+/// recipient says that it has the mail, and is the same bytes each time, so that a crash neither loses nor doubles it.
+/// Returns what the recipient says instead if the mailbox cannot take it now.
+async fn answer_by_mail(role: Role, local: &dyn LocalDelivery, mail: &Outbound, from: &Address) -> Option<ServerReply> {
     let automatic = match role {
         Role::Reply => false,
         Role::OutOfOffice => true,
-        _ => return,
+        _ => return None,
     };
-    let Some(letter) = &mail.letter else { return };
+    let (letter, accepted) = (mail.letter.as_ref()?, mail.accepted.as_ref()?);
     let to = letter.reply_to.first().map_or(&letter.from.email, |person| &person.email);
-    let Ok(to) = Address::parse(to) else { return };
+    let to = Address::parse(to).ok()?;
     let subject: String = letter.subject.iter().flat_map(|s| s.chars()).filter(|c| (' '..='~').contains(c)).collect();
     let (prefix, text, field) = match automatic {
         true => ("Automatic reply:", "I am out of the office.", "Auto-Submitted: auto-replied\r\n"),
         false => ("Re:", "Thank you, got it.", ""),
     };
-    let id = &letter.rfc5322_message_id;
+    let (id, date) = (&letter.rfc5322_message_id, rfc5322_date(accepted.accepted_at));
+    let local_part = from.base_local();
     let content = format!(
-        "Date: {date}\r\nFrom: {from}\r\nTo: {to}\r\nSubject: {prefix} {subject}\r\nMessage-ID: <re.{id}>\r\n\
+        "Date: {date}\r\nFrom: {from}\r\nTo: {to}\r\nSubject: {prefix} {subject}\r\nMessage-ID: <{local_part}.{id}>\r\n\
          In-Reply-To: <{id}>\r\nReferences: <{id}>\r\n{field}MIME-Version: 1.0\r\n\
          Content-Type: text/plain; charset=utf-8\r\n\r\n{text}\r\n"
     );
     let null = if automatic { "<>".to_owned() } else { format!("<{from}>") };
-    let Ok(mail_from) = ReversePath::parse(&null) else { return };
-    let replies = local.deliver(&mail_from, &[to], content.into_bytes().into()).await;
-    if !replies.iter().all(ServerReply::is_positive) {
-        tracing::debug!("a simulated answer was not taken");
-    }
+    let mail_from = ReversePath::parse(&null).ok()?;
+    let mut replies = local.deliver(&mail_from, &[to], content.into_bytes().into()).await;
+    let said = replies.pop()?;
+    (said.code / 100 == 4).then_some(said)
+}
+
+fn rfc5322_date(at: i64) -> String {
+    let at = jiff::Timestamp::from_microsecond(at).unwrap_or_default().to_zoned(jiff::tz::TimeZone::UTC);
+    jiff::fmt::rfc2822::to_string(&at).unwrap_or_default()
 }

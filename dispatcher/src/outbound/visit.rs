@@ -8,25 +8,22 @@ use domain::bounce::{Category, Verdict};
 use domain::id::{OutboundId, ProviderId, TeamId};
 use domain::outbound::report::Report;
 use domain::outbound::{
-    AttemptTrouble, BeginAttempt, Event, FailAttempt, Outbound, Outcome, PostponeMail, PostponeReason, RecordFeedback,
-    RecordResults, RejectReason, RejectWaiting, Rejected, ReleaseUncertain, Results, Stage, Status,
-    UNKNOWN_AFTER_MICROS,
+    BeginAttempt, Event, Outbound, Outcome, PostponeMail, PostponeReason, RecordFeedback, RecordResults, RejectReason,
+    RejectWaiting, Rejected, ReleaseUncertain, Results, Stage, Status, UNKNOWN_AFTER_MICROS,
 };
 use domain::provider::quota::Usage;
 use domain::provider::{BreakProvider, Transport, Trouble};
 use domain::routing::{Attempted, Candidate, Choice, Quota, Routing, seed};
 use domain::{Actor, Command, StreamId, Versioned};
 use eventlog::{Appended, Submission, TransactError};
-use mail::smtp::client::Mail;
 use tokio::sync::Mutex;
 
-use super::Unready;
-use super::direct;
-use super::letter::{self, Unsendable, addresses};
+use super::carry::Job;
+use super::letter::{self, Unsendable};
 use super::queue::{Next, Settlement, Transcript};
 use super::reactor::Context;
-use super::results::{Carried, Judge};
 use super::sandbox::{self, Heard};
+use super::{Unready, direct, ses};
 use crate::smtp::Peer;
 
 /// Steps of one look; a mail that wants more is looked at again.
@@ -47,11 +44,14 @@ pub(crate) struct Visit {
     pub(crate) transcripts: Vec<Transcript>,
     /// Usage that changed.
     pub(crate) usage: BTreeMap<ProviderId, Usage>,
+    /// Whether the simulator has had its say.
+    pub(crate) heard: bool,
 }
 
 /// How an account carries a mail.
-enum Way {
+pub(crate) enum Way {
     Account(Peer),
+    Ses(ses::Account),
     Direct(direct::Plan),
     Sandbox,
 }
@@ -87,11 +87,17 @@ impl Visit {
         let (mail, routing): (Versioned<Outbound>, Versioned<Routing>) =
             self.context.log.state(&self.team, &streams).await?;
         let now = self.context.allot.now();
-        if mail.accepted.is_none() || mail.is_settled() {
+        if mail.accepted.is_none() {
+            return Ok(Some(Next::Settled));
+        }
+        if self.hear(&mail, &routing).await? {
+            return Ok(None);
+        }
+        if mail.is_settled() {
             return Ok(Some(Next::Settled));
         }
         if let Some(attempt) = abandoned(&mail) {
-            self.recover(&mail, &routing, attempt, now).await?;
+            self.recover(&mail, &routing, attempt).await?;
             return Ok(None);
         }
         let release_at = uncertain_since(&mail).map(|since| since.saturating_add(UNKNOWN_AFTER_MICROS));
@@ -109,11 +115,11 @@ impl Visit {
     }
 
     /// Ends an attempt that nobody works at any more: whoever began it is gone.
-    async fn recover(&self, mail: &Outbound, routing: &Routing, attempt: u32, now: i64) -> Result<(), Unready> {
+    async fn recover(&self, mail: &Outbound, routing: &Routing, attempt: u32) -> Result<(), Unready> {
         let account = mail.open.get(&attempt).map(|open| &open.account);
         let transport = account.and_then(|id| routing.accounts.get(id)).map(|a| &a.transport);
         let direct = transport.is_some_and(Transport::reaches_recipients);
-        let judge = self.judge(mail, attempt, now, direct, "");
+        let judge = self.context.judge(mail, attempt, direct, "");
         let flying = numbers(mail, |status| status == Status::InFlight { attempt });
         let results = flying.iter().map(|number| {
             let outcome = match direct {
@@ -125,10 +131,6 @@ impl Visit {
         let command = RecordResults::of(self.outbound.clone(), mail, attempt, results.collect());
         self.tell(&command).await?;
         Ok(())
-    }
-
-    fn judge<'a>(&'a self, mail: &'a Outbound, attempt: u32, now: i64, direct: bool, host: &'a str) -> Judge<'a> {
-        Judge { mail, attempt, policy: &self.context.config.retry, now, direct, host }
     }
 
     /// Makes one attempt for the recipients that are due.
@@ -146,7 +148,13 @@ impl Visit {
             }
             Choice::None => return self.without_account(mail, routing, now).await,
         };
-        let prepared = match letter::prepare(&self.context, &self.team, mail).await {
+        if let Some(until) = self.context.patience.until(&candidate.account, now) {
+            return self.postpone(mail, PostponeReason::Throttled, Some(until), until, now).await;
+        }
+        // Amazon SES writes fields of its own into the header, which would break our signature, and signs itself.
+        let transport = routing.accounts.get(&candidate.account).map(|a| &a.transport);
+        let signs = !matches!(transport, Some(Transport::Ses { .. }));
+        let prepared = match letter::prepare(&self.context, &self.team, mail, signs).await {
             Ok(prepared) => prepared,
             Err(Unsendable::Now(unready)) => return Err(unready),
             Err(Unsendable::Never(why)) => {
@@ -179,10 +187,9 @@ impl Visit {
         });
         // Nothing was written: another node began this attempt, or everybody is on the suppression list.
         let Some(going) = started else { return Ok(None) };
-        let mail = &appended.state.0;
-        let (carried, heard) = self.carry(mail, way, attempt, &prepared, &going).await;
-        self.settle(mail, routing, &candidate.account, attempt, carried).await;
-        self.hear(mail, heard).await?;
+        let (mail, account) = (&appended.state.0, &candidate.account);
+        self.heard = false;
+        self.carry(&Job { mail, routing, account, attempt, letter: &prepared, going: &going }, way).await;
         Ok(None)
     }
 
@@ -264,8 +271,7 @@ impl Visit {
             Some(Transport::Sandbox) => Ok(Ok((Way::Sandbox, due.to_vec()))),
             Some(Transport::DirectMx) => {
                 let context = &self.context;
-                let (resolver, sites, policy) = (&*context.resolver, &context.sites, &context.config.sites);
-                let Some(plan) = direct::plan(resolver, sites, policy, mail, due, now).await else {
+                let Some(plan) = direct::plan(context, mail, due, now).await else {
                     return self.reject(RejectReason::NotSendable).await.map(Err);
                 };
                 if !plan.numbers.is_empty() {
@@ -279,119 +285,40 @@ impl Visit {
                 }
                 Ok(Err(Some(self.at(later))))
             }
-            Some(Transport::Ses { .. }) | None => {
-                self.tell(&broken("this kind of account cannot send yet".to_owned())).await?;
-                Ok(Err(None))
-            }
-        }
-    }
-
-    /// Hands the mail over.
-    async fn carry(
-        &mut self,
-        mail: &Outbound,
-        way: Way,
-        attempt: u32,
-        letter: &letter::Letter,
-        going: &[u8],
-    ) -> (Carried, Vec<Heard>) {
-        let context = Arc::clone(&self.context);
-        let now = context.allot.now();
-        let Some(to) = addresses(mail, going) else {
-            let report = Report::of("what names people was erased", None);
-            return (Carried::failed(AttemptTrouble::Abandoned, report), vec![]);
-        };
-        match way {
-            Way::Account(peer) => {
-                let mut mail_out = Mail::new(letter.mail_from.clone(), to, letter.content.clone());
-                mail_out.smtputf8 = letter.smtputf8;
-                let submitted = context.mailer.submit(&peer, mail_out).await;
-                let judge = self.judge(mail, attempt, context.allot.now(), false, &peer.host);
-                let carried = match submitted {
-                    Ok(submitted) => {
-                        let mut carried = Carried { transcript: submitted.transcript, ..Carried::default() };
-                        judge.all(going, &submitted.recipients, &mut carried);
-                        carried
+            Some(Transport::Ses { region, configuration_set }) => {
+                match letter::access_key(&self.context, &self.team, &candidate.account).await? {
+                    Ok(key) => {
+                        let account = ses::Account { region: region.clone(), set: configuration_set.clone(), key };
+                        Ok(Ok((Way::Ses(account), due.to_vec())))
                     }
-                    Err(e) => Carried::failed(AttemptTrouble::Unreachable, judge.report(&e.to_string())),
-                };
-                (carried, vec![])
+                    Err(message) => {
+                        self.tell(&broken(message)).await?;
+                        Ok(Err(None))
+                    }
+                }
             }
-            Way::Direct(mut plan) => {
-                plan.retain(going);
-                let judge = self.judge(mail, attempt, now, true, "");
-                (direct::carry(&context.mailer, context.config.direct_port, judge, letter, plan).await, vec![])
-            }
-            Way::Sandbox => {
-                let domain = &context.config.simulator_domain;
-                let judge = self.judge(mail, attempt, now, true, domain);
-                let date = rfc5322_date(now);
-                sandbox::carry(&judge, &*context.local, domain, letter, going, &to, &date).await
-            }
+            // The account is gone since it was chosen.
+            None => Ok(Err(None)),
         }
     }
 
-    /// Records what came of an attempt. It has happened: this goes on until it is written or the program stops, and
-    /// then it is uncertain.
-    async fn settle(
-        &mut self,
-        mail: &Outbound,
-        routing: &Routing,
-        account: &ProviderId,
-        attempt: u32,
-        mut carried: Carried,
-    ) {
-        let now = self.context.allot.now();
-        if !carried.transcript.is_empty() {
-            let said = std::mem::take(&mut carried.transcript);
-            self.transcripts.push(Transcript { attempt, account: account.clone(), said, at: now });
+    /// Records what recipients of the simulator have to say after they have the mail. What they say follows from the
+    /// mail's state, so that it is said after a restart too. Returns whether there was something.
+    async fn hear(&mut self, mail: &Outbound, routing: &Routing) -> Result<bool, Unready> {
+        let account = mail.account.as_ref().and_then(|id| routing.accounts.get(id));
+        if self.heard || !account.is_some_and(|a| a.transport == Transport::Sandbox) {
+            return Ok(false);
         }
-        let mut fail = None;
-        if let Some(failed) = carried.failed.take() {
-            let judge = self.judge(mail, attempt, now, false, "");
-            let refused = failed.trouble == AttemptTrouble::LoginRefused;
-            let mut left = mail.left.clone();
-            left.insert(account.clone());
-            let others = !mail.asking(|asks| routing.eligible(asks, &left)).is_empty();
-            let leaves_account = refused || (failed.trouble == AttemptTrouble::Unreachable && others);
-            let retry_at = if leaves_account { Some(now) } else { judge.next(attempt.saturating_sub(1)) };
-            match retry_at {
-                Some(retry_at) => {
-                    fail = Some(FailAttempt {
-                        outbound: self.outbound.clone(),
-                        attempt,
-                        account: account.clone(),
-                        trouble: failed.trouble,
-                        leaves_account,
-                        retry_at,
-                        report: failed.report,
-                    });
-                }
-                None => {
-                    let recipients = numbers(mail, |status| status == Status::InFlight { attempt });
-                    let verdict = Verdict::of(Category::Network);
-                    let outcome = Outcome::Deferred { verdict, uncertain: false, retry_at: None };
-                    carried.results.push(Results { recipients, outcome, report: failed.report });
-                }
-            }
-        }
-        if !carried.results.is_empty() {
-            self.surely(&RecordResults::of(self.outbound.clone(), mail, attempt, carried.results)).await;
-        }
-        if let Some(fail) = fail {
-            self.surely(&fail).await;
-        }
-    }
-
-    /// Records what recipients of the simulator have to say.
-    async fn hear(&self, mail: &Outbound, heard: Vec<Heard>) -> Result<(), Unready> {
-        for Heard { number, feedback, source, report } in heard {
+        self.heard = true;
+        let said = sandbox::afterwards(mail, &self.context.config.simulator_domain);
+        let any = !said.is_empty();
+        for Heard { number, feedback, source, report } in said {
             let Some(recipient) = mail.recipient(number) else { continue };
             let address = recipient.address.clone();
             let outbound = self.outbound.clone();
             self.tell(&RecordFeedback { outbound, recipient: number, address, feedback, source, report }).await?;
         }
-        Ok(())
+        Ok(any)
     }
 
     async fn transact<C>(&self, command: &C) -> Result<Appended<C::State>, TransactError<C::Rejected>>
@@ -408,7 +335,7 @@ impl Visit {
     }
 
     /// Carries a command out; a refusal means that the state has moved on, which the next step sees.
-    async fn tell<C>(&self, command: &C) -> Result<(), Unready>
+    pub(super) async fn tell<C>(&self, command: &C) -> Result<(), Unready>
     where
         C: Command + Clone + Send + Sync + 'static,
         C::State: Send + Sync,
@@ -420,7 +347,7 @@ impl Visit {
         }
     }
 
-    async fn surely<C>(&self, command: &C)
+    pub(super) async fn surely<C>(&self, command: &C)
     where
         C: Command + Clone + Send + Sync + 'static,
         C::State: Send + Sync,
@@ -442,7 +369,7 @@ impl Visit {
     }
 }
 
-fn numbers(mail: &Outbound, test: impl Fn(Status) -> bool) -> Vec<u8> {
+pub(super) fn numbers(mail: &Outbound, test: impl Fn(Status) -> bool) -> Vec<u8> {
     mail.recipients.iter().zip(0u8..).filter(|(r, _)| test(r.status)).map(|(_, n)| n).collect()
 }
 
@@ -461,9 +388,4 @@ fn uncertain_since(mail: &Outbound) -> Option<i64> {
         _ => None,
     });
     since.min()
-}
-
-fn rfc5322_date(now: i64) -> String {
-    let at = jiff::Timestamp::from_microsecond(now).unwrap_or_default().to_zoned(jiff::tz::TimeZone::UTC);
-    jiff::fmt::rfc2822::to_string(&at).unwrap_or_default()
 }

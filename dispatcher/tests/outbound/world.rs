@@ -1,19 +1,29 @@
 //! A log with teams, money and sending accounts, and a clock in the test's hand.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dispatcher::outbound::{CREDENTIALS_PURPOSE, Config, Error, NoLocalDelivery, Parts, Queue, Reactor};
+use async_trait::async_trait;
+use dispatcher::outbound::{Config, Error, LocalDelivery, Parts, Queue, Reactor};
 use domain::id::{BlobId, OutboundId, ProviderId, SecretId, TeamId};
-use domain::outbound::{Outbound, Status};
+use domain::money::Nanos;
+use domain::outbound::{AcceptMail, Outbound, Status};
+use domain::personal::Halves;
+use domain::provider::credentials::{Credentials, PURPOSE};
 use domain::provider::{CreateProvider, Identity, Quotas, Security, Settings, Transport};
-use domain::{Actor, Command, StreamId, Versioned};
-use eventlog::{Allot, BlobStore, EventLog, MasterKey, Options, SecretText, Submission};
+use domain::{Actor, Command, StreamId, Versioned, balance};
+use eventlog::{Allot, Backend, BlobStore, EventLog, MasterKey, Options, SecretText, Submission};
+use mail::address::{Address, ReversePath};
 use mail::auth::Zone;
+use mail::smtp::client::{Content, ServerReply};
+use mail::verp::MacKey;
+use projections::webhook_attempts::Work;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use crate::gate::Gate;
 
 pub const SECOND: i64 = 1_000_000;
 const NOW: i64 = 1_700_000_000_000_000;
@@ -28,8 +38,42 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl Fn
     assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "never: {what}");
 }
 
+/// Mailboxes at `here.example`, which answer as they are told.
+pub struct Mailboxes {
+    pub code: Mutex<u16>,
+    pub taken: Mutex<Vec<(ReversePath, Vec<Address>, String)>>,
+}
+
+#[async_trait]
+impl LocalDelivery for Mailboxes {
+    async fn deliver(&self, mail_from: &ReversePath, recipients: &[Address], content: Content) -> Vec<ServerReply> {
+        let code = *self.code.lock().unwrap();
+        let said = |to: &Address| {
+            let code = if to.domain() == "nowhere.example" { 550 } else { code };
+            let (enhanced, text) = if code == 250 { ("2.0.0", "ok") } else { ("4.2.2", "not now") };
+            let enhanced = if code == 550 { "5.1.1" } else { enhanced };
+            ServerReply { code, enhanced: Some(enhanced.into()), text: text.into() }
+        };
+        if code == 250 {
+            let text = String::from_utf8(content.to_vec()).unwrap();
+            let same = (mail_from.clone(), recipients.to_vec(), text);
+            let mut taken = self.taken.lock().unwrap();
+            // As mailboxes do: the same mail handed over again is there once.
+            if !taken.contains(&same) {
+                taken.push(same);
+            }
+        }
+        recipients.iter().map(said).collect()
+    }
+}
+
 pub struct World {
     pub log: EventLog,
+    pub gate: Arc<Gate>,
+    pub mailboxes: Arc<Mailboxes>,
+    pub return_paths: Option<MacKey>,
+    /// What is written in each mail.
+    pub body: String,
     pub queue: Queue,
     pub clock: Arc<AtomicI64>,
     pub config: Config,
@@ -42,32 +86,43 @@ pub struct World {
 impl World {
     pub async fn new() -> Self {
         let (backend, work) = crate::store::open().await;
+        Self::over(backend, work).await
+    }
+
+    pub async fn over(backend: Arc<dyn Backend>, work: Work) -> Self {
         let clock = Arc::new(AtomicI64::new(NOW));
         let of = Arc::clone(&clock);
         let allot = Allot::new(move || of.load(Ordering::SeqCst), Allot::system().entropy());
         let options = Options::new(MasterKey::new(&[7; 32]), BlobStore::memory(), allot.entropy());
-        let log = EventLog::open(backend, options).await.unwrap();
+        let gate = Arc::new(Gate::new(backend));
+        let log = EventLog::open(gate.clone(), options).await.unwrap();
         let team = TeamId::new(NOW, allot.random());
         let mut config = Config { dangerous_allow_loopback: true, poll_milliseconds: 20, ..Config::default() };
         config.retry.jitter_percent = 0;
         let queue = Queue::new(work);
         let number = AtomicU8::new(1);
-        let world = Self { log, queue, clock, config, team, zone: Zone::default(), allot, number };
+        let mailboxes = Arc::new(Mailboxes { code: Mutex::new(250), taken: Mutex::default() });
+        let zone = Zone::default();
+        let (return_paths, body) = (None, "Hi\r\n".to_owned());
+        let world = Self { log, gate, mailboxes, return_paths, body, queue, clock, config, team, zone, allot, number };
         let team = world.team.clone();
         world.create_team(&team).await;
         world
     }
 
-    /// Creates a team with a dollar and a verified domain.
+    /// Creates a team with money and a verified domain.
     pub async fn create_team(&self, team: &TeamId) {
         let limits = domain::team::Limits::default();
         self.tell(team, domain::team::CreateTeam { name: "Acme".into(), limits }).await;
         let domain = domain::id::DomainId::new(NOW, self.allot.random());
-        let name = format!("d{}.example.org", self.number.fetch_add(1, Ordering::SeqCst));
+        let name = format!("d{}.example.org", self.next());
         let mode = domain::sending_domain::Mode::SendOnly;
         self.tell(team, domain::sending_domain::AddVerifiedDomain { domain, name, mode }).await;
-        let paid = domain::testing::with_money().pop().unwrap();
-        self.tell(team, Put(paid)).await;
+        let kind = balance::PaymentKind::Purchase;
+        let amount_nanos = Nanos(1_000_000 * Nanos::DOLLAR.0);
+        let paid = balance::ToppedUp { payment: domain::testing::payment_id(1), kind, amount_nanos };
+        let paid = balance::Event::ToppedUp(Halves::new(paid, balance::Note { note: None }));
+        self.tell(team, Put(domain::Event::Balance(paid))).await;
     }
 
     pub fn now(&self) -> i64 {
@@ -81,6 +136,16 @@ impl World {
     pub async fn tell<C: Command>(&self, team: &TeamId, command: C) {
         let submission = Submission::new(team.clone(), self.now(), Actor::Operator, "test", command);
         self.log.transact(submission).await.unwrap();
+    }
+
+    /// Returns a number that was not given out before.
+    pub fn next(&self) -> u8 {
+        self.number.fetch_add(1, Ordering::SeqCst)
+    }
+
+    pub async fn tell_sealed<C: Command>(&self, command: C, (id, purpose, text): (SecretId, &'static str, SecretText)) {
+        let submission = Submission::new(self.team.clone(), self.now(), Actor::Operator, "test", command);
+        self.log.transact(submission.with_secret(id, purpose, text)).await.unwrap();
     }
 
     pub async fn account(&self, port: u16) -> ProviderId {
@@ -98,13 +163,14 @@ impl World {
         let command = CreateProvider {
             provider: provider.clone(),
             settings: Settings { transport, percentage: Some(weight), quotas },
-            identity: Identity { name: "a".into(), username: Some("ann".into()), ..Identity::default() },
+            identity: Identity { name: "a".into(), ..Identity::default() },
             managed: false,
             secret: Some(secret.clone()),
         };
         let submission = Submission::new(team.clone(), self.now(), Actor::Operator, "test", command);
-        let password = SecretText::new(b"secret".to_vec());
-        self.log.transact(submission.with_secret(secret, CREDENTIALS_PURPOSE, password)).await.unwrap();
+        let credentials = Credentials { username: "ann".into(), password: "secret".into() };
+        let text = SecretText::new(serde_json::to_vec(&credentials).unwrap());
+        self.log.transact(submission.with_secret(secret, PURPOSE, text)).await.unwrap();
         provider
     }
 
@@ -113,27 +179,39 @@ impl World {
     }
 
     pub async fn accept_of(&self, team: &TeamId, to: &[&str], send_at: Option<i64>) -> OutboundId {
+        self.accept_with(team, to, |command| command.send_at = send_at).await
+    }
+
+    pub async fn accept_with(&self, team: &TeamId, to: &[&str], change: impl FnOnce(&mut AcceptMail)) -> OutboundId {
         let state: Versioned<domain::team::Team> = self.log.state(team, &[StreamId::Team]).await.unwrap();
         let from = format!("ann@{}", state.domains.keys().next().unwrap());
         let mut command = domain::testing::accept(1, &[1]);
         command.outbound = OutboundId::new(NOW, self.allot.random());
         command.blob = BlobId::new(NOW, self.allot.random());
-        command.send_at = send_at;
-        command.from = mail::address::Address::parse(&from).unwrap();
+        command.from = Address::parse(&from).unwrap();
         let one = command.recipients.pop().unwrap();
         for text in to {
-            let address = mail::address::Address::parse(text).unwrap();
+            let address = Address::parse(text).unwrap();
             let mut recipient = one.clone();
             recipient.address = domain::id::AddressId::of(&[1; 32], team, &address);
             recipient.person.email = (*text).to_owned();
             command.recipients.push(recipient);
         }
-        let raw = format!("From: {from}\r\nSubject: Hello\r\nMessage-ID: <{}@x>\r\n\r\nHi\r\n", command.outbound);
+        change(&mut command);
+        let body = &self.body;
+        let raw = format!("From: {from}\r\nSubject: Hello\r\nMessage-ID: <{}@x>\r\n\r\n{body}", command.outbound);
         let (id, blob) = (command.outbound.clone(), command.blob.clone());
         let staged = self.log.stage_blob(team, &blob, raw.into_bytes().into()).await.unwrap();
         let submission = Submission::new(team.clone(), self.now(), Actor::Operator, "test", command);
         self.log.transact(submission.with_blob(blob, staged)).await.unwrap();
         id
+    }
+
+    /// Returns the names of all that happened to a mail, in order.
+    pub async fn chain(&self, id: &OutboundId) -> Vec<String> {
+        let records = self.log.read(&self.team, 0, 1_000).await.unwrap();
+        let of = |event: &domain::Event| matches!(event, domain::Event::Outbound(e) if e.mail().outbound == *id);
+        records.iter().filter(|r| of(&r.event)).map(|r| r.event.name().to_owned()).collect()
     }
 
     pub async fn state(&self, id: &OutboundId) -> Versioned<Outbound> {
@@ -166,13 +244,17 @@ impl World {
             queue: self.queue.clone(),
             mailer: self.config.mailer(resolver.clone()),
             resolver,
-            local: Arc::new(NoLocalDelivery),
+            local: self.mailboxes.clone(),
             allot: self.allot.clone(),
             config: self.config.clone(),
             node: node.to_owned(),
         };
         let stop = CancellationToken::new();
-        let task = tokio::spawn(Reactor::new(parts).run(stop.clone()));
+        let mut reactor = Reactor::new(parts);
+        if let Some(key) = &self.return_paths {
+            reactor = reactor.with_return_paths(key.clone());
+        }
+        let task = tokio::spawn(reactor.run(stop.clone()));
         Running { stop, task }
     }
 }

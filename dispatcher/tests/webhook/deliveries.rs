@@ -248,7 +248,7 @@ async fn attempts_are_listed_newest_first_by_type_and_result_page_by_page() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_successes_take_few_writes() {
     let mut config = super::world::config();
-    (config.flush_milliseconds, config.flush_busy_milliseconds) = (100, 1_000);
+    (config.flush_milliseconds, config.flush_busy_milliseconds) = (100, 5_000);
     let world = World::with(config).await;
     let receiver = world.receiver(|_| Manner::Answer(200)).await;
     let webhook = world.webhook(&receiver).await;

@@ -133,6 +133,8 @@ pub struct RecordCheck {
     pub published: Vec<String>,
     /// When, microseconds since the Unix epoch.
     pub checked_at: i64,
+    /// The version the look was made for: with another mode or other keys it would have looked for other records.
+    pub if_version: Option<u64>,
 }
 
 impl Command for RecordCheck {
@@ -145,6 +147,7 @@ impl Command for RecordCheck {
 
     fn decide(&self, state: &Self::State, _: &Moment) -> Result<Vec<crate::Event>, Rejected> {
         owned(state)?;
+        expect_version(self.if_version, state.version)?;
         if state.checked_at.is_some_and(|last| last >= self.checked_at) {
             return Ok(vec![]);
         }
@@ -210,7 +213,9 @@ impl Command for AddSigningKey {
 
     fn decide(&self, state: &Self::State, _: &Moment) -> Result<Vec<crate::Event>, Rejected> {
         owned(state)?;
-        if let Some(known) = state.keys.iter().find(|k| k.selector == self.key.selector) {
+        // The selector of a retired key is taken too: its record may still be needed.
+        let known = state.keys.iter().chain(&state.retired).find(|k| k.selector == self.key.selector);
+        if let Some(known) = known {
             return if known.secret == self.key.secret { Ok(vec![]) } else { Err(Rejected::SelectorTaken) };
         }
         if state.keys.len() >= KEYS_MAX {

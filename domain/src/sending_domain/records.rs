@@ -31,13 +31,19 @@ pub enum RecordKind {
 }
 
 impl RecordKind {
+    /// Returns whether it names a mail exchanger; all others are texts.
+    #[must_use]
+    pub fn is_exchanger(self) -> bool {
+        match self {
+            Self::Mx | Self::MailFromMx => true,
+            Self::Verification | Self::Spf | Self::Dmarc | Self::Dkim | Self::MailFromSpf => false,
+        }
+    }
+
     /// Returns the type in the DNS.
     #[must_use]
     pub fn record_type(self) -> &'static str {
-        match self {
-            Self::Mx | Self::MailFromMx => "MX",
-            Self::Verification | Self::Spf | Self::Dmarc | Self::Dkim | Self::MailFromSpf => "TXT",
-        }
+        if self.is_exchanger() { "MX" } else { "TXT" }
     }
 }
 
@@ -111,7 +117,8 @@ impl Checks {
 }
 
 /// What this installation is called in the DNS.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Installation {
     /// The host that receives mail.
     pub mx_host: String,
@@ -119,6 +126,51 @@ pub struct Installation {
     pub mx_priority: u16,
     /// The SPF mechanism that names our source addresses, for example `include:_spf.example.com` or `a:mx.example.com`.
     pub spf_mechanism: String,
+}
+
+impl Default for Installation {
+    fn default() -> Self {
+        let mx_host = "localhost".to_owned();
+        Self { spf_mechanism: format!("a:{mx_host}"), mx_host, mx_priority: 10 }
+    }
+}
+
+impl Installation {
+    /// Returns everything that is wrong with the section, each naming its key.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = vec![];
+        if mail::address::normalise_domain(&self.mx_host).is_err() {
+            problems.push("dns.mx_host must be a host name".to_owned());
+        }
+        let term = &self.spf_mechanism;
+        if term.is_empty() || term.len() > 200 || !term.bytes().all(|b| b.is_ascii_graphic() && b != b'"') {
+            problems.push("dns.spf_mechanism must be one term of an SPF record, such as a:mx.example.com".to_owned());
+        }
+        problems
+    }
+}
+
+/// A name that is looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// What it is for.
+    pub kind: RecordKind,
+    /// The name, without the trailing dot.
+    pub name: String,
+}
+
+/// Returns what must be looked up to judge records, each name and kind once.
+#[must_use]
+pub fn questions(expected: &[Expected]) -> Vec<Question> {
+    let mut questions: Vec<Question> = vec![];
+    for record in expected {
+        let question = Question { kind: record.kind, name: record.name.clone() };
+        if !questions.contains(&question) {
+            questions.push(question);
+        }
+    }
+    questions
 }
 
 /// Returns the records a domain needs.
@@ -151,10 +203,11 @@ pub fn key_name(selector: &str, domain: &str) -> String {
     format!("{selector}._domainkey.{domain}")
 }
 
-/// Returns whether a text that was found does what an expected record must do.
+/// Returns whether what was found does what an expected record must do.
 ///
 /// Somebody else's senders in the SPF record and a stricter DMARC policy are welcome.
-fn satisfies(expected: &Expected, values: &[String]) -> bool {
+#[must_use]
+pub fn satisfies(expected: &Expected, values: &[String]) -> bool {
     let of_version = |version: &str| -> Vec<&String> {
         values
             .iter()

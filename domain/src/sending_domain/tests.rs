@@ -32,7 +32,7 @@ fn all_right() -> Checks {
 
 fn look(checks: Checks, published: &[&str], checked_at: i64) -> RecordCheck {
     let published = published.iter().map(|s| (*s).to_owned()).collect();
-    RecordCheck { domain: domain_id(2), checks, found: vec![], published, checked_at }
+    RecordCheck { domain: domain_id(2), checks, found: vec![], published, checked_at, if_version: None }
 }
 
 fn names(events: &[crate::Event]) -> Vec<&str> {
@@ -104,6 +104,22 @@ fn a_key_is_rotated_when_its_successor_is_published() {
     assert_eq!(after(&mut log, look(all_right(), &["pl1", "pl2"], NOW + 1)), rotated);
     let state: Versioned<SendingDomain> = fold(&[StreamId::Domain(domain_id(2))], &log);
     assert_eq!(state.signing_keys().map(|k| k.selector.as_str()).collect::<Vec<_>>(), ["pl2"]);
+    // Mail under way was signed with the first one: its record stays, and so does its name.
+    assert_eq!(state.retired.iter().map(|k| k.selector.as_str()).collect::<Vec<_>>(), ["pl1"]);
+    let mut taken = new_key(1);
+    taken.secret = secret_id(77);
+    let reuse = AddSigningKey { domain: domain_id(2), key: taken };
+    given(log).when(reuse).then_rejected(&Rejected::SelectorTaken);
+}
+
+#[test]
+fn a_look_for_other_records_says_nothing() {
+    let mut log = team_created();
+    log.extend(given(log.clone()).when(add()).then_events());
+    let state: Versioned<SendingDomain> = fold(&[StreamId::Domain(domain_id(2))], &log);
+    log.extend(given(log.clone()).when(AddSigningKey { domain: domain_id(2), key: new_key(2) }).then_events());
+    let stale = RecordCheck { if_version: Some(state.version), ..look(all_right(), &["pl1"], NOW) };
+    given(log).when(stale).then_rejected(&Rejected::VersionMismatch { current: state.version + 1 });
 }
 
 #[test]

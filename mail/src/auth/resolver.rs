@@ -41,6 +41,36 @@ pub trait Resolver: Send + Sync {
     async fn ptr(&self, address: IpAddr) -> Result<Vec<String>, DnsError>;
 }
 
+/// What kind of records is looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordType {
+    /// Texts.
+    Txt,
+    /// Mail exchangers.
+    Mx,
+}
+
+/// Returns the texts or mail exchangers under a name, as text; none where there is no such name.
+///
+/// # Errors
+/// [`DnsError::Temporary`]: what is there is not known.
+pub async fn published(resolver: &dyn Resolver, name: &str, kind: RecordType) -> Result<Vec<String>, DnsError> {
+    let answer = match kind {
+        RecordType::Txt => {
+            let texts = resolver.txt(name).await;
+            texts.map(|all| all.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect::<Vec<_>>())
+        }
+        RecordType::Mx => {
+            let hosts = resolver.mx(name).await;
+            hosts.map(|all| all.into_iter().map(|mx| mx.exchange).collect())
+        }
+    };
+    match answer {
+        Err(DnsError::NxDomain) => Ok(vec![]),
+        answer => answer,
+    }
+}
+
 #[derive(Debug, Clone, Default)]
 struct Records {
     txt: Vec<Vec<u8>>,

@@ -268,10 +268,28 @@ pub(crate) fn message_id(id: &str) -> Result<(), FieldError> {
     if fine { Ok(()) } else { Err(FieldError { field: "message_id".to_owned(), problem: Problem::MessageId }) }
 }
 
+/// Tells whether a URL may stand in `List-Unsubscribe`: `https` (RFC 8058 §3.1), or plain `http` to this machine alone,
+/// which is of use only where nothing leaves it.
+#[must_use]
+pub fn is_link(url: &str) -> bool {
+    const THIS_MACHINE: [&str; 3] = ["127.0.0.1", "[::1]", "localhost"];
+    let here = |rest: &str| {
+        let authority = rest.split('/').next().unwrap_or_default();
+        let host =
+            authority.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(authority, |(h, _)| h);
+        THIS_MACHINE.contains(&host)
+    };
+    let rest = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => rest,
+        (None, Some(rest)) if here(rest) => rest,
+        (None, _) => return false,
+    };
+    let fine = |b: u8| b.is_ascii_graphic() && !b"<>\"\\^`{|},".contains(&b);
+    !rest.is_empty() && rest.bytes().all(fine) && url.len() <= URL_OCTETS_MAX
+}
+
 fn check_unsubscribe(given: &ListUnsubscribe, faults: &mut Faults) {
-    let url = |b: u8| b.is_ascii_graphic() && !b"<>\"\\^`{|},".contains(&b);
-    let fine = given.url.strip_prefix("https://").is_some_and(|rest| !rest.is_empty() && rest.bytes().all(url));
-    if !fine || given.url.len() > URL_OCTETS_MAX {
+    if !is_link(&given.url) {
         faults.add("unsubscribe.url", Problem::Url("https"));
     }
     if let Some(mailto) = &given.mailto {

@@ -11,7 +11,7 @@ use super::properties::{
     teams_do_not_meet, usage_adds_up,
 };
 use super::world::{apply, memory_log};
-use super::{lists, properties, threading};
+use super::{lists, money, properties, threading};
 
 const CASES: usize = 4;
 
@@ -31,6 +31,8 @@ fn everything_holds_on_postgresql() {
             super::erasing::erased_is_folded_anew(place, &draw(1..60, true), &[2, 5, 9]).await;
             once_is_once(place, &draw(1..40, false), 7 + case).await;
             usage_adds_up(place, &draw(1..120, false)).await;
+            money::money_adds_up(place, &draw(60..120, false), 9 + case).await;
+            money::counters_agree(place, &draw(60..120, false), 9 + case).await;
             counts_agree(place, &draw(1..120, false)).await;
             changes_lead_to_now(place, &draw(60..120, false), 30, 1 + case).await;
             lists::pages_partition(place, &draw(60..120, true), 1 + case * 2).await;
