@@ -262,7 +262,8 @@ fn composed(submitted: Submitted, transaction: &Transaction) -> Composed {
     let recipients = recipients.collect();
     let envelope = transaction.reverse_path.address();
     // Where the envelope names the author, nothing was asked for: returns may go where they are recognised best.
-    let return_path = envelope.filter(|address| **address != submitted.from.address).cloned();
+    let author = submitted.from.address.canonical();
+    let return_path = envelope.filter(|address| address.canonical() != author).cloned();
     let reply_to = submitted.reply_to.into_iter().take(RECIPIENTS_MAX);
     let name = submitted.from.name.map(|name| cut(name, NAME_OCTETS_MAX));
     Composed {

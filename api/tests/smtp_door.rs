@@ -1,4 +1,4 @@
-//! The SMTP door over real sockets: what clients see, and what is in the log afterwards.
+//! The SMTP doors over real sockets: what clients see, and what is in the log afterwards.
 #![expect(clippy::unwrap_used, reason = "tests may fail loudly")]
 
 #[path = "smtp_door/backends.rs"]
@@ -15,5 +15,7 @@ mod harness;
 mod mails;
 #[path = "smtp_door/recipients.rs"]
 mod recipients;
+#[path = "submission_door/submission.rs"]
+mod submission;
 #[path = "smtp_door/tls.rs"]
 mod tls;

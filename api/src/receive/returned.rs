@@ -154,11 +154,14 @@ impl Receiver {
 }
 
 impl Subject {
-    /// Returns whether returned mail goes to this address.
+    /// Returns whether returned mail goes to this mailbox, perhaps under a tag.
     fn was_sent_as(&self, own: &str) -> bool {
-        let letter = self.mail.letter.as_ref();
-        let sender = letter.map(|l| l.return_path.as_deref().unwrap_or(&l.from.email));
-        sender.is_some_and(|sender| sender.eq_ignore_ascii_case(own))
+        let Some(letter) = &self.mail.letter else { return false };
+        let Ok(sender) = Address::parse(letter.return_path.as_deref().unwrap_or(&letter.from.email)) else {
+            return false;
+        };
+        let is_own = |address: &Address| address.canonical().eq_ignore_ascii_case(own);
+        is_own(&sender) || sender.without_tag().is_some_and(|base| is_own(&base))
     }
 }
 

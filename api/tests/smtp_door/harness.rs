@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::receive::Receiver;
+use api::auth::secret::Pepper;
+use api::receive::{Receiver, Returns};
 use api::smtp::{Config, Listener, Tls};
 use bytes::Bytes;
 use domain::id::{BlobId, DomainId, MailboxId, TeamId};
@@ -84,6 +85,8 @@ impl Door {
         let log = EventLog::open(faults.clone(), options).await.unwrap();
         let views = Views::memory().await.unwrap();
         let receiver = Receiver::new(log.clone(), views.clone(), allot.clone(), config.receive_options(), resolver);
+        let key = Pepper::new([9; 32]).return_path_key();
+        let receiver = receiver.with_returns(Returns { key, domain: Some("bounce.test".to_owned()) });
         let listener = Listener::bind(config, receiver, allot.clone(), tls).await.unwrap();
         let address = listener.addresses()[0];
         let (stop, mut tasks, mut followers) = (CancellationToken::new(), JoinSet::new(), JoinSet::new());
