@@ -18,6 +18,7 @@ use mail::auth::{DnsError, Resolver};
 use mail::smtp::client::{ClientConfig, Login, Mail, RecipientResult, Timeouts, Tls};
 use rustls::RootCertStore;
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 
 use connection::{Connection, Step};
@@ -104,6 +105,13 @@ pub struct Submitted {
     pub connected: bool,
 }
 
+/// The use of one connection to a peer; given back when dropped.
+#[derive(Debug)]
+pub struct Turn {
+    /// `None` if the pool is gone.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
 /// Hands mail over by SMTP. Cheap to clone; clones share connections.
 #[derive(Clone)]
 pub struct Mailer {
@@ -146,8 +154,20 @@ impl Mailer {
     /// # Errors
     /// [`Unreachable`]: no connection came about.
     pub async fn submit(&self, peer: &Peer, mail: Mail) -> Result<Submitted, Unreachable> {
+        self.submit_in(&self.turn(peer).await, peer, mail).await
+    }
+
+    /// Waits until a connection to the peer may be used.
+    pub async fn turn(&self, peer: &Peer) -> Turn {
+        Turn { _permit: self.shared.pool.permit(&peer.key).await }
+    }
+
+    /// Hands one mail over as [`Mailer::submit`] does, in a turn that was waited for.
+    ///
+    /// # Errors
+    /// [`Unreachable`]: no connection came about.
+    pub async fn submit_in(&self, _turn: &Turn, peer: &Peer, mail: Mail) -> Result<Submitted, Unreachable> {
         let until = Instant::now() + self.shared.limits.session;
-        let _permit = self.shared.pool.permit(&peer.key).await;
         let mut said = String::new();
         if let Some(mut kept) = self.shared.pool.take(peer).await {
             let outcome = kept.carry(mail.clone(), until).await;

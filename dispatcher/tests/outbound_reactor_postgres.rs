@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "tests may fail loudly")]
 #![expect(clippy::disallowed_methods, reason = "servers end with the runtime of their test")]
 
+#[path = "outbound/control.rs"]
+mod control;
 #[path = "outbound/crashes.rs"]
 mod crashes;
 #[path = "outbound/fairness.rs"]

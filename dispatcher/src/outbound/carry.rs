@@ -15,7 +15,7 @@ use super::queue::Transcript;
 use super::results::{Carried, Failed};
 use super::visit::{Visit, Way, numbers};
 use super::{direct, sandbox, ses};
-use crate::smtp::Peer;
+use crate::smtp::{Peer, Turn};
 
 /// The most of what was said in one attempt that is kept, bytes.
 const SAID_BYTES_MAX: usize = 64 * 1024;
@@ -36,7 +36,7 @@ impl Visit {
     /// Makes an attempt that was begun.
     pub(crate) async fn carry(&mut self, job: &Job<'_>, way: Way) {
         match way {
-            Way::Account(peer) => self.by_account(job, &peer).await,
+            Way::Account(peer, turn) => self.by_account(job, &peer, &turn).await,
             Way::Ses(account) => self.by_ses(job, &account).await,
             Way::Direct(mut plan) => {
                 plan.retain(job.going);
@@ -52,7 +52,7 @@ impl Visit {
         }
     }
 
-    async fn by_account(&mut self, job: &Job<'_>, peer: &Peer) {
+    async fn by_account(&mut self, job: &Job<'_>, peer: &Peer, turn: &Turn) {
         let context = Arc::clone(&self.context);
         let judge = context.judge(job.mail, job.attempt, false, &peer.host);
         let to = addresses(job.mail, job.going).unwrap_or_default();
@@ -62,14 +62,17 @@ impl Visit {
             false => vec![Envelope { mail_from: job.letter.mail_from.clone(), numbers, addresses: to }],
         };
         for envelope in envelopes {
-            let carried = match context.mailer.submit(peer, job.letter.mail(&envelope)).await {
+            let carried = match context.mailer.submit_in(turn, peer, job.letter.mail(&envelope)).await {
                 Ok(submitted) => {
                     context.patience.learn(job.account, Mood::of(&submitted.recipients), context.allot.now());
                     let mut carried = Carried { transcript: submitted.transcript, ..Carried::default() };
                     judge.all(&envelope.numbers, &submitted.recipients, &mut carried);
                     carried
                 }
-                Err(e) => Carried::failed(AttemptTrouble::Unreachable, judge.report(&e.to_string())),
+                Err(e) => {
+                    context.patience.learn(job.account, Mood::Unreachable, context.allot.now());
+                    Carried::failed(AttemptTrouble::Unreachable, judge.report(&e.to_string()))
+                }
             };
             let failed = carried.failed.is_some();
             self.settle(job, carried).await;
@@ -99,9 +102,11 @@ impl Visit {
                 carried.tell_all(job.going, &Outcome::Uncertain { stage: Stage::NoAnswer }, &report);
             }
             ses::Outcome::Failed(trouble) => {
-                if trouble == AttemptTrouble::Throttled {
-                    mood = Mood::PushedBack;
-                }
+                mood = match trouble {
+                    AttemptTrouble::Throttled => Mood::PushedBack,
+                    AttemptTrouble::Unreachable => Mood::Unreachable,
+                    AttemptTrouble::LoginRefused | AttemptTrouble::Abandoned => Mood::Answered,
+                };
                 carried.failed = Some(Failed { trouble, report });
             }
             ses::Outcome::Closed => {
@@ -135,6 +140,10 @@ impl Visit {
     async fn settle(&mut self, job: &Job<'_>, mut carried: Carried) {
         self.keep_transcript(job, std::mem::take(&mut carried.transcript));
         let fail = carried.failed.take().and_then(|failed| self.failing(job, failed, &mut carried));
+        for results in &carried.results {
+            let n = u64::try_from(results.recipients.len()).unwrap_or(u64::MAX);
+            metrics::counter!("outbound_recipients_total", "outcome" => label(&results.outcome)).increment(n);
+        }
         if !carried.results.is_empty() {
             let command = RecordResults::of(self.outbound.clone(), job.mail, job.attempt, carried.results);
             self.surely(&command).await;
@@ -184,5 +193,16 @@ impl Visit {
             retry_at,
             report: failed.report,
         })
+    }
+}
+
+fn label(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Taken { delivered: true } => "delivered",
+        Outcome::Taken { delivered: false } => "sent",
+        Outcome::Deferred { .. } => "deferred",
+        Outcome::Rejected { .. } => "rejected",
+        Outcome::Bounced { .. } => "bounced",
+        Outcome::Uncertain { .. } => "uncertain",
     }
 }

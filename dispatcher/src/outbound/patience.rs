@@ -1,9 +1,11 @@
-//! Accounts that ask for patience: while they do, their mail waits with a reason instead of being refused one by one.
+//! Accounts that ask for patience, or cannot be reached: meanwhile their mail waits with a reason, or takes another way,
+//! instead of being tried one by one.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use domain::id::ProviderId;
+use domain::outbound::PostponeReason;
 use mail::bounce::{Category, Stage};
 use mail::smtp::client::RecipientResult;
 
@@ -21,6 +23,8 @@ pub(crate) enum Mood {
     Took,
     /// It wants us to come later.
     PushedBack,
+    /// It could not be reached, or did not speak.
+    Unreachable,
     /// Nothing.
     Answered,
 }
@@ -41,47 +45,59 @@ impl Mood {
             Self::Took
         } else if results.iter().any(pushes) {
             Self::PushedBack
+        } else if results.iter().all(|r| matches!(r, RecipientResult::NotSent(f) if f.reply.is_none())) {
+            Self::Unreachable
         } else {
             Self::Answered
         }
     }
 }
 
+/// Why an account is left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wait {
+    /// Until when, microseconds since the Unix epoch.
+    pub(crate) until: i64,
+    pub(crate) reason: PostponeReason,
+}
+
 #[derive(Debug, Clone, Copy)]
-struct Wait {
-    until: i64,
+struct Waits {
+    wait: Wait,
     micros: i64,
 }
 
 /// Which accounts wait until when. Each node learns for itself.
 #[derive(Debug, Default)]
-pub(crate) struct Patience(Mutex<BTreeMap<ProviderId, Wait>>);
+pub(crate) struct Patience(Mutex<BTreeMap<ProviderId, Waits>>);
 
 impl Patience {
-    /// Returns until when an account is left alone, microseconds since the Unix epoch; `None` if it may be used.
-    pub(crate) fn until(&self, account: &ProviderId, now: i64) -> Option<i64> {
+    /// Returns why an account is left alone; `None` if it may be used.
+    pub(crate) fn of(&self, account: &ProviderId, now: i64) -> Option<Wait> {
         let waits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        waits.get(account).map(|wait| wait.until).filter(|until| *until > now)
+        waits.get(account).map(|known| known.wait).filter(|wait| wait.until > now)
     }
 
     /// Notes what an account said. Several answers at once count as one.
     pub(crate) fn learn(&self, account: &ProviderId, mood: Mood, now: i64) {
         let mut waits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match mood {
+        let reason = match mood {
             Mood::Took => {
                 waits.remove(account);
+                return;
             }
-            Mood::PushedBack => {
-                if waits.len() >= ACCOUNTS_MAX && !waits.contains_key(account) {
-                    waits.retain(|_, wait| wait.until > now);
-                }
-                let wait = waits.get(account).copied();
-                if wait.is_none_or(|wait| wait.until <= now) {
-                    let micros = wait.map_or(FIRST, |wait| (2 * wait.micros).min(LONGEST));
-                    waits.insert(account.clone(), Wait { until: now + micros, micros });
-                }
-            }
-            Mood::Answered => {}
+            Mood::Answered => return,
+            Mood::PushedBack => PostponeReason::Throttled,
+            Mood::Unreachable => PostponeReason::TransportParked,
+        };
+        if waits.len() >= ACCOUNTS_MAX && !waits.contains_key(account) {
+            waits.retain(|_, known| known.wait.until > now);
+        }
+        let known = waits.get(account).copied();
+        if known.is_none_or(|known| known.wait.until <= now) {
+            let micros = known.map_or(FIRST, |known| (2 * known.micros).min(LONGEST));
+            let wait = Wait { until: now + micros, reason };
+            waits.insert(account.clone(), Waits { wait, micros });
         }
     }
 }
@@ -93,16 +109,17 @@ mod tests {
     #[test]
     fn an_account_that_pushes_back_is_left_alone_longer_each_time_until_it_takes_a_mail() {
         let (patience, account, mut now) = (Patience::default(), ProviderId::new(1, [1; 9]), 1_000);
-        assert_eq!(patience.until(&account, now), None);
+        assert_eq!(patience.of(&account, now), None);
         for seconds in [2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
             patience.learn(&account, Mood::PushedBack, now);
             patience.learn(&account, Mood::PushedBack, now + 1);
-            assert_eq!(patience.until(&account, now), Some(now + seconds * SECOND), "once for several answers");
+            assert_eq!(patience.of(&account, now).unwrap().until, now + seconds * SECOND, "once for several answers");
             now += seconds * SECOND;
-            assert_eq!(patience.until(&account, now), None);
+            assert_eq!(patience.of(&account, now), None);
         }
         patience.learn(&account, Mood::Took, now);
         patience.learn(&account, Mood::PushedBack, now);
-        assert_eq!(patience.until(&account, now), Some(now + 2 * SECOND));
+        let expected = Wait { until: now + 2 * SECOND, reason: PostponeReason::Throttled };
+        assert_eq!(patience.of(&account, now), Some(expected));
     }
 }

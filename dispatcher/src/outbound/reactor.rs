@@ -314,6 +314,7 @@ impl Reactor {
             Done::Due(team, found) => self.found(&team, found),
             Done::Visited(settlement) => {
                 self.in_flight = self.in_flight.saturating_sub(1);
+                metrics::gauge!("outbound_inflight").set(self.in_flight as f64);
                 self.settlements.push(*settlement);
             }
             Done::Settled(all, result) => self.settled(all, result),
@@ -386,6 +387,7 @@ impl Reactor {
                 heard: false,
             };
             self.in_flight += 1;
+            metrics::gauge!("outbound_inflight").set(self.in_flight as f64);
             self.tasks.spawn(async move { Done::Visited(Box::new(visit.run().await)) });
         }
     }

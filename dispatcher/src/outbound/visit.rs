@@ -1,6 +1,6 @@
 //! One look at one mail: reads its state and does the next thing, until it has to wait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,11 +20,12 @@ use tokio::sync::Mutex;
 
 use super::carry::Job;
 use super::letter::{self, Unsendable};
+use super::patience::Wait;
 use super::queue::{Next, Settlement, Transcript};
 use super::reactor::Context;
 use super::sandbox::{self, Heard};
 use super::{Unready, direct, ses};
-use crate::smtp::Peer;
+use crate::smtp::{Peer, Turn};
 
 /// Steps of one look; a mail that wants more is looked at again.
 const STEPS_MAX: usize = 12;
@@ -50,7 +51,7 @@ pub(crate) struct Visit {
 
 /// How an account carries a mail.
 pub(crate) enum Way {
-    Account(Peer),
+    Account(Peer, Turn),
     Ses(ses::Account),
     Direct(direct::Plan),
     Sandbox,
@@ -141,16 +142,11 @@ impl Visit {
         due: Vec<u8>,
         now: i64,
     ) -> Result<Option<Next>, Unready> {
-        let candidate = match self.choose(mail, routing, due.len(), now, false).await {
-            Choice::Account(candidate) => candidate,
-            Choice::QuotaReached { until } => {
-                return self.postpone(mail, PostponeReason::QuotaReached, Some(until), until, now).await;
-            }
-            Choice::None => return self.without_account(mail, routing, now).await,
+        let mut beside = BTreeSet::new();
+        let candidate = match self.candidate(mail, routing, due.len(), now, &mut beside).await? {
+            Ok(candidate) => candidate,
+            Err(next) => return Ok(next),
         };
-        if let Some(until) = self.context.patience.until(&candidate.account, now) {
-            return self.postpone(mail, PostponeReason::Throttled, Some(until), until, now).await;
-        }
         // Amazon SES writes fields of its own into the header, which would break our signature, and signs itself.
         let transport = routing.accounts.get(&candidate.account).map(|a| &a.transport);
         let signs = !matches!(transport, Some(Transport::Ses { .. }));
@@ -166,8 +162,13 @@ impl Visit {
             Ok(found) => found,
             Err(next) => return Ok(next),
         };
+        let now = self.context.allot.now();
+        if self.context.patience.of(&candidate.account, now).is_some() {
+            // While this one waited for its turn, another was sent away.
+            return Ok(None);
+        }
         // Between the choice and here others of the team may have taken the room.
-        match self.choose(mail, routing, going.len(), now, true).await {
+        match self.choose(mail, routing, &beside, (going.len(), now), true).await {
             Choice::Account(again) if again.account == candidate.account => {}
             _ => return Ok(None),
         }
@@ -193,10 +194,52 @@ impl Visit {
         Ok(None)
     }
 
-    async fn choose(&mut self, mail: &Outbound, routing: &Routing, n: usize, now: i64, take: bool) -> Choice {
+    /// Chooses an account that may be used now, or does what is to be done without one. Accounts that ask for patience
+    /// are left `beside`, but a mail that one of them has deferred stays with it.
+    async fn candidate(
+        &mut self,
+        mail: &Versioned<Outbound>,
+        routing: &Routing,
+        n: usize,
+        now: i64,
+        beside: &mut BTreeSet<ProviderId>,
+    ) -> Result<Result<Candidate, Option<Next>>, Unready> {
+        let mut first: Option<Wait> = None;
+        loop {
+            let wait = match self.choose(mail, routing, beside, (n, now), false).await {
+                Choice::Account(candidate) => {
+                    let Some(wait) = self.context.patience.of(&candidate.account, now) else {
+                        return Ok(Ok(candidate));
+                    };
+                    first = first.filter(|known| known.until <= wait.until).or(Some(wait));
+                    if mail.account.as_ref() != Some(&candidate.account) {
+                        beside.insert(candidate.account);
+                        continue;
+                    }
+                    Some(wait)
+                }
+                Choice::QuotaReached { until } => Some(Wait { until, reason: PostponeReason::QuotaReached }),
+                Choice::None => first,
+            };
+            return match wait {
+                Some(Wait { until, reason }) => self.postpone(mail, reason, Some(until), until, now).await.map(Err),
+                None => self.without_account(mail, routing, now).await.map(Err),
+            };
+        }
+    }
+
+    async fn choose(
+        &mut self,
+        mail: &Outbound,
+        routing: &Routing,
+        beside: &BTreeSet<ProviderId>,
+        (n, now): (usize, i64),
+        take: bool,
+    ) -> Choice {
         let recipients = u32::try_from(n).unwrap_or(u32::MAX);
         let seed = seed(&self.outbound, mail.attempts);
-        let attempted = Attempted { current: mail.account.as_ref(), left: &mail.left, seed };
+        let left: BTreeSet<_> = mail.left.union(beside).cloned().collect();
+        let attempted = Attempted { current: mail.account.as_ref(), left: &left, seed };
         let mut used = self.used.lock().await;
         let quota = Quota { usage: &used, now, recipients };
         let choice = mail.asking(|asks| routing.choose(asks, &attempted, &quota));
@@ -261,7 +304,11 @@ impl Visit {
         match routing.accounts.get(&candidate.account).map(|a| &a.transport) {
             Some(Transport::CustomSmtp { .. }) => {
                 match letter::peer(&self.context, &self.team, &candidate.account).await? {
-                    Ok(peer) => Ok(Ok((Way::Account(peer), due.to_vec()))),
+                    Ok(peer) => {
+                        // Before the attempt is begun: who waits for a connection is not on its way.
+                        let turn = self.context.mailer.turn(&peer).await;
+                        Ok(Ok((Way::Account(peer, turn), due.to_vec())))
+                    }
                     Err(message) => {
                         self.tell(&broken(message)).await?;
                         Ok(Err(None))

@@ -1,34 +1,49 @@
 //! Servers that fail in every way: nothing is lost, and nothing is sent twice.
 
-use domain::outbound::{PostponeReason, Status};
+use domain::id::TeamId;
+use domain::outbound::{Outbound, PostponeReason, Status};
 use domain::provider::{Provider, Quotas, Trouble};
 use domain::{StreamId, Versioned};
-use futures_util::future::join_all;
 
 use crate::gate::Fate;
 use crate::server::{End, Manner, Server};
 use crate::world::{SECOND, World, eventually};
 
-fn is_uncertain(mail: &domain::outbound::Outbound) -> bool {
+fn is_uncertain(mail: &Outbound) -> bool {
     matches!(mail.recipients[0].status, Status::Uncertain { .. })
 }
 
-/// Sends a mail to a server with a manner, then lets the server mend its ways; returns how often it got the mail.
-async fn mended(manner: Manner) -> usize {
+/// Sends a mail to each of several servers with their manners, then lets them mend their ways: each has it once.
+async fn mended(manners: &[Manner], session_seconds: u64) {
     let mut world = World::new().await;
-    world.config.session_seconds = 1;
-    let server = Server::start(manner.clone()).await;
-    world.account(server.port).await;
+    world.config.session_seconds = session_seconds;
     let reactor = world.start();
-    let mail = world.accept(&["bob@example.net"]).await;
-    let waits = |m: &domain::outbound::Outbound| m.attempts == 1 && m.recipients[0].status == Status::Waiting;
-    world.until(&mail, &format!("waiting after {manner:?}"), waits).await;
-    assert_eq!(server.count(), 0, "{manner:?}");
-    server.behave(Manner::default());
+    let mut mails = vec![];
+    for manner in manners {
+        let (server, team) = (Server::start(manner.clone()).await, TeamId::new(world.now(), [world.next(); 9]));
+        world.create_team(&team).await;
+        world.account_of(&team, server.port, Quotas::default(), 100).await;
+        let mail = world.accept_of(&team, &["bob@example.net"], None).await;
+        mails.push((server, team, mail));
+    }
+    for ((server, team, mail), manner) in mails.iter().zip(manners) {
+        eventually(&format!("waiting after {manner:?}"), || async {
+            let state = world.state_of(team, mail).await;
+            state.attempts == 1 && state.recipients[0].status == Status::Waiting
+        })
+        .await;
+        assert_eq!(server.count(), 0, "{manner:?}");
+        server.behave(Manner::default());
+    }
     world.advance(61 * SECOND);
-    world.until_status(&mail, &[Status::Sent]).await;
+    for ((server, team, mail), manner) in mails.iter().zip(manners) {
+        eventually(&format!("sent after {manner:?}"), || async {
+            world.state_of(team, mail).await.recipients[0].status == Status::Sent
+        })
+        .await;
+        assert_eq!(server.count(), 1, "{manner:?}");
+    }
     reactor.stop().await;
-    server.count()
 }
 
 #[tokio::test]
@@ -52,7 +67,7 @@ async fn a_server_that_says_come_again_gets_the_mail_later_and_once() {
         say(|m| m.end = End::Say("452 4.3.1 no space")),
         say(|m| m.end = End::Say("421 4.3.0 try later")),
     ];
-    assert_eq!(join_all(manners.map(mended)).await, [1; 12]);
+    mended(&manners, 600).await;
 }
 
 #[tokio::test]
@@ -75,17 +90,17 @@ async fn a_server_that_talks_garbage_or_hangs_before_the_mail_is_over_gets_it_la
         say(|m| m.silent_at = Some("RCPT")),
         say(|m| m.silent_at = Some("DATA")),
     ];
-    assert_eq!(join_all(manners.map(mended)).await, [1; 11]);
+    mended(&manners, 3).await;
 }
 
 #[tokio::test]
 async fn garbage_or_silence_after_the_final_dot_is_uncertain() {
     let mut world = World::new().await;
-    world.config.final_reply_seconds = 1;
+    world.config.final_reply_seconds = 3;
     for end in [End::Say("thanks"), End::Say("354 go on"), End::Hang, End::Drop] {
         let server = Server::start(Manner { end: end.clone(), ..Manner::default() }).await;
         let other = Server::start(Manner::default()).await;
-        let team = domain::id::TeamId::new(world.now(), [world.next(); 9]);
+        let team = TeamId::new(world.now(), [world.next(); 9]);
         world.create_team(&team).await;
         world.account_of(&team, server.port, Quotas::default(), 100).await;
         world.account_of(&team, other.port, Quotas::default(), 0).await;
@@ -175,5 +190,25 @@ async fn a_full_disk_delays_what_came_of_a_mail_and_loses_nothing() {
     world.gate.open();
     world.until_status(&mail, &[Status::Sent]).await;
     assert_eq!(server.count(), 1);
+    reactor.stop().await;
+}
+
+#[tokio::test]
+async fn an_account_that_cannot_be_reached_is_not_tried_by_every_mail() {
+    let world = World::new().await;
+    world.account_of(&world.team, 1, Quotas::default(), 100).await;
+    let mut mails = vec![];
+    for n in 0..60 {
+        mails.push(world.accept(&[&format!("r{n}@example.net")]).await);
+    }
+    let reactor = world.start();
+    let looked_at = |m: &Outbound| m.postponed.is_some() || (m.attempts == 1 && m.open.is_empty());
+    let (mut attempts, mut parked) = (0, 0);
+    for mail in &mails {
+        let state = world.until(mail, "looked at", looked_at).await;
+        attempts += state.attempts;
+        parked += u32::from(state.postponed.is_some_and(|(reason, _)| reason == PostponeReason::TransportParked));
+    }
+    assert!(attempts <= 20 && parked >= 40, "{attempts} attempts, {parked} parked");
     reactor.stop().await;
 }

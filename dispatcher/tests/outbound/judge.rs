@@ -42,7 +42,7 @@ impl Judge {
         if let Some((certificate, key)) = certificate {
             command.arg(certificate).arg(key);
         }
-        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let (tell, said) = mpsc::channel(100);
         std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| tell.blocking_send(line)));
