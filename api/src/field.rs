@@ -7,7 +7,10 @@ use serde::{Deserialize, Deserializer, de};
 /// # Errors
 /// It is null or of another type.
 pub fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
+    match Option::deserialize(deserializer)? {
+        Some(value) => Ok(Some(value)),
+        None => Err(de::Error::invalid_type(de::Unexpected::Unit, &"a value")),
+    }
 }
 
 fn bounded<E: de::Error>(text: String, min: usize, max: usize) -> Result<String, E> {

@@ -10,6 +10,8 @@ mod fairness;
 mod faults;
 #[path = "outbound/gate.rs"]
 mod gate;
+#[path = "outbound/judge.rs"]
+mod judge;
 #[path = "outbound/paths.rs"]
 mod paths;
 #[path = "outbound/server.rs"]

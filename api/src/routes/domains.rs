@@ -75,6 +75,8 @@ pub(super) async fn make_key(app: &App, at: i64, algorithm: Algorithm) -> Result
 /// Returns the name of a domain in lower-case A-labels.
 fn name(given: &str) -> Result<String, Problem> {
     let refused = |message: &str| Problem::invalid("domain", "invalid_value", message);
+    // A fully qualified name may end in a dot.
+    let given = given.strip_suffix('.').unwrap_or(given);
     let name = mail::address::normalise_domain(given).map_err(|error| refused(&error.to_string()))?;
     if name.starts_with('[') || !name.contains('.') {
         return Err(refused("domain must be a name such as mail.example.com"));

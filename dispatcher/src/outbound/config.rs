@@ -33,8 +33,8 @@ pub struct Config {
     pub dangerous_allow_networks: Vec<Network>,
     /// The domain whose recipients are played by Postlog itself, in mail through sandbox accounts.
     pub simulator_domain: String,
-    /// The domain that bounces of what is sent directly come back to, each to an address of its own; our SMTP door has
-    /// to receive for it. Empty: bounces go to the sender.
+    /// The domain that bounces of what is sent directly come back to, each to an address of its own; said by whoever
+    /// receives for it. Empty: bounces go to the sender.
     #[serde(skip)]
     pub bounce_domain: String,
     /// Whether mail through SMTP accounts names the bounce domain too. Many providers take only senders they know.

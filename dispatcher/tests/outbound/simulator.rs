@@ -71,16 +71,15 @@ async fn recipients_that_write_back_answer_the_senders_mailbox() {
     let reactor = world.start();
     let mail = world.accept(&[&at("reply"), &at("ooo")]).await;
     world.until_status(&mail, &[Status::Delivered, Status::Delivered]).await;
-    let taken = world.mailboxes.taken.lock().unwrap();
+    let taken = world.mailboxes.taken.lock().unwrap().clone();
     assert_eq!(taken.len(), 2);
     let state = taken.iter().map(|(from, _, text)| (from.to_string(), text.contains("Auto-Submitted: auto-replied")));
     let expected = [("<reply@simulator.postlog.test>".to_owned(), false), ("<>".to_owned(), true)];
     assert_eq!(state.collect::<Vec<_>>(), expected);
-    for (_, to, text) in taken.iter() {
+    for (_, to, text) in &taken {
         assert!(to[0].to_string().starts_with("ann@d"));
         assert!(text.contains("In-Reply-To: <m1@example.org>") && text.contains("References: <m1@example.org>"));
     }
-    drop(taken);
     reactor.stop().await;
 }
 

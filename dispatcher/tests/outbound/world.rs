@@ -8,15 +8,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dispatcher::outbound::{Config, Error, LocalDelivery, Parts, Queue, Reactor};
 use domain::id::{BlobId, OutboundId, ProviderId, SecretId, TeamId};
+use domain::money::Nanos;
 use domain::outbound::{AcceptMail, Outbound, Status};
+use domain::personal::Halves;
 use domain::provider::credentials::{Credentials, PURPOSE};
 use domain::provider::{CreateProvider, Identity, Quotas, Security, Settings, Transport};
-use domain::{Actor, Command, StreamId, Versioned};
-use eventlog::{Allot, BlobStore, EventLog, MasterKey, Options, SecretText, Submission};
+use domain::{Actor, Command, StreamId, Versioned, balance};
+use eventlog::{Allot, Backend, BlobStore, EventLog, MasterKey, Options, SecretText, Submission};
 use mail::address::{Address, ReversePath};
 use mail::auth::Zone;
 use mail::smtp::client::{Content, ServerReply};
 use mail::verp::MacKey;
+use projections::webhook_attempts::Work;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -69,6 +72,8 @@ pub struct World {
     pub gate: Arc<Gate>,
     pub mailboxes: Arc<Mailboxes>,
     pub return_paths: Option<MacKey>,
+    /// What is written in each mail.
+    pub body: String,
     pub queue: Queue,
     pub clock: Arc<AtomicI64>,
     pub config: Config,
@@ -81,6 +86,10 @@ pub struct World {
 impl World {
     pub async fn new() -> Self {
         let (backend, work) = crate::store::open().await;
+        Self::over(backend, work).await
+    }
+
+    pub async fn over(backend: Arc<dyn Backend>, work: Work) -> Self {
         let clock = Arc::new(AtomicI64::new(NOW));
         let of = Arc::clone(&clock);
         let allot = Allot::new(move || of.load(Ordering::SeqCst), Allot::system().entropy());
@@ -94,13 +103,14 @@ impl World {
         let number = AtomicU8::new(1);
         let mailboxes = Arc::new(Mailboxes { code: Mutex::new(250), taken: Mutex::default() });
         let zone = Zone::default();
-        let world = Self { log, gate, mailboxes, return_paths: None, queue, clock, config, team, zone, allot, number };
+        let (return_paths, body) = (None, "Hi\r\n".to_owned());
+        let world = Self { log, gate, mailboxes, return_paths, body, queue, clock, config, team, zone, allot, number };
         let team = world.team.clone();
         world.create_team(&team).await;
         world
     }
 
-    /// Creates a team with a dollar and a verified domain.
+    /// Creates a team with money and a verified domain.
     pub async fn create_team(&self, team: &TeamId) {
         let limits = domain::team::Limits::default();
         self.tell(team, domain::team::CreateTeam { name: "Acme".into(), limits }).await;
@@ -108,8 +118,11 @@ impl World {
         let name = format!("d{}.example.org", self.next());
         let mode = domain::sending_domain::Mode::SendOnly;
         self.tell(team, domain::sending_domain::AddVerifiedDomain { domain, name, mode }).await;
-        let paid = domain::testing::with_money().pop().unwrap();
-        self.tell(team, Put(paid)).await;
+        let kind = balance::PaymentKind::Purchase;
+        let amount_nanos = Nanos(1_000_000 * Nanos::DOLLAR.0);
+        let paid = balance::ToppedUp { payment: domain::testing::payment_id(1), kind, amount_nanos };
+        let paid = balance::Event::ToppedUp(Halves::new(paid, balance::Note { note: None }));
+        self.tell(team, Put(domain::Event::Balance(paid))).await;
     }
 
     pub fn now(&self) -> i64 {
@@ -185,7 +198,8 @@ impl World {
             command.recipients.push(recipient);
         }
         change(&mut command);
-        let raw = format!("From: {from}\r\nSubject: Hello\r\nMessage-ID: <{}@x>\r\n\r\nHi\r\n", command.outbound);
+        let body = &self.body;
+        let raw = format!("From: {from}\r\nSubject: Hello\r\nMessage-ID: <{}@x>\r\n\r\n{body}", command.outbound);
         let (id, blob) = (command.outbound.clone(), command.blob.clone());
         let staged = self.log.stage_blob(team, &blob, raw.into_bytes().into()).await.unwrap();
         let submission = Submission::new(team.clone(), self.now(), Actor::Operator, "test", command);

@@ -1,0 +1,10 @@
+//! Checks of the DNS records of sending domains, over a log in memory and SQLite.
+#![expect(clippy::unwrap_used, reason = "tests may fail loudly")]
+#![expect(clippy::disallowed_methods, reason = "checkers end with the runtime of their test")]
+
+#[path = "dns/store_sqlite.rs"]
+mod store;
+#[path = "dns/stories.rs"]
+mod stories;
+#[path = "dns/world.rs"]
+mod world;
