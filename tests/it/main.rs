@@ -11,6 +11,7 @@ mod harness;
 mod interrupted_mails;
 mod judges;
 mod judges_rust;
+mod mail_leaves_by_an_own_account;
 mod nodes;
 mod operator_commands;
 mod paused;

@@ -46,12 +46,32 @@ async fn belongings(server: &crate::harness::Server, root: Client, mailbox: Clie
     assert_eq!(status, 201, "{domain}");
     let (status, listed) = root.post("/suppressions", json!({"email": "never@example.com"})).await;
     assert_eq!(status, 201, "{listed}");
+    let mail = json!({"to": [{"email": "delivered@simulator.postlog.test"}], "subject": "private", "text_body": "x"});
+    let (status, sent) = mailbox.post("/mailbox/messages/send", mail).await;
+    assert_eq!(status, 200, "{sent}");
+    let (_, delivery) = root.get("/emails/logs").await;
+    let announced = json!({"filename": "a.txt", "size_bytes": 1});
+    let (status, of_sending) = mailbox.post("/emails/attachment-uploads", announced).await;
+    assert_eq!(status, 201, "{of_sending}");
+    let announced = json!({"filename": "a.txt", "size_bytes": 1, "content_type": "text/plain"});
+    let (status, of_mailbox) = mailbox.post("/mailbox/attachment-uploads", announced).await;
+    assert_eq!(status, 200, "{of_mailbox}");
+    let upload = mailbox.request(reqwest::Method::POST, "/emails/attachments?filename=a.txt").body("x");
+    let (status, uploaded) = answer(upload).await;
+    assert_eq!(status, 201, "{uploaded}");
     let record = text(&domain["data"]["dns_records"]["dkim"][0]["name"]);
     let hook_id = text(&hook["data"]["id"]);
     let attempts = root
         .wait_for(&format!("/webhooks/{hook_id}/deliveries"), |b| b["data"].as_array().is_some_and(|d| !d.is_empty()))
         .await;
     let ids = BTreeMap::from([
+        ("emails".to_owned(), text(&sent["data"]["email_id"])),
+        ("emails/logs".to_owned(), text(&delivery["data"][0]["id"])),
+        ("emails/attachment-uploads".to_owned(), text(&of_sending["data"]["upload_id"])),
+        ("emails/attachments".to_owned(), text(&uploaded["data"]["attachment_id"])),
+        ("submissions".to_owned(), text(&sent["data"]["submission_id"])),
+        ("attachment-uploads".to_owned(), text(&of_mailbox["data"]["upload_id"])),
+        ("shared-amazon-ses-limit-request".to_owned(), "slir_000000000000000000000000".to_owned()),
         ("mailboxes".to_owned(), text(&boxes["data"][0]["id"])),
         ("webhooks".to_owned(), hook_id),
         ("deliveries".to_owned(), text(&attempts["data"][0]["id"])),
@@ -73,10 +93,11 @@ async fn belongings(server: &crate::harness::Server, root: Client, mailbox: Clie
 fn with_ids(template: &str, ids: &BTreeMap<String, String>) -> Option<String> {
     let mut path = String::new();
     let mut before = "";
+    let first = template.split('/').nth(1).unwrap_or_default();
     for segment in template.split('/').skip(1) {
         path.push('/');
         if segment.starts_with('{') {
-            path.push_str(ids.get(before)?);
+            path.push_str(ids.get(&format!("{first}/{before}")).or_else(|| ids.get(before))?);
         } else {
             path.push_str(segment);
             before = segment;
@@ -108,13 +129,18 @@ async fn ids_of_another_team_answer_like_ids_that_never_were() {
         if !template.contains('{') || template.contains("{folder_id}") {
             continue;
         }
-        let client = if template.starts_with("/mailbox/") { &ours.mailbox } else { &ours.root };
+        // The sending API takes a mailbox's key; the delivery log is for management.
+        let sends = template.starts_with("/emails/") && !template.starts_with("/emails/logs");
+        let client = if sends || template.starts_with("/mailbox/") { &ours.mailbox } else { &ours.root };
         let foreign = with_ids(&template, &theirs.ids).unwrap_or_else(|| panic!("no sample id for {template}"));
         let unknown = concrete(&template, |_| "mbx_zzzzzzzzzzzzzzzzzzzzzzzz".to_owned());
         let body = match (method.as_str(), template.as_str()) {
             ("POST", "/mailboxes/{public_id}/keys") => json!({"app_name": "x"}),
             ("POST", "/domains/{public_id}/signing-keys") => json!({"algorithm": "ed25519"}),
             ("PATCH", "/domains/{public_id}") => json!({"mode": "send_receive"}),
+            ("PATCH", "/emails/{message_id}") | ("POST", "/emails/logs/{public_id}/reschedule") => {
+                json!({"send_at": "2030-01-01T00:00:00Z"})
+            }
             ("PUT", _) => json!({"mode": "off", "rules": []}),
             ("PATCH", t) if t.starts_with("/mailbox/") => json!({"seen": true}),
             _ => json!({}),
@@ -134,7 +160,8 @@ async fn ids_of_another_team_answer_like_ids_that_never_were() {
     let (_, events) = theirs.root.get("/events?limit=500").await;
     let revealing: Vec<_> = theirs.ids.values().collect();
     assert!(events["data"].as_array().unwrap().iter().all(|e| !e["type"].as_str().unwrap().contains("revoked")));
-    for path in ["/mailboxes", "/webhooks", "/keys", "/inboxes/logs", "/events?limit=500", "/audit/events?limit=100"] {
+    let lists = ["/mailboxes", "/webhooks", "/keys", "/inboxes/logs", "/emails/logs", "/providers", "/providers/usage"];
+    for path in lists.into_iter().chain(["/events?limit=500", "/audit/events?limit=100"]) {
         let (_, page) = ours.root.get(path).await;
         let page = page.to_string();
         assert!(revealing.iter().all(|id| !page.contains(id.as_str())), "{path} shows another team's object");
