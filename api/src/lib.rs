@@ -78,6 +78,8 @@ pub struct App {
     pub resolver: Option<Arc<dyn mail::auth::Resolver>>,
     /// The links that outgoing mail carries.
     pub links: links::Links,
+    /// Turns of those who make RSA keys, which takes a processor for a while.
+    pub key_makers: Arc<tokio::sync::Semaphore>,
     challenge: HeaderValue,
 }
 
@@ -94,6 +96,7 @@ impl App {
             outbox: send::Outbox::new(log.clone(), views.clone(), allot.clone(), kept, prices, lifetime_micros),
             links: links::Links::new(&config.public_url, &pepper),
             resolver: None,
+            key_makers: Arc::new(tokio::sync::Semaphore::new(1)),
             auth: Authenticator::new(log.clone(), allot.clone(), pepper),
             limiter: Limiter::new(config.rate_limits),
             streams: Streams::new(log.clone(), allot.clone(), stream::Config::default()),

@@ -15,7 +15,7 @@ use domain::bounce::Source;
 use domain::id::{OutboundId, TeamId};
 use domain::outbound::report::Report;
 use domain::outbound::{Feedback, Machine, Outbound, Recipient, RecordFeedback, Rejected, UnsubscribeMethod};
-use domain::suppression::{Cause, Reason, SuppressAddress};
+use domain::suppression::{Cause, Reason, SuppressAddress, Suppression};
 use domain::{Actor, Command, StreamId, Versioned};
 use eventlog::{Submission, TransactError};
 use mail::compose::ListUnsubscribe;
@@ -43,14 +43,14 @@ pub struct Links {
 
 /// One recipient of one mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Copy {
+struct MailCopy {
     team: TeamId,
     outbound: OutboundId,
     recipient: u8,
     topic: Option<String>,
 }
 
-impl Copy {
+impl MailCopy {
     fn subscription(&self) -> Subscription {
         Subscription {
             team: self.team.to_string(),
@@ -92,7 +92,7 @@ impl Links {
             return None;
         }
         let copy =
-            Copy { team: team.clone(), outbound: outbound.clone(), recipient: 0, topic: topic.map(str::to_owned) };
+            MailCopy { team: team.clone(), outbound: outbound.clone(), recipient: 0, topic: topic.map(str::to_owned) };
         let token = copy.subscription().token(&self.unsubscribe)?;
         Some(ListUnsubscribe { url: format!("{}/u/{token}", self.origin), mailto: None })
     }
@@ -100,13 +100,13 @@ impl Links {
     /// Returns the address of the picture that shows that a mail to one recipient was opened.
     #[must_use]
     pub fn pixel(&self, team: &TeamId, outbound: &OutboundId) -> Option<String> {
-        let copy = Copy { team: team.clone(), outbound: outbound.clone(), recipient: 0, topic: None };
+        let copy = MailCopy { team: team.clone(), outbound: outbound.clone(), recipient: 0, topic: None };
         let token = copy.subscription().token(&self.open)?;
         Some(format!("{}/o/{token}", self.origin))
     }
 
-    fn read(token: &str, key: &MacKey) -> Option<Copy> {
-        Subscription::from_token(token, key).and_then(Copy::of)
+    fn read(token: &str, key: &MacKey) -> Option<MailCopy> {
+        Subscription::from_token(token, key).and_then(MailCopy::of)
     }
 }
 
@@ -187,7 +187,7 @@ async fn unsubscribe(State(app): State<App>, Path(token): Path<String>, request:
 }
 
 /// Returns a command in the name of this door.
-fn submission<C: Command>(app: &App, copy: &Copy, context: Option<&Context>, command: C) -> Submission<C> {
+fn submission<C: Command>(app: &App, copy: &MailCopy, context: Option<&Context>, command: C) -> Submission<C> {
     let request = context.map(|context| context.request.to_string()).unwrap_or_default();
     let submission = Submission::new(copy.team.clone(), app.allot.now(), Actor::System("links"), request, command);
     match context.and_then(|context| context.client_ip) {
@@ -196,20 +196,27 @@ fn submission<C: Command>(app: &App, copy: &Copy, context: Option<&Context>, com
     }
 }
 
-async fn recipient(app: &App, copy: &Copy) -> Result<Option<Recipient>, String> {
+async fn mail_of(app: &App, copy: &MailCopy) -> Result<Versioned<Outbound>, String> {
     let streams = [StreamId::Outbound(copy.outbound.clone())];
-    let mail: Versioned<Outbound> = app.log.state(&copy.team, &streams).await.map_err(|e| e.to_string())?;
-    Ok(mail.recipient(copy.recipient).cloned())
+    app.log.state(&copy.team, &streams).await.map_err(|error| error.to_string())
 }
 
 /// Returns whether there is such a recipient.
 async fn record_unsubscription(
     app: &App,
-    copy: &Copy,
+    copy: &MailCopy,
     method: UnsubscribeMethod,
     context: Option<&Context>,
 ) -> Result<bool, String> {
-    let Some(to) = recipient(app, copy).await? else { return Ok(false) };
+    let mail = mail_of(app, copy).await?;
+    let Some(to) = mail.recipient(copy.recipient).cloned() else { return Ok(false) };
+    let cause = Cause { reason: Reason::Unsubscribe, topic: copy.topic.clone() };
+    let streams = [StreamId::Suppression(to.address.clone())];
+    let listed: Versioned<Suppression> = app.log.state(&copy.team, &streams).await.map_err(|e| e.to_string())?;
+    if to.unsubscribed && listed.causes.get(&cause).is_some_and(Option::is_none) {
+        // Strangers may ask as often as they like: what is so already costs no command.
+        return Ok(true);
+    }
     let heard = RecordFeedback {
         outbound: copy.outbound.clone(),
         recipient: copy.recipient,
@@ -225,13 +232,8 @@ async fn record_unsubscription(
     }
     // The mail may be an old one, and the address have been taken off the list since: what counts is what is asked now.
     let Some(email) = to.email.and_then(|email| mail::address::Address::parse(&email).ok()) else { return Ok(true) };
-    let suppress = SuppressAddress {
-        address: to.address,
-        email: email.canonical(),
-        cause: Cause { reason: Reason::Unsubscribe, topic: copy.topic.clone() },
-        expires_at: None,
-        note: None,
-    };
+    let suppress =
+        SuppressAddress { address: to.address, email: email.canonical(), cause, expires_at: None, note: None };
     match app.log.transact(submission(app, copy, context, suppress)).await {
         Ok(_) => Ok(true),
         Err(error) => Err(error.to_string()),
@@ -306,18 +308,19 @@ impl Reader {
     }
 }
 
-async fn record_opening(app: &App, copy: &Copy, reader: Reader) -> Result<(), String> {
-    let streams = [StreamId::Outbound(copy.outbound.clone())];
-    let mail: Versioned<Outbound> = app.log.state(&copy.team, &streams).await.map_err(|e| e.to_string())?;
+async fn record_opening(app: &App, copy: &MailCopy, reader: Reader) -> Result<(), String> {
+    let mail = mail_of(app, copy).await?;
     let Some(to) = mail.recipient(copy.recipient) else { return Ok(()) };
-    if !mail.accepted.as_ref().is_some_and(|accepted| accepted.track_opens) {
+    let machine = reader.machine(to);
+    let is_known = if machine == Machine::Yes { to.opened.1 } else { to.opened.0 };
+    if is_known || !mail.accepted.as_ref().is_some_and(|accepted| accepted.track_opens) {
         return Ok(());
     }
     let heard = RecordFeedback {
         outbound: copy.outbound.clone(),
         recipient: copy.recipient,
         address: to.address.clone(),
-        feedback: Feedback::Opened { machine: reader.machine(to) },
+        feedback: Feedback::Opened { machine },
         source: Source::Postlog,
         report: Report::default(),
     };
@@ -346,7 +349,7 @@ mod tests {
         let read = Links::read(token, &links.unsubscribe).unwrap();
         assert_eq!(
             read,
-            Copy { team: team.clone(), outbound: outbound.clone(), recipient: 0, topic: Some("news".into()) }
+            MailCopy { team: team.clone(), outbound: outbound.clone(), recipient: 0, topic: Some("news".into()) }
         );
         assert_eq!(Links::read(token, &links.open), None);
         let pixel = links.pixel(&team, &outbound).unwrap();

@@ -8,8 +8,8 @@ use domain::id::DomainId;
 use domain::published::rfc3339;
 use domain::sending_domain::records::key_name;
 use domain::sending_domain::{
-    ActivateKey, AddSigningKey, Algorithm, KeyStatus, NewKey, RETIRED_STAYS_MICROS, RetireKey, SIGNING_KEY_PURPOSE,
-    SendingDomain, SigningKey,
+    ActivateKey, AddSigningKey, Algorithm, KEYS_MAX, KeyStatus, NewKey, RETIRED_STAYS_MICROS, Rejected, RetireKey,
+    SIGNING_KEY_PURPOSE, SendingDomain, SigningKey,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -158,7 +158,11 @@ async fn create_signing_key(
     Id(id): Id<DomainId>,
     Keyed { body, idempotency }: Keyed<SigningKeyCreateBody>,
 ) -> Result<Reply<Data<Shown>>, Problem> {
-    existing(&app, &call, &id).await?;
+    let Existing { domain, .. } = existing(&app, &call, &id).await?;
+    // A repetition is answered from what is kept, however many keys there are by now.
+    if idempotency.is_none() && domain.keys.len() >= KEYS_MAX {
+        return Err(Rejected::TooManyKeys.into());
+    }
     let made = make_key(&app, call.at, body.algorithm.into()).await?;
     let NewKey { selector, algorithm, public_key, secret } = made.key.clone();
     let key = SigningKey { selector, algorithm, public_key, secret: secret.clone(), status: KeyStatus::Pending };

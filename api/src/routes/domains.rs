@@ -7,7 +7,7 @@ use domain::id::{DomainId, SecretId};
 use domain::sending_domain::{
     AddDomain, Algorithm, ChangeMode, NewKey, RemoveDomain, SIGNING_KEY_PURPOSE, SendingDomain, Status,
 };
-use domain::team::Team;
+use domain::team::{Resource, Team};
 use domain::{StreamId, Versioned};
 use eventlog::SecretText;
 use mail::auth::{DkimKey, KeyType};
@@ -55,6 +55,8 @@ pub(super) async fn make_key(app: &App, at: i64, algorithm: Algorithm) -> Result
     let made = match algorithm {
         Algorithm::Ed25519 => DkimKey::generate_ed25519(app.allot.random()),
         Algorithm::Rsa => {
+            // However many ask, others keep most of the machine.
+            let _turn = app.key_makers.acquire().await.map_err(|error| no_key(&error))?;
             let entropy = app.allot.entropy();
             // Primes are searched for: other requests must not wait for it.
             let search = tokio::task::spawn_blocking(move || DkimKey::generate_rsa(RSA_BITS, |out| entropy(out)));
@@ -192,8 +194,11 @@ async fn create_domain(
     let name = name(&body.domain)?;
     let owner: Versioned<Team> = app.log.state(&call.caller.team, &[StreamId::Team]).await?;
     // A repetition is answered from what is kept, whatever came of the domain.
-    if idempotency.is_none() && owner.domains.contains_key(&name) {
-        return Err(Problem::new(Code::Conflict, "The domain is in use."));
+    if idempotency.is_none() {
+        if owner.domains.contains_key(&name) {
+            return Err(Problem::new(Code::Conflict, "The domain is in use."));
+        }
+        owner.room_for(Resource::Domains, 1)?;
     }
     let id = DomainId::new(call.at, app.allot.random());
     let made = [make_key(&app, call.at, Algorithm::Rsa).await?, make_key(&app, call.at, Algorithm::Ed25519).await?];

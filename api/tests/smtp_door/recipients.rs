@@ -3,9 +3,11 @@
 use api::receive::{Asked, Receiver, Refusal};
 use api::smtp::{GreylistConfig, HarvestConfig};
 use domain::mailbox::{
-    ChangeMailbox, CloseMailbox, FilterMode, ReplaceSenderRules, ResumeMailbox, SenderRule, SuspendMailbox,
+    ChangeMailbox, CloseMailbox, FilterMode, Mailbox, ReplaceSenderRules, ResumeMailbox, SenderRule, SuspendMailbox,
 };
-use domain::sending_domain::Mode;
+use domain::sending_domain::{Mode, ReplaceDomainRules};
+use domain::team::Team;
+use domain::{StreamId, Versioned};
 use mail::address::{ForwardPath, ReversePath};
 
 use crate::backends::Fault;
@@ -130,6 +132,35 @@ async fn sender_rules_are_read_at_rcpt() {
             client.say("RSET", "250").await;
         }
     }
+}
+
+#[tokio::test]
+async fn rules_of_a_domain_are_for_mailboxes_that_have_none() {
+    let door = Door::open(Store::Memory).await;
+    let team = door.team("team.test").await;
+    let (box_, own) = (door.mailbox(&team, "box@team.test").await, door.mailbox(&team, "own@team.test").await);
+    let rules = |pattern: &str| vec![SenderRule { pattern: pattern.into(), note: None }];
+    let owner: Versioned<Team> = door.log.state(&team, &[StreamId::Team]).await.unwrap();
+    let domain = owner.domains["team.test"].id.clone();
+    let mode = FilterMode::Denylist;
+    door.run(&team, ReplaceDomainRules { domain, mode, rules: rules("spam.test"), if_version: None }).await;
+    let mode = FilterMode::Allowlist;
+    door.run(&team, ReplaceSenderRules { mailbox: own, mode, rules: rules("spam.test"), if_version: None }).await;
+    let mut client = door.hello().await;
+    let rows = [
+        ("x@spam.test", "box", false),
+        ("x@friend.test", "box", true),
+        ("x@spam.test", "own", true),
+        ("x@friend.test", "own", false),
+        ("x@spam.test", "box+tag", false),
+    ];
+    for (sender, local, admitted) in rows {
+        client.say(&format!("MAIL FROM:<{sender}>"), "250").await;
+        client.say(&format!("RCPT TO:<{local}@team.test>"), if admitted { "250" } else { "550 5.7.1" }).await;
+        client.say("RSET", "250").await;
+    }
+    let state: Versioned<Mailbox> = door.log.state(&team, &[StreamId::Mailbox(box_)]).await.unwrap();
+    assert_eq!(state.filter_mode, FilterMode::Off);
 }
 
 #[tokio::test]
