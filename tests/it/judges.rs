@@ -15,6 +15,7 @@ fn run_by(mut program: Command, installation: &Installation, script: &str) {
         .arg(format!("{}/tests/judges/{script}", env!("CARGO_MANIFEST_DIR")))
         .env("BASE_URL", format!("{}/api/v1", server.http))
         .env("SMTP", &server.smtp)
+        .env("SUBMISSION", &server.submission)
         .env("ROOT_KEY", &keys.root)
         .env("MAILBOX_KEY", &keys.mailbox)
         .output()
@@ -26,6 +27,14 @@ fn run_by(mut program: Command, installation: &Installation, script: &str) {
 #[test]
 fn the_official_python_sdk_and_standardwebhooks_accept_us() {
     run("sdk.py");
+}
+
+#[test]
+fn the_official_python_sdk_sends_through_a_server_of_the_teams_own() {
+    let installation = Installation::new()
+        .with("BOUNCES__DOMAIN", "bounce.postlog.test")
+        .with("OUTBOUND__BOUNCE_DOMAIN_THROUGH_ACCOUNTS", "true");
+    run_by(Command::new(judges_python()), &installation, "sending.py");
 }
 
 #[test]
