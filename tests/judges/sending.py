@@ -10,6 +10,7 @@ import queue
 import smtplib
 import threading
 import time
+import warnings
 from email import message_from_bytes
 from email.message import EmailMessage
 
@@ -79,6 +80,7 @@ class Receiver(http.server.BaseHTTPRequestHandler):
         pass
 
 
+warnings.simplefilter("ignore")  # aiosmtpd warns of passwords without TLS: on loopback that is what is meant
 own = Server()
 controller = Controller(
     own, hostname="127.0.0.1", port=0, auth_required=True, auth_require_tls=False, authenticator=own.login
@@ -127,7 +129,7 @@ threading.Thread(target=server.serve_forever, daemon=True).start()
 hook = WebhooksApi(root).management_create_webhook(
     webhook_create_body=m.WebhookCreateBody(
         url=f"http://127.0.0.1:{server.server_port}/in",
-        event_types=["message.delivered", "message.bounced", "message.complained"],
+        event_types=["message.delivered", "message.bounced", "message.rejected"],
     ),
 ).data
 
@@ -207,30 +209,28 @@ detail = logs.management_get_email_log(failed[0].id).data
 check("and why", detail.recipients[0].email == "nobody@example.org" and "no such user" in (detail.recipients[0].reason or ""))
 check("the metrics add up", logs.management_get_email_metrics(window="24h").data.summary.total >= 102)
 
-types = {}
+types, payloads = {}, {}
 
 
-def bounced():
+def streamed(kind):
     while not stream.empty():
         event = stream.get()
         types.setdefault(event["type"], []).append(event)
-    return types.get("message.bounced")
+    return types.get(kind)
 
 
-event = wait(bounced, "the bounce on the team's stream")[0]
-check("the stream tells of the bounce", event["data"]["bounce_type"] == "Permanent" and event["data"]["recipients"] == ["nobody@example.org"])
-payloads = {}
-
-
-def hooked():
+def hooked(kind):
     while not Receiver.received.empty():
         headers, body = Receiver.received.get()
         payload = Webhook(hook.secret).verify(body.decode(), {k.lower(): v for k, v in headers.items()})
         payloads[payload["id"]] = payload
-    return [p for p in payloads.values() if p["type"] == "message.bounced"]
+    return [p for p in payloads.values() if p["type"] == kind]
 
 
-check("the webhook tells of it, signed", wait(hooked, "the bounce at the webhook")[0]["data"]["sendmux_message_id"])
+# What the account's server refuses at once was never on its way: that is a rejection, not a bounce.
+event = wait(lambda: streamed("message.rejected"), "the refusal on the team's stream")[0]
+check("the stream tells of the refusal", event["data"]["recipients"] == ["nobody@example.org"])
+check("the webhook tells of it, signed", wait(lambda: hooked("message.rejected"), "the refusal at the webhook")[0]["data"]["sendmux_message_id"])
 
 # A bounce that comes back later, as a mail to the envelope sender of what was sent.
 report = f"""From: MAILER-DAEMON@example.org\r
@@ -265,6 +265,9 @@ def suppressed():
     return [x for x in plain.get("/suppressions", params={"limit": 100}).json()["data"] if x["email"] == "zoe@example.org"]
 
 
+event = wait(lambda: streamed("message.bounced"), "the bounce on the team's stream")[0]
+check("the stream tells of the bounce", event["data"]["bounce_type"] == "Permanent" and event["data"]["recipients"] == ["zoe@example.org"])
+check("the webhook tells of it, signed", wait(lambda: hooked("message.bounced"), "the bounce at the webhook")[0]["id"] == event["id"])
 check("a hard bounce suppresses its address", wait(suppressed, "the suppression of zoe@example.org")[0]["reason"])
 refused = emails.sending_send_email(request("zoe@example.org", "Two")).data
 detail = wait(

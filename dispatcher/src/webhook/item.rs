@@ -72,9 +72,13 @@ pub(crate) async fn read_page(
     })
 }
 
+/// Returns whether webhooks may be told of events of a name: most are none of ours, and need not be decoded to see that.
+fn may_be_told(name: &str) -> bool {
+    matches!(name.split_once('.'), Some(("message" | "outbound" | "webhook", _)))
+}
+
 fn item(stored: &StoredRecord) -> Option<Item> {
-    // Most records are none of ours, and their names say so without being decoded.
-    if !matches!(stored.name.split_once('.'), Some(("message" | "webhook", _))) {
+    if !may_be_told(&stored.name) {
         return None;
     }
     match Recorded::decode(stored) {
@@ -125,4 +129,19 @@ fn undecodable(stored: &StoredRecord, error: &(dyn std::error::Error + 'static))
         test_of,
         body: Err(causes.join(": ")),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_event_that_webhooks_are_told_of_is_decoded() {
+        let told: Vec<_> =
+            domain::testing::one_of_each().into_iter().filter(|e| WebhookEventType::of(e).is_some()).collect();
+        assert!(told.len() >= WebhookEventType::ALL.len() - 1);
+        for event in told {
+            assert!(may_be_told(event.name()), "{}", event.name());
+        }
+    }
 }
