@@ -46,9 +46,8 @@ async fn no_operation_answers_without_the_right_key() {
     let keys = server.keys.clone().unwrap();
     let root = server.client(&keys.root);
     // A key that holds one permission which no operation asks for.
-    let (status, powerless) = root
-        .post("/keys", json!({"kind": "infrastructure", "name": "powerless", "permissions": ["team.read"]}))
-        .await;
+    let (status, powerless) =
+        root.post("/keys", json!({"kind": "infrastructure", "name": "powerless", "permissions": ["team.read"]})).await;
     assert_eq!(status, 201, "{powerless}");
     let powerless = server.client(powerless["data"]["secret"].as_str().unwrap());
     let (status, document) = root.get("/openapi.json").await;

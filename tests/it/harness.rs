@@ -20,6 +20,8 @@ pub struct Server {
     pub http: String,
     /// Where it answers SMTP.
     pub smtp: String,
+    /// Where it takes submissions.
+    pub submission: String,
     /// The keys it printed, on its first start.
     pub keys: Option<Keys>,
     /// Everything it printed on standard output until it was ready.
@@ -131,7 +133,7 @@ impl Installation {
             }
         });
         let mut greeting = String::new();
-        let (mut http, mut smtp, mut root, mut mailbox) = (None, None, None, None);
+        let (mut http, mut smtp, mut submission, mut root, mut mailbox) = (None, None, None, None, None);
         let deadline = Instant::now() + PATIENCE;
         // The last line of a greeting is the usage command; without a greeting it is the line with the addresses.
         loop {
@@ -146,6 +148,7 @@ impl Installation {
                 Some("http") => {
                     http = words.next().map(|a| format!("http://{a}"));
                     smtp = words.nth(1).map(str::to_owned);
+                    submission = words.nth(1).map(str::to_owned);
                 }
                 Some("infrastructure") => root = words.nth(1).map(str::to_owned),
                 Some("mailbox") => mailbox = words.nth(1).map(str::to_owned),
@@ -154,9 +157,9 @@ impl Installation {
             }
         }
         let keys = root.zip(mailbox).map(|(root, mailbox)| Keys { root, mailbox });
-        match http.zip(smtp) {
-            Some((http, smtp)) => Server { child, http, smtp, keys, greeting },
-            None => {
+        match (http, smtp, submission) {
+            (Some(http), Some(smtp), Some(submission)) => Server { child, http, smtp, submission, keys, greeting },
+            _ => {
                 let _ = child.kill();
                 panic!("the server did not become ready; it printed:\n{greeting}")
             }
