@@ -91,6 +91,7 @@ impl Outgoing {
             config: settings,
             node: store.node.clone(),
         })
+        .with_return_paths(store.secrets.pepper.return_path_key())
     }
 }
 

@@ -20,7 +20,7 @@ pub struct Server {
     pub http: String,
     /// Where it answers SMTP.
     pub smtp: String,
-    /// Where it takes mail that is to be sent.
+    /// Where it takes submissions.
     pub submission: String,
     /// The keys it printed, on its first start.
     pub keys: Option<Keys>,
@@ -157,9 +157,9 @@ impl Installation {
             }
         }
         let keys = root.zip(mailbox).map(|(root, mailbox)| Keys { root, mailbox });
-        match http.zip(smtp).zip(submission) {
-            Some(((http, smtp), submission)) => Server { child, http, smtp, submission, keys, greeting },
-            None => {
+        match (http, smtp, submission) {
+            (Some(http), Some(smtp), Some(submission)) => Server { child, http, smtp, submission, keys, greeting },
+            _ => {
                 let _ = child.kill();
                 panic!("the server did not become ready; it printed:\n{greeting}")
             }

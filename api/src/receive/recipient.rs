@@ -224,7 +224,11 @@ impl Inner {
 
     /// At the bounce domain there are return paths of ours and whoever runs this host, and nobody else.
     async fn find_at_home(&self, path: &ForwardPath) -> Result<Found, Refusal> {
-        match path.address().filter(|address| address.base_local().eq_ignore_ascii_case("postmaster")) {
+        // RFC 2142 §4: whoever is troubled by what comes from here writes to `abuse`.
+        let is_operator = |address: &Address| {
+            ["postmaster", "abuse"].iter().any(|name| address.base_local().eq_ignore_ascii_case(name))
+        };
+        match path.address().filter(|address| is_operator(address)) {
             Some(_) => self.find_postmaster().await,
             None => Err(Refusal::UnknownMailbox),
         }

@@ -90,7 +90,7 @@ impl Report {
             ReturnPath::read(&Verp::parse(local, key)?)
         });
         let own_field = original.id_fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(MAIL_ID_FIELD));
-        let in_fields = own_field.map(|(_, id)| id.trim());
+        let in_fields = own_field.map(|(_, id)| id.trim()).chain(original.envelope_id.as_deref());
         // The Message-IDs that we make begin with our id of the mail.
         let in_message_id = original.message_id.iter().filter_map(|id| id.split_once('@')).map(|(left, _)| left);
         let ids = in_fields.chain(in_message_id).filter_map(|id| id.parse().ok());

@@ -20,8 +20,8 @@ use super::{Destination, Inner, Receiver, Refusal};
 
 /// How many teams whose ids begin alike are asked for a mail.
 const TEAMS_ASKED_MAX: usize = 16;
-/// Where reports arrive that providers send to one agreed address.
-const REPORT_ADDRESSES: [&str; 3] = ["fbl", "complaints", "abuse"];
+/// Where at the bounce domain reports arrive that providers send to one agreed address.
+const REPORT_ADDRESS: &str = "fbl";
 
 /// How return paths of ours are recognised.
 #[derive(Debug, Clone)]
@@ -48,7 +48,7 @@ impl Returns {
         if let Some(path) = token.as_ref().and_then(ReturnPath::read) {
             return Some(ReportOn::Mail(path));
         }
-        let is_for_reports = REPORT_ADDRESSES.iter().any(|name| address.local().eq_ignore_ascii_case(name));
+        let is_for_reports = address.local().eq_ignore_ascii_case(REPORT_ADDRESS);
         (is_for_reports && self.is_home(address)).then_some(ReportOn::AnyMail)
     }
 

@@ -58,6 +58,31 @@ async fn a_session_may_begin_with_tls() {
 }
 
 #[tokio::test]
+async fn the_client_is_known_behind_a_proxy_that_passes_tls_on() {
+    let mut proxied = config();
+    proxied.proxy_peers = vec!["127.0.0.0/8".parse().unwrap()];
+    let office = Office::with(Store::Memory, proxied, api::Config::default()).await;
+    let team = office.team("a.test").await;
+    let (_, secret) = office.key(&team, Kind::Sending).await;
+    let mut stream = TcpStream::connect(office.tls_address).await.unwrap();
+    let header = b"PROXY TCP4 192.0.2.9 192.0.2.1 4711 465\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut stream, header).await.unwrap();
+    let mut client = office.secured(stream).await;
+    client.expect("220").await;
+    client.say("EHLO client.test", "250").await;
+    client.say(&plain("ann", &secret), "235").await;
+    let reply = hand_over(&mut client, "ann@a.test", &["bob@example.net"], &mail("proxy", "ann@a.test")).await;
+    let text = office.text(&team, &super::harness::id_in(&reply)).await;
+    assert!(text.contains("(unknown [192.0.2.9])"), "{text}");
+    // The sandbox's leave to speak in the clear is for this machine, and the client is another.
+    let mut stream = TcpStream::connect(office.address).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut stream, header).await.unwrap();
+    let mut client = Client::over(stream);
+    client.expect("220").await;
+    assert!(!client.say("EHLO client.test", "250").await.contains("AUTH"));
+}
+
+#[tokio::test]
 async fn who_guesses_keys_is_slowed_down_and_cut_off() {
     let office = Office::open(Store::Memory).await;
     let team = office.team("a.test").await;
