@@ -87,7 +87,7 @@ impl Visit {
         let context = Arc::clone(&self.context);
         let judge = context.judge(job.mail, job.attempt, false, "Amazon SES");
         let to = addresses(job.mail, job.going).unwrap_or_default();
-        let said = context.ses.send(account, job.letter, &to, context.allot.now()).await;
+        let said = context.ses.send(account, job.letter, (&self.team, &self.outbound), &to, context.allot.now()).await;
         let mut carried = Carried { transcript: said.transcript, ..Carried::default() };
         let report = judge.report(&said.text);
         let mut mood = Mood::Answered;

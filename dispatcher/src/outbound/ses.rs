@@ -15,6 +15,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use domain::bounce::{Category, Verdict};
+use domain::id::{OutboundId, TeamId};
 use domain::outbound::AttemptTrouble;
 use domain::provider::credentials::Credentials;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -32,6 +33,9 @@ use crate::egress::{Answer, AttemptError, Client, Limits, Phase, SystemResolver,
 use sign::Request;
 
 const PATH: &str = "/v2/email/outbound-emails";
+/// What notifications say whose mail it is, and which.
+const TEAM_TAG: &str = "postlog_team";
+const MAIL_TAG: &str = "postlog_mail";
 /// Longest wait for an answer: a mail of 25 MiB takes its time.
 const WITHIN: Duration = Duration::from_secs(120);
 /// Longest name of a region.
@@ -110,15 +114,22 @@ impl Ses {
         Self { client: client.ok(), config: config.clone() }
     }
 
-    /// Hands a mail over. `now` is in microseconds since the Unix epoch.
-    pub(crate) async fn send(&self, account: &Account, letter: &Letter, to: &[Address], now: i64) -> Said {
+    /// Hands a mail over. `now` is in microseconds since the Unix epoch; the names come back with every notification.
+    pub(crate) async fn send(
+        &self,
+        account: &Account,
+        letter: &Letter,
+        names: (&TeamId, &OutboundId),
+        to: &[Address],
+        now: i64,
+    ) -> Said {
         let target = endpoint(&self.config, &account.region);
         let (client, target) = match (&self.client, target) {
             (Some(client), Ok(target)) => (client, target),
             (None, _) => return failed(AttemptTrouble::Unreachable, "there is no HTTP client".to_owned()),
             (_, Err(why)) => return failed(AttemptTrouble::Unreachable, why),
         };
-        let body = Bytes::from(body(account, letter, to).to_string());
+        let body = Bytes::from(body(account, letter, names, to).to_string());
         let mut said = format!("C: POST {} [{} octets]\n", target.origin(), body.len());
         let answered = match headers(account, &target, &body, now) {
             Some(headers) => client.post(&target, headers, body, WITHIN).await,
@@ -137,11 +148,17 @@ fn failed(trouble: AttemptTrouble, text: String) -> Said {
     Said { outcome: Outcome::Failed(trouble), text, transcript: String::new() }
 }
 
-fn body(account: &Account, letter: &Letter, to: &[Address]) -> serde_json::Value {
+fn body(
+    account: &Account,
+    letter: &Letter,
+    (team, outbound): (&TeamId, &OutboundId),
+    to: &[Address],
+) -> serde_json::Value {
     let to: Vec<&str> = to.iter().map(Address::as_str).collect();
     let mut body = json!({
         "Destination": { "ToAddresses": to },
         "Content": { "Raw": { "Data": BASE64.encode(&letter.content) } },
+        "EmailTags": [{ "Name": TEAM_TAG, "Value": team }, { "Name": MAIL_TAG, "Value": outbound }],
     });
     if let Some(set) = &account.set {
         body["ConfigurationSetName"] = json!(set);

@@ -124,6 +124,7 @@ async fn a_mail_is_handed_over_with_one_signed_request_for_all_its_recipients() 
     let body: serde_json::Value = serde_json::from_slice(&asked.body).unwrap();
     assert_eq!(body["Destination"]["ToAddresses"], serde_json::json!(["bob@example.net", "eve@example.net"]));
     assert_eq!(body["ConfigurationSetName"], "events");
+    assert_eq!(body["EmailTags"][1], serde_json::json!({ "Name": "postlog_mail", "Value": mail }));
     let raw = base64::Engine::decode(
         &base64::engine::general_purpose::STANDARD,
         body["Content"]["Raw"]["Data"].as_str().unwrap(),
