@@ -246,6 +246,14 @@ impl Backend for SqliteBackend {
         all(&rows, read::moved)
     }
 
+    async fn appended(&self) -> Result<u64, StoreError> {
+        let row = sqlx::query("SELECT COALESCE(SUM(position), 0) FROM heads")
+            .fetch_one(&self.readers)
+            .await
+            .map_err(|e| unavailable(&e))?;
+        read::unsigned(&row, 0).map_err(|e| unavailable(&e))
+    }
+
     async fn teams(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<TeamId>, StoreError> {
         let rows = sqlx::query("SELECT team_id FROM heads WHERE team_id > $1 ORDER BY team_id LIMIT $2")
             .bind(after.map_or("", TeamId::as_str))

@@ -3,8 +3,10 @@
 //! The events of a team are folded into a shadow: a scratch SQLite file, or a scratch PostgreSQL schema. When it has
 //! caught up, one transaction per team locks the cursors, makes the live rows equal to the shadow's, applies what was
 //! appended meanwhile and commits. Readers see the old rows until then and the new ones after, a crash at any moment
-//! leaves the old ones, and rows that come out as they were are not written at all.
+//! leaves the old ones, and rows that come out as they were are not written at all. While others append, it makes way for
+//! them ([`pace`]).
 
+mod pace;
 mod shadow;
 mod swap;
 
@@ -17,6 +19,7 @@ use eventlog::{EventLog, Recorded};
 use crate::db::{Db, Durability};
 use crate::views::note_version;
 use crate::{Error, Projection, Views, exec, signed};
+use pace::Pace;
 use shadow::Shadows;
 
 /// How many events are read at once.
@@ -65,6 +68,7 @@ pub async fn rebuild(
     }
     let guard = shadow::Guard::take(views).await?;
     let mut shadows = Shadows::open(views, &projections).await?;
+    let pace = Arc::new(Pace::new(log));
     let mut in_shadow = 0;
     let mut events = 0;
     for team in &teams {
@@ -73,7 +77,7 @@ pub async fn rebuild(
             shadows = Shadows::open(views, &projections).await?;
             in_shadow = 0;
         }
-        let reached = build(&shadows, log, team, Position::MAX, |reached| {
+        let reached = build(&shadows, log, &pace, team, Position::MAX, |reached| {
             progress(&Progress { team: team.clone(), events: events + reached, total: total.max(events + reached) });
         })
         .await?;
@@ -110,7 +114,8 @@ pub async fn replay(
     std::fs::File::create_new(out).map_err(file)?;
     let db = Db::open_sqlite(out, Durability::Scratch).await?;
     let shadows = Shadows::over(db.clone(), crate::ALL).await?;
-    let reached = build(&shadows, log, team, until, |events| {
+    let pace = Arc::new(Pace::new(log));
+    let reached = build(&shadows, log, &pace, team, until, |events| {
         progress(&Progress { team: team.clone(), events, total: until });
     })
     .await?;
@@ -154,11 +159,12 @@ async fn all_teams(log: &EventLog) -> Result<Vec<TeamId>, Error> {
 async fn build(
     shadows: &Shadows,
     log: &EventLog,
+    pace: &Arc<Pace>,
     team: &TeamId,
     until: Position,
     mut progress: impl FnMut(Position),
 ) -> Result<Position, Error> {
-    let mut folding = shadows.folding(team);
+    let mut folding = shadows.folding(team, pace);
     let mut reached: Position = 0;
     loop {
         let mut events: Vec<Recorded> = Vec::with_capacity(FOLD_EVENTS);

@@ -9,7 +9,9 @@ use eventlog::Recorded;
 use sqlx::AssertSqlSafe;
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
+use super::pace::Pace;
 use crate::db::{Connection, Db, Durability, Engine, Tx};
 use crate::views::create_bookkeeping;
 use crate::{Error, Projection, Views, exec, fetch_all};
@@ -116,18 +118,22 @@ impl Shadows {
         Ok(())
     }
 
-    /// Starts folding events of one team, each shadow at its own pace.
-    pub(super) fn folding(&self, team: &TeamId) -> Folding {
+    /// Starts folding events of one team; each shadow goes on by itself and makes way for those who append.
+    pub(super) fn folding(&self, team: &TeamId, pace: &Arc<Pace>) -> Folding {
         let mut tasks = JoinSet::new();
         let mut queues = vec![];
         for shadow in &self.list {
             let (queue, mut pages) = mpsc::channel::<Arc<Vec<Recorded>>>(PAGES_AHEAD);
             let (db, projections, team) = (shadow.db.clone(), shadow.projections.clone(), team.clone());
+            let pace = Arc::clone(pace);
             tasks.spawn(async move {
                 while let Some(events) = pages.recv().await {
                     let mut tx = db.begin().await?;
                     for projection in &projections {
+                        let began = Instant::now();
                         projection.apply(&mut tx, &team, &events).await?;
+                        // Nobody else wants this transaction.
+                        pace.rest(began.elapsed()).await;
                     }
                     tx.commit().await?;
                 }
