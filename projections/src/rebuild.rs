@@ -67,8 +67,8 @@ pub async fn rebuild(
         total += log.head(team).await?.position;
     }
     let guard = shadow::Guard::take(views).await?;
+    let pace = Arc::new(Pace::begin(log).await);
     let mut shadows = Shadows::open(views, &projections).await?;
-    let pace = Arc::new(Pace::new(log));
     let mut in_shadow = 0;
     let mut events = 0;
     for team in &teams {
@@ -114,7 +114,7 @@ pub async fn replay(
     std::fs::File::create_new(out).map_err(file)?;
     let db = Db::open_sqlite(out, Durability::Scratch).await?;
     let shadows = Shadows::over(db.clone(), crate::ALL).await?;
-    let pace = Arc::new(Pace::new(log));
+    let pace = Arc::new(Pace::begin(log).await);
     let reached = build(&shadows, log, &pace, team, until, |events| {
         progress(&Progress { team: team.clone(), events, total: until });
     })

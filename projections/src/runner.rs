@@ -26,9 +26,9 @@ const PAGE_EVENTS: usize = 4_000;
 /// How often the heads are asked for.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 /// How long to rest once every team that had moved was visited: a page costs its statements, however few events it has,
-/// so one that takes up what 10 ms brought costs a fraction of many that take up one append each. Somebody who waits
+/// so one that takes up what 20 ms brought costs a fraction of many that take up one append each. Somebody who waits
 /// ends the rest, so that nobody waits longer for it.
-const REST: Duration = Duration::from_millis(10);
+const REST: Duration = Duration::from_millis(20);
 /// How long to wait before trying again when a database does not answer; doubles up to the second.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 

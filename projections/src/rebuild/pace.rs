@@ -11,6 +11,8 @@ use tokio::time::Instant;
 
 /// How often the log is asked how far it has come.
 const ASK_EVERY: Duration = Duration::from_millis(250);
+/// How soon it is asked for the second time, so that the first work is followed by a rest already.
+const ASK_AGAIN: Duration = Duration::from_millis(10);
 /// At how many appended events a second a rest is as long as the work before it.
 const EVEN_AT: f64 = 500.0;
 /// The longest rest, in lengths of the work before it: with two shadows on two cores a busy log keeps nine tenths of them.
@@ -26,12 +28,15 @@ pub(super) struct Pace {
 struct Load {
     /// When the log was asked last, and how many events it had.
     asked: Option<(Instant, u64)>,
-    events_per_second: f64,
+    /// `None` before it was asked twice.
+    events_per_second: Option<f64>,
 }
 
 impl Pace {
-    pub(super) fn new(log: &EventLog) -> Self {
-        Self { log: log.clone(), load: Mutex::default() }
+    pub(super) async fn begin(log: &EventLog) -> Self {
+        let pace = Self { log: log.clone(), load: Mutex::default() };
+        pace.load().await;
+        pace
     }
 
     /// Rests after work of a given length.
@@ -51,20 +56,21 @@ impl Pace {
     async fn load(&self) -> f64 {
         let now = Instant::now();
         let known = *self.lock();
-        if known.asked.is_some_and(|(at, _)| now < at + ASK_EVERY) {
-            return known.events_per_second;
+        let (rate, next) = known.events_per_second.map_or((0.0, ASK_AGAIN), |rate| (rate, ASK_EVERY));
+        if known.asked.is_some_and(|(at, _)| now < at + next) {
+            return rate;
         }
         // If it does not answer, whoever reads it next says so.
-        let Ok(appended) = self.log.appended().await else { return known.events_per_second };
+        let Ok(appended) = self.log.appended().await else { return rate };
         let now = Instant::now();
         let mut load = self.lock();
         if let Some((at, before)) = known.asked {
             #[expect(clippy::cast_precision_loss, reason = "a rate needs no 53 bits")]
             let grown = appended.saturating_sub(before) as f64;
-            load.events_per_second = grown / (now - at).as_secs_f64().max(0.001);
+            load.events_per_second = Some(grown / (now - at).as_secs_f64().max(0.001));
         }
         load.asked = Some((now, appended));
-        load.events_per_second
+        load.events_per_second.unwrap_or(0.0)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Load> {

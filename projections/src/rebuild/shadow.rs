@@ -42,15 +42,19 @@ fn weight(projection: &str) -> u32 {
     }
 }
 
-/// Spreads projections over two groups of about equal work.
+/// How many shadows work side by side: the fold of one goes on while the database of another writes.
+const SHADOWS: usize = 3;
+
+/// Spreads projections over groups of about equal work.
 fn groups(projections: &[&'static dyn Projection]) -> Vec<Vec<&'static dyn Projection>> {
     let mut sorted = projections.to_vec();
     sorted.sort_by_key(|p| std::cmp::Reverse(weight(p.name())));
-    let mut groups: [(u32, Vec<&'static dyn Projection>); 2] = Default::default();
+    let mut groups: [(u32, Vec<&'static dyn Projection>); SHADOWS] = Default::default();
     for projection in sorted {
-        let lighter = usize::from(groups[1].0 < groups[0].0);
-        groups[lighter].0 += weight(projection.name());
-        groups[lighter].1.push(projection);
+        if let Some((work, group)) = groups.iter_mut().min_by_key(|(work, _)| *work) {
+            *work += weight(projection.name());
+            group.push(projection);
+        }
     }
     groups.into_iter().map(|(_, group)| group).filter(|group| !group.is_empty()).collect()
 }
