@@ -27,6 +27,8 @@ const READ_EVENTS: usize = 4_000;
 /// How many events are folded in one transaction of a shadow: it has no readers to wait for it, and what
 /// an event makes of an earlier one of the same transaction is never written.
 const FOLD_EVENTS: usize = 16_000;
+/// The same while others append: they wait for the processor until it is done.
+const FOLD_EVENTS_BUSY: usize = 1_000;
 /// How many teams are asked for at once.
 const TEAMS_MAX: usize = 1_000;
 /// After how many events a shadow is emptied: the rows of teams that are done are only in the way.
@@ -166,16 +168,19 @@ async fn build(
 ) -> Result<Position, Error> {
     let mut folding = shadows.folding(team, pace);
     let mut reached: Position = 0;
+    let head = log.head(team).await?.position;
     loop {
-        let mut events: Vec<Recorded> = Vec::with_capacity(FOLD_EVENTS);
-        while events.len() < FOLD_EVENTS {
+        pace.hurry(reached >= head);
+        let room = if pace.is_busy().await { FOLD_EVENTS_BUSY } else { FOLD_EVENTS };
+        let mut events: Vec<Recorded> = Vec::with_capacity(room);
+        while events.len() < room {
             let left = usize::try_from(until - reached).unwrap_or(READ_EVENTS);
-            let page = log.read(team, reached, left.min(READ_EVENTS)).await?;
+            let page = log.read(team, reached, left.min(READ_EVENTS).min(room)).await?;
             let Some(last) = page.last() else { break };
             reached = last.position;
             events.extend(page);
         }
-        let is_last = events.len() < FOLD_EVENTS;
+        let is_last = events.len() < room;
         if !events.is_empty() && !folding.send(Arc::new(events)).await {
             // Somebody stopped taking: the reason comes out below.
             break;
