@@ -18,7 +18,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(20);
 const BUSY_AT: f64 = 50.0;
 /// At how many appended events a second a rest is as long as the work before it.
 const EVEN_AT: f64 = 500.0;
-/// The longest rest, in lengths of the work before it: with two shadows on two cores a busy log keeps nine tenths of them.
+/// The longest rest, in lengths of the work before it: with three shadows on two cores a busy log keeps most of them.
 const REST_MAX: f64 = 9.0;
 
 /// How busy the writers are. See the module.
