@@ -42,6 +42,8 @@ pub enum Command {
     /// Check the hash chain of every log, or of one team's. Works beside a running server.
     Verify(OfTeam),
     /// Compute read models anew from the log, while a running server answers from the old ones.
+    ///
+    /// Makes way for whoever appends: while mail or requests come in, it rests up to nine times as long as it works.
     Rebuild(Rebuild),
     /// Write a team's read models as of a past moment into a SQLite file that an auditor can query.
     ///

@@ -3,8 +3,9 @@
 //!
 //! `cargo bench -p api --bench post`. Each connection suspends and resumes a mailbox of its own, with idempotency keys:
 //! the whole way of a request, from the key it shows to its answer kept for repetitions. The projections follow
-//! meanwhile, as they do in the program; the handler does not wait for them. Both are measured in turns with the same
-//! clients in the same process; the median of the rounds counts.
+//! meanwhile, as they do in the program; the handler does not wait for them, but in the last two lines it does, as it
+//! does by default in the program. Both are measured in turns with the same clients in the same process; the median of
+//! the rounds counts.
 #![expect(clippy::disallowed_methods, reason = "two signals to stop need no bound")]
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark may fail loudly and prints its results")]
 
@@ -41,10 +42,10 @@ const WRITE_AHEAD_BYTES: u64 = 64 << 20;
 #[tokio::main]
 async fn main() {
     println!("requests/s answered after their append, bare handler, ratio; p50 and p99 of ours in ms");
-    for connections in [64, 256] {
+    for (connections, waiting) in [(64, false), (256, false), (64, true), (256, true)] {
         let (mut all_ours, mut all_bare, mut ratios, mut times) = (vec![], vec![], vec![], (0.0, 0.0));
         for _ in 0..ROUNDS {
-            let (ours, took) = ours(connections).await;
+            let (ours, took) = ours(connections, waiting).await;
             let (bare, _) = bare_handler(connections).await;
             all_ours.push(ours);
             all_bare.push(bare);
@@ -52,7 +53,11 @@ async fn main() {
             times = (took[took.len() / 2], took[took.len() * 99 / 100]);
         }
         let [ours, bare, ratio] = [all_ours, all_bare, ratios].map(median);
-        println!("{connections:>4} connections: {ours:>8.0} {bare:>8.0} {ratio:>6.2}; {:.1} {:.1}", times.0, times.1);
+        let waited = if waiting { ", read models waited for" } else { "" };
+        println!(
+            "{connections:>4} connections: {ours:>8.0} {bare:>8.0} {ratio:>6.2}; {:.1} {:.1}{waited}",
+            times.0, times.1
+        );
     }
 }
 
@@ -66,7 +71,7 @@ async fn run<C: Command>(log: &EventLog, allot: &Allot, team: &TeamId, command: 
     log.transact(submission).await.map(|_| ()).unwrap();
 }
 
-async fn ours(connections: usize) -> (f64, Vec<f64>) {
+async fn ours(connections: usize, waiting: bool) -> (f64, Vec<f64>) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log.db");
     let backend = Arc::new(SqliteBackend::open_reserving(&path, WRITE_AHEAD_BYTES).await.unwrap());
@@ -106,7 +111,10 @@ async fn ours(connections: usize) -> (f64, Vec<f64>) {
     let head = log.head(&team).await.unwrap();
     assert!(views.wait_for(&team, head.position, Duration::from_secs(30)).await);
     let rate_limits = api::RateLimits { infrastructure_requests: u32::MAX, ..api::RateLimits::default() };
-    let config = api::Config { rate_limits, read_your_writes_milliseconds_max: 0, ..api::Config::default() };
+    let mut config = api::Config { rate_limits, ..api::Config::default() };
+    if !waiting {
+        config.read_your_writes_milliseconds_max = 0;
+    }
     let app = api::App::new(log.clone(), views, allot, pepper, config);
     let secret = key.secret.expose_str().to_owned();
     let requests = Arc::new(move |connection: usize, n: u64| {

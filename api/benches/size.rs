@@ -86,6 +86,8 @@ async fn main() {
     }
     stop.cancel();
     tasks.join_all().await;
+    // The log closes once nobody can write to it any more.
+    drop((reader, history));
     log.close().await;
 }
 

@@ -222,6 +222,16 @@ impl AddressId {
     }
 }
 
+impl MailboxId {
+    /// Returns when the id was allotted, microseconds since the Unix epoch, to the millisecond: when its mailbox was opened.
+    #[must_use]
+    pub fn allotted_at(&self) -> i64 {
+        let Some(bytes) = unbase32(&self.0[Self::PREFIX.len()..]) else { return 0 };
+        let millis = bytes[..6].iter().fold(0, |millis, byte| (millis << 8) | i64::from(*byte));
+        millis * 1_000
+    }
+}
+
 impl ThreadId {
     /// Returns the id of the thread that begins with the given RFC 5322 Message-ID in a mailbox.
     ///
@@ -370,6 +380,11 @@ mod tests {
             let _ = text.parse::<EventId>();
             let _ = text.parse::<MailboxId>();
         }
+    }
+
+    #[test]
+    fn a_mailbox_id_says_when_it_was_allotted() {
+        assert_eq!(MailboxId::new(1_700_000_000_123_456, [255; 9]).allotted_at(), 1_700_000_000_123_000);
     }
 
     #[test]

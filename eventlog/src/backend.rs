@@ -191,6 +191,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Returns teams whose head moved at or after a time, with that time, at most `limit`, oldest first.
     async fn moved_since(&self, at: i64, limit: usize) -> Result<Vec<(TeamId, Position, i64)>, StoreError>;
 
+    /// Returns how many records the logs of all teams have together.
+    async fn appended(&self) -> Result<u64, StoreError>;
+
     /// Returns teams in the order of their ids, after a given one, at most `limit`.
     async fn teams(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<TeamId>, StoreError>;
 

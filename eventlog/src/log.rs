@@ -304,7 +304,7 @@ impl EventLog {
     /// The store does not answer, a record is not readable, or the page has a hole.
     pub async fn read(&self, team: &TeamId, after: Position, limit: usize) -> Result<Vec<Recorded>, LogError> {
         let stored = self.read_stored(team, after, limit).await?;
-        stored.iter().map(|record| Recorded::decode(record).map_err(LogError::from)).collect()
+        stored.into_iter().map(|record| Recorded::try_from(record).map_err(LogError::from)).collect()
     }
 
     /// Returns the records after a position exactly as stored, for verification and export.
@@ -324,6 +324,14 @@ impl EventLog {
             }
         }
         Ok(page)
+    }
+
+    /// Returns how many records the logs of all teams have together: twice asked, how busy the writers are.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn appended(&self) -> Result<u64, LogError> {
+        Ok(self.shared.backend.appended().await?)
     }
 
     /// Returns teams in the order of their ids, after a given one, at most `limit`.

@@ -169,6 +169,11 @@ impl Backend for MemoryBackend {
         Ok(moved)
     }
 
+    async fn appended(&self) -> Result<u64, StoreError> {
+        let positions = self.store().teams.values().filter_map(|team| team.head).map(|(head, _)| head.position).sum();
+        Ok(positions)
+    }
+
     async fn teams(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<TeamId>, StoreError> {
         let store = self.store();
         let with_log = store.teams.iter().filter(|(_, team)| team.head.is_some()).map(|(id, _)| id);

@@ -242,6 +242,14 @@ impl Backend for PostgresBackend {
         all(&rows, read::moved)
     }
 
+    async fn appended(&self) -> Result<u64, StoreError> {
+        let row = sqlx::query("SELECT COALESCE(SUM(position), 0)::bigint FROM log.heads")
+            .fetch_one(&self.pool)
+            .await
+            .map_err(|e| unavailable(&e))?;
+        read::unsigned(&row, 0).map_err(|e| unavailable(&e))
+    }
+
     async fn teams(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<TeamId>, StoreError> {
         let rows =
             sqlx::query("SELECT team_id FROM log.heads WHERE team_id > $1 AND position > 0 ORDER BY team_id LIMIT $2")

@@ -113,17 +113,7 @@ impl Recorded {
     /// # Errors
     /// Its JSON does not have the shape its name and version promise.
     pub fn decode(stored: &StoredRecord) -> Result<Self, CorruptRecord> {
-        let corrupt = |source: Box<dyn std::error::Error + Send + Sync>| CorruptRecord {
-            team: stored.team.clone(),
-            position: stored.position,
-            source,
-        };
-        let half: PersonalHalf<'_> = match &stored.personal {
-            Some(personal) => serde_json::from_str(&personal.json).map_err(|e| corrupt(e.into()))?,
-            None => PersonalHalf::default(),
-        };
-        let event = Event::decode(&stored.name, stored.version, &stored.facts, half.event.map(|e| e.get()))
-            .map_err(|e| corrupt(e.into()))?;
+        let (event, client_ip) = opened(stored)?;
         Ok(Self {
             team: stored.team.clone(),
             position: stored.position,
@@ -134,9 +124,52 @@ impl Recorded {
             actor: stored.actor.clone(),
             causation: stored.causation.clone(),
             correlation: stored.correlation.clone(),
-            client_ip: half.client_ip,
+            client_ip,
             at: stored.at,
             hash: stored.hash,
         })
     }
+}
+
+impl TryFrom<StoredRecord> for Recorded {
+    type Error = CorruptRecord;
+
+    /// Does what [`Recorded::decode`] does, without copies.
+    fn try_from(stored: StoredRecord) -> Result<Self, CorruptRecord> {
+        let (event, client_ip) = opened(&stored)?;
+        let StoredRecord {
+            team, position, epoch, stream, stream_version, actor, causation, correlation, at, hash, ..
+        } = stored;
+        let stream = stream.parse().ok();
+        Ok(Self {
+            team,
+            position,
+            epoch,
+            stream,
+            stream_version,
+            event,
+            actor,
+            causation,
+            correlation,
+            client_ip,
+            at,
+            hash,
+        })
+    }
+}
+
+/// Returns the event and where its request came from.
+fn opened(stored: &StoredRecord) -> Result<(Event, Option<String>), CorruptRecord> {
+    let corrupt = |source: Box<dyn std::error::Error + Send + Sync>| CorruptRecord {
+        team: stored.team.clone(),
+        position: stored.position,
+        source,
+    };
+    let half: PersonalHalf<'_> = match &stored.personal {
+        Some(personal) => serde_json::from_str(&personal.json).map_err(|e| corrupt(e.into()))?,
+        None => PersonalHalf::default(),
+    };
+    let event = Event::decode(&stored.name, stored.version, &stored.facts, half.event.map(|e| e.get()))
+        .map_err(|e| corrupt(e.into()))?;
+    Ok((event, half.client_ip))
 }

@@ -4,6 +4,7 @@
 //! of its own, off the commit path.
 
 mod checkpoint;
+mod parcel;
 mod read;
 mod write;
 
@@ -14,6 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::StreamId;
 use domain::id::{BlobId, Position, SecretId, TeamId};
+use futures_util::TryStreamExt as _;
 use serde_json::json;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -30,7 +32,7 @@ use crate::failpoint::Failpoints;
 use crate::record::StoredRecord;
 use crate::rows::{all, limited, signed};
 
-use read::{HISTORIES, READ, unavailable};
+use read::{HISTORIES, PARCEL_RECORDS, READ, READ_PARCELS, unavailable};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -148,6 +150,18 @@ impl SqliteBackend {
         readable(path, epoch)
     }
 
+    /// Returns records one by one, as they are found.
+    async fn read_rows(&self, team: &TeamId, after: Position, limit: usize) -> Result<Vec<StoredRecord>, StoreError> {
+        let rows = sqlx::query(READ)
+            .bind(team.as_str())
+            .bind(signed(after))
+            .bind(limited(limit))
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|e| unavailable(&e))?;
+        all(&rows, read::record)
+    }
+
     /// Writes a consistent copy of the database to a new file while the log goes on.
     ///
     /// # Errors
@@ -232,6 +246,14 @@ impl Backend for SqliteBackend {
         all(&rows, read::moved)
     }
 
+    async fn appended(&self) -> Result<u64, StoreError> {
+        let row = sqlx::query("SELECT COALESCE(SUM(position), 0) FROM heads")
+            .fetch_one(&self.readers)
+            .await
+            .map_err(|e| unavailable(&e))?;
+        read::unsigned(&row, 0).map_err(|e| unavailable(&e))
+    }
+
     async fn teams(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<TeamId>, StoreError> {
         let rows = sqlx::query("SELECT team_id FROM heads WHERE team_id > $1 ORDER BY team_id LIMIT $2")
             .bind(after.map_or("", TeamId::as_str))
@@ -243,14 +265,23 @@ impl Backend for SqliteBackend {
     }
 
     async fn read(&self, team: &TeamId, after: Position, limit: usize) -> Result<Vec<StoredRecord>, StoreError> {
-        let rows = sqlx::query(READ)
+        let until = signed(after).saturating_add(limited(limit));
+        let mut parcels = sqlx::query_as::<_, (Option<String>, bool)>(READ_PARCELS)
             .bind(team.as_str())
             .bind(signed(after))
-            .bind(limited(limit))
-            .fetch_all(&self.readers)
-            .await
-            .map_err(|e| unavailable(&e))?;
-        all(&rows, read::record)
+            .bind(until)
+            .fetch(&self.readers);
+        let mut records = vec![];
+        while let Some((parcel, has_more)) = parcels.try_next().await.map_err(|e| unavailable(&e))? {
+            let full = limit.min(records.len().saturating_add(PARCEL_RECORDS));
+            parcel::unpack(team, parcel.as_deref().unwrap_or_default(), &mut records)?;
+            if has_more && records.len() < full {
+                // A hole: whoever reads must see what is behind it.
+                drop(parcels);
+                return self.read_rows(team, after, limit).await;
+            }
+        }
+        Ok(records)
     }
 
     async fn histories(&self, streams: &[(TeamId, StreamId)]) -> Result<Vec<StreamHistory>, StoreError> {

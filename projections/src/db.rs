@@ -551,6 +551,13 @@ impl Select {
         self
     }
 
+    /// Returns how SQLite would go about the query, step by step.
+    #[cfg(test)]
+    pub(crate) async fn plan(&self, reader: &mut Reader) -> Result<Vec<String>, Error> {
+        let explained = Self { sql: format!("EXPLAIN QUERY PLAN {}", self.sql), binds: self.binds.clone() };
+        explained.fetch(reader).await?.iter().map(|step| step.text("detail")).collect()
+    }
+
     /// Runs the query.
     ///
     /// # Errors

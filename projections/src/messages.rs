@@ -14,7 +14,7 @@ use domain::id::{BlobId, MailboxId, MessageId, Position, TeamId, ThreadId};
 use domain::message::{Authentication, Folder, Person};
 use serde::{Deserialize, Serialize};
 
-use crate::db::{Cells, Select};
+use crate::db::{Cells, Reader, Select};
 use crate::{Error, Page, Paged, Views};
 
 pub use apply::Messages;
@@ -147,16 +147,21 @@ pub async fn get_many(
         return Ok(vec![]);
     }
     let mut reader = views.read().await?;
+    let found = by_ids(&reader, team, mailbox, messages)?.fetch(&mut reader).await?;
+    let mut found: std::collections::HashMap<MessageId, Row> =
+        found.iter().map(|cells| row(cells).map(|row| (row.id.clone(), row))).collect::<Result<_, _>>()?;
+    Ok(messages.iter().filter_map(|id| found.remove(id)).collect())
+}
+
+fn by_ids(reader: &Reader, team: &TeamId, mailbox: &MailboxId, messages: &[MessageId]) -> Result<Select, Error> {
     let mut select = Select::new(SELECT);
-    select.text(team.as_str()).push(" AND mailbox_id = ").text(mailbox.as_str());
+    // The `+` keeps SQLite's planner from going through the whole mailbox to find a few ids.
+    select.text(team.as_str()).push(reader.pick(" AND +mailbox_id = ", " AND mailbox_id = ")).text(mailbox.as_str());
     select
         .push(" AND message_id IN (")
         .push(reader.pick("SELECT value FROM json_each(", "SELECT json_array_elements_text("));
     select.text(serde_json::to_string(messages)?).push(reader.pick("))", "::json))"));
-    let found = select.fetch(&mut reader).await?;
-    let mut found: std::collections::HashMap<MessageId, Row> =
-        found.iter().map(|cells| row(cells).map(|row| (row.id.clone(), row))).collect::<Result<_, _>>()?;
-    Ok(messages.iter().filter_map(|id| found.remove(id)).collect())
+    Ok(select)
 }
 
 /// Returns messages of a mailbox.
@@ -236,4 +241,19 @@ pub(crate) fn row(cells: &Cells) -> Result<Row, Error> {
         rfc5322_message_id: cells.get("rfc5322_message_id")?,
         sort_texts: [cells.text("subject_folded")?, cells.text("from_folded")?, cells.text("to_folded")?],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn messages_asked_for_by_id_are_sought_by_their_key_and_not_in_the_whole_mailbox() {
+        let views = Views::memory().await.unwrap();
+        let mut reader = views.read().await.unwrap();
+        let (team, mailbox) = (TeamId::new(1, [1; 9]), MailboxId::new(1, [1; 9]));
+        let select = by_ids(&reader, &team, &mailbox, &[MessageId::new(1, [1; 9])]).unwrap();
+        let plan = select.plan(&mut reader).await.unwrap();
+        assert!(plan.iter().any(|step| step.contains("(team_id=? AND message_id=?)")), "{plan:#?}");
+    }
 }

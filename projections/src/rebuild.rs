@@ -3,8 +3,10 @@
 //! The events of a team are folded into a shadow: a scratch SQLite file, or a scratch PostgreSQL schema. When it has
 //! caught up, one transaction per team locks the cursors, makes the live rows equal to the shadow's, applies what was
 //! appended meanwhile and commits. Readers see the old rows until then and the new ones after, a crash at any moment
-//! leaves the old ones, and rows that come out as they were are not written at all.
+//! leaves the old ones, and rows that come out as they were are not written at all. While others append, it makes way for
+//! them ([`pace`]).
 
+mod pace;
 mod shadow;
 mod swap;
 
@@ -17,6 +19,7 @@ use eventlog::{EventLog, Recorded};
 use crate::db::{Db, Durability};
 use crate::views::note_version;
 use crate::{Error, Projection, Views, exec, signed};
+use pace::Pace;
 use shadow::Shadows;
 
 /// How many events are read at once.
@@ -24,6 +27,8 @@ const READ_EVENTS: usize = 4_000;
 /// How many events are folded in one transaction of a shadow: it has no readers to wait for it, and what
 /// an event makes of an earlier one of the same transaction is never written.
 const FOLD_EVENTS: usize = 16_000;
+/// The same while others append: they wait for the processor until it is done.
+const FOLD_EVENTS_BUSY: usize = 1_000;
 /// How many teams are asked for at once.
 const TEAMS_MAX: usize = 1_000;
 /// After how many events a shadow is emptied: the rows of teams that are done are only in the way.
@@ -64,6 +69,7 @@ pub async fn rebuild(
         total += log.head(team).await?.position;
     }
     let guard = shadow::Guard::take(views).await?;
+    let pace = Arc::new(Pace::begin(log).await);
     let mut shadows = Shadows::open(views, &projections).await?;
     let mut in_shadow = 0;
     let mut events = 0;
@@ -73,7 +79,7 @@ pub async fn rebuild(
             shadows = Shadows::open(views, &projections).await?;
             in_shadow = 0;
         }
-        let reached = build(&shadows, log, team, Position::MAX, |reached| {
+        let reached = build(&shadows, log, &pace, team, Position::MAX, |reached| {
             progress(&Progress { team: team.clone(), events: events + reached, total: total.max(events + reached) });
         })
         .await?;
@@ -110,7 +116,8 @@ pub async fn replay(
     std::fs::File::create_new(out).map_err(file)?;
     let db = Db::open_sqlite(out, Durability::Scratch).await?;
     let shadows = Shadows::over(db.clone(), crate::ALL).await?;
-    let reached = build(&shadows, log, team, until, |events| {
+    let pace = Arc::new(Pace::begin(log).await);
+    let reached = build(&shadows, log, &pace, team, until, |events| {
         progress(&Progress { team: team.clone(), events, total: until });
     })
     .await?;
@@ -154,22 +161,26 @@ async fn all_teams(log: &EventLog) -> Result<Vec<TeamId>, Error> {
 async fn build(
     shadows: &Shadows,
     log: &EventLog,
+    pace: &Arc<Pace>,
     team: &TeamId,
     until: Position,
     mut progress: impl FnMut(Position),
 ) -> Result<Position, Error> {
-    let mut folding = shadows.folding(team);
+    let mut folding = shadows.folding(team, pace);
     let mut reached: Position = 0;
+    let head = log.head(team).await?.position;
     loop {
-        let mut events: Vec<Recorded> = Vec::with_capacity(FOLD_EVENTS);
-        while events.len() < FOLD_EVENTS {
+        pace.hurry(reached >= head);
+        let room = if pace.is_busy().await { FOLD_EVENTS_BUSY } else { FOLD_EVENTS };
+        let mut events: Vec<Recorded> = Vec::with_capacity(room);
+        while events.len() < room {
             let left = usize::try_from(until - reached).unwrap_or(READ_EVENTS);
-            let page = log.read(team, reached, left.min(READ_EVENTS)).await?;
+            let page = log.read(team, reached, left.min(READ_EVENTS).min(room)).await?;
             let Some(last) = page.last() else { break };
             reached = last.position;
             events.extend(page);
         }
-        let is_last = events.len() < FOLD_EVENTS;
+        let is_last = events.len() < room;
         if !events.is_empty() && !folding.send(Arc::new(events)).await {
             // Somebody stopped taking: the reason comes out below.
             break;

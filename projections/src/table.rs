@@ -90,8 +90,10 @@ impl Table {
         if rows.is_empty() {
             return Ok(());
         }
-        let sql = AssertSqlSafe(self.insert_text(tx.engine(), existing));
-        exec!(tx, sql, rows.finish(), team.as_str())?;
+        let sql = self.insert_text(tx.engine(), existing);
+        for part in rows.finish() {
+            exec!(tx, AssertSqlSafe(sql.clone()), part, team.as_str())?;
+        }
         Ok(())
     }
 
@@ -107,7 +109,9 @@ impl Table {
             return Ok(());
         }
         let sql = self.update_text(tx.engine(), columns);
-        exec!(tx, AssertSqlSafe(sql), rows.finish(), team.as_str())?;
+        for part in rows.finish() {
+            exec!(tx, AssertSqlSafe(sql.clone()), part, team.as_str())?;
+        }
         Ok(())
     }
 
@@ -136,7 +140,9 @@ impl Table {
             return Ok(());
         }
         let sql = self.delete_text(tx.engine());
-        exec!(tx, AssertSqlSafe(sql), keys.finish(), team.as_str())?;
+        for part in keys.finish() {
+            exec!(tx, AssertSqlSafe(sql.clone()), part, team.as_str())?;
+        }
         Ok(())
     }
 
@@ -161,7 +167,11 @@ impl Table {
             return Ok(vec![]);
         }
         let sql = self.load_text(tx.engine(), columns);
-        Ok(rows!(tx, AssertSqlSafe(sql), keys.finish(), team.as_str())?)
+        let mut found = vec![];
+        for part in keys.finish() {
+            found.extend(rows!(tx, AssertSqlSafe(sql.clone()), part, team.as_str())?);
+        }
+        Ok(found)
     }
 
     fn load_text(&self, engine: Engine, columns: &str) -> String {
@@ -259,10 +269,15 @@ macro_rules! cells {
 }
 pub(crate) use cells;
 
-/// Rows on their way into a table: a JSON array of arrays.
+/// How many bytes of rows go into a database at once: so few that they are still in the processor's caches when they are
+/// taken apart, and many enough that the round trip does not count.
+const PART_BYTES: usize = 128 << 10;
+
+/// Rows on their way into a table: JSON arrays of arrays.
 #[derive(Debug, Default)]
 pub(crate) struct Rows {
     json: Vec<u8>,
+    full: Vec<Vec<u8>>,
 }
 
 impl Rows {
@@ -271,10 +286,13 @@ impl Rows {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.json.is_empty()
+        self.json.is_empty() && self.full.is_empty()
     }
 
     pub(crate) fn push(&mut self, cells: &[Cell<'_>]) {
+        if self.json.len() >= PART_BYTES {
+            self.full.push(std::mem::take(&mut self.json));
+        }
         self.json.push(if self.json.is_empty() { b'[' } else { b',' });
         for (i, cell) in cells.iter().enumerate() {
             self.json.push(if i == 0 { b'[' } else { b',' });
@@ -284,7 +302,7 @@ impl Rows {
                 Cell::Bool(false) => self.json.extend_from_slice(b"false"),
                 Cell::Int(n) => self.write(n),
                 // PostgreSQL has no NUL in text; both engines keep the same.
-                Cell::Text(text) if text.contains('\0') => self.write(&text.replace('\0', "\u{fffd}")),
+                Cell::Text(text) if has_nul(text) => self.write(&text.replace('\0', "\u{fffd}")),
                 Cell::Text(text) => self.write(text),
             }
         }
@@ -296,26 +314,67 @@ impl Rows {
             .expect("texts and numbers always serialise, and memory takes them");
     }
 
-    fn finish(mut self) -> String {
-        if self.json.is_empty() {
-            self.json.push(b'[');
+    /// Returns the parts, none of them empty.
+    fn finish(mut self) -> impl Iterator<Item = String> + Send {
+        if !self.json.is_empty() {
+            self.full.push(self.json);
         }
-        self.json.push(b']');
-        String::from_utf8(self.json).expect("JSON of texts is UTF-8")
+        self.full.into_iter().map(|mut json| {
+            json.push(b']');
+            String::from_utf8(json).expect("JSON of texts is UTF-8")
+        })
     }
+}
+
+/// All bytes are looked at, whatever they are: that is quicker than to look for the first.
+fn has_nul(text: &str) -> bool {
+    text.bytes().fold(false, |nul, byte| nul | (byte == 0))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Views;
+    use crate::{Projection as _, Views};
 
     #[test]
     fn rows_are_json_without_nul() {
         let mut rows = Rows::new();
         rows.push(cells!["a\0\"b", 1_i64, true, None::<&str>]);
         rows.push(cells!["é", 2_u64, false, Some("x")]);
-        assert_eq!(rows.finish(), "[[\"a\u{fffd}\\\"b\",1,true,null],[\"é\",2,false,\"x\"]]");
+        let json: Vec<_> = rows.finish().collect();
+        assert_eq!(json, ["[[\"a\u{fffd}\\\"b\",1,true,null],[\"é\",2,false,\"x\"]]"]);
+        assert_eq!(Rows::new().finish().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn many_rows_go_in_parts_and_all_of_them_come_back() {
+        let views = Views::memory().await.unwrap();
+        let mut tx = views.db().begin().await.unwrap();
+        let team = TeamId::new(1, [1; 9]);
+        let table = crate::messages::Messages.tables().iter().find(|table| table.name == "thread_aliases").unwrap();
+        let keys = |n: i64| ["mbx".to_owned(), format!("{n:0>200}")];
+        let (mut rows, mut wanted, mut gone) = (Rows::new(), Rows::new(), Rows::new());
+        for n in 0..2_000 {
+            let [mailbox, alias] = keys(n);
+            rows.push(cells![&mailbox, &alias, "thr_a"]);
+            wanted.push(cells![&mailbox, &alias]);
+            if n % 4 == 0 {
+                gone.push(cells![&mailbox, &alias]);
+            }
+        }
+        assert!(rows.full.len() > 1 && wanted.full.len() > 1, "more than one part");
+        table.insert(&mut tx, &team, rows, Existing::Refuse).await.unwrap();
+        table.delete(&mut tx, &team, gone).await.unwrap();
+        let found = table.load(&mut tx, &team, wanted).await.unwrap();
+        let found: std::collections::BTreeSet<String> = found.iter().map(|row| row.text("alias").unwrap()).collect();
+        let left: std::collections::BTreeSet<String> = (0..2_000)
+            .filter(|n| n % 4 != 0)
+            .map(|n| {
+                let [_, alias] = keys(n);
+                alias
+            })
+            .collect();
+        assert_eq!(found, left);
     }
 
     #[tokio::test]

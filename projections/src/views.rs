@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use domain::id::{Position, TeamId};
 use sqlx::AssertSqlSafe;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::db::{Db, Durability, Reader, Tx};
@@ -33,6 +34,19 @@ struct Inner {
     projections: &'static [&'static dyn Projection],
     reached: Mutex<HashMap<TeamId, watch::Sender<Position>>>,
     rebuild: Arc<tokio::sync::Mutex<()>>,
+    /// How many runners of this process keep these views up.
+    runners: AtomicUsize,
+    /// Somebody waits: a runner that rests goes on.
+    wanted: Notify,
+}
+
+/// Says that a runner of this process keeps the views up, until it is dropped.
+pub(crate) struct Running(Views);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.inner.runners.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl std::fmt::Debug for Views {
@@ -94,7 +108,26 @@ impl Views {
         }
         bring_up_to_date(&mut tx, projections, false).await?;
         tx.commit().await?;
-        Ok(Self { inner: Arc::new(Inner { db, projections, reached: Mutex::default(), rebuild: Arc::default() }) })
+        let inner = Inner {
+            db,
+            projections,
+            reached: Mutex::default(),
+            rebuild: Arc::default(),
+            runners: AtomicUsize::new(0),
+            wanted: Notify::new(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Notes that a runner of this process keeps the views up: those who wait hear from it and need not look.
+    pub(crate) fn running(&self) -> Running {
+        self.inner.runners.fetch_add(1, Ordering::Relaxed);
+        Running(self.clone())
+    }
+
+    /// Waits until somebody waits for the views.
+    pub(crate) async fn wanted(&self) {
+        self.inner.wanted.notified().await;
     }
 
     /// Returns the database, for bookkeeping that lives beside the views.
@@ -147,24 +180,39 @@ impl Views {
 
     /// Waits until all projections have reached a position of a team's log; returns whether they have.
     pub async fn wait_for(&self, team: &TeamId, position: Position, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
+        let begun = Instant::now();
+        let deadline = begun + timeout;
         let mut reached = self.listen(team);
+        let known = *reached.borrow_and_update();
+        if known >= position {
+            return true;
+        }
+        self.inner.wanted.notify_one();
+        // A runner of this process tells as soon as it has come that far. Where there is none, or nothing is known of the
+        // team yet, the cursors are looked at first.
+        let is_told = known > 0 && self.inner.runners.load(Ordering::Relaxed) > 0;
+        let mut look = if is_told { begun + LOOK_EVERY } else { begun };
         loop {
             if *reached.borrow_and_update() >= position {
                 return true;
             }
-            // The runner of another node may be ahead of this one.
-            if self.position(team).await.is_ok_and(|at| at >= position) {
-                return true;
-            }
-            let look = deadline.min(Instant::now() + LOOK_EVERY);
-            tokio::select! {
-                _ = reached.changed() => {}
-                () = tokio::time::sleep_until(look) => {
-                    if look == deadline {
-                        return *reached.borrow_and_update() >= position;
+            let now = Instant::now();
+            if now >= look.min(deadline) {
+                // The runner of another node may be ahead of this one.
+                if let Ok(at) = self.position(team).await {
+                    self.publish(team, at);
+                    if at >= position {
+                        return true;
                     }
                 }
+                look = now + LOOK_EVERY;
+            }
+            if now >= deadline {
+                return *reached.borrow_and_update() >= position;
+            }
+            tokio::select! {
+                _ = reached.changed() => {}
+                () = tokio::time::sleep_until(look.min(deadline)) => {}
             }
         }
     }

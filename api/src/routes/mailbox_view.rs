@@ -34,6 +34,7 @@ pub(super) struct Mailbox {
     /// `active`, `suspended` or `deleted`.
     #[schema(example = "active")]
     status: &'static str,
+    /// What its id says, so that row and fold say the same.
     created_at: String,
 }
 
@@ -114,11 +115,11 @@ impl Mailbox {
             quota_bytes: Some(row.quota_bytes),
             send_scope: Some(row.send_scope.clone().into()),
             status: status_name(row.status),
-            created_at: rfc3339(row.created_at),
+            created_at: rfc3339(row.id.allotted_at()),
         }
     }
 
-    pub(super) fn of_fold(id: &MailboxId, created_at: i64, fold: &Fold) -> Self {
+    pub(super) fn of_fold(id: &MailboxId, fold: &Fold) -> Self {
         Self {
             id: id.to_string(),
             email: fold.email.clone().unwrap_or_default(),
@@ -126,7 +127,7 @@ impl Mailbox {
             quota_bytes: Some(fold.quota_bytes),
             send_scope: Some(fold.send_scope.clone().into()),
             status: status_name(fold.status),
-            created_at: rfc3339(created_at),
+            created_at: rfc3339(id.allotted_at()),
         }
     }
 }

@@ -146,7 +146,7 @@ async fn create_mailbox(
         let minted = mailbox.keys.contains_key(&fresh.minted.key);
         let email = mailbox.email.clone().unwrap_or_default();
         let result = MailboxCreateResult {
-            mailbox: Mailbox::of_fold(&id, answered.at, mailbox),
+            mailbox: Mailbox::of_fold(&id, mailbox),
             credential: minted.then(|| MailboxCredential::new(&fresh, &server, &email)),
             warning: (!minted).then_some(
                 "The team's limit of active keys is reached, so the mailbox has no credential yet. \
@@ -260,10 +260,15 @@ async fn update_mailbox(
     expected: IfMatch,
     Json(body): Json<UpdateMailboxBody>,
 ) -> Result<Reply<Data<Mailbox>>, Problem> {
-    let row = existing(&app, &call, &id).await?;
     let fold: Versioned<Fold> = app.log.state(&call.caller.team, &[StreamId::Mailbox(id.clone())]).await?;
+    if fold.status == Status::Absent {
+        return Err(Problem::not_found());
+    }
     let quota_bytes = body.quota_bytes.map(quota).transpose()?;
-    if quota_bytes.is_some_and(|quota| quota < row.bytes_used) {
+    // How much it holds, no decision knows: only the read models count it.
+    if let Some(quota) = quota_bytes
+        && quota < existing(&app, &call, &id).await?.bytes_used
+    {
         let message = "quota_bytes must not be less than what the mailbox holds";
         return Err(Problem::unacceptable("quota_bytes", "below_usage", message));
     }
@@ -276,7 +281,7 @@ async fn update_mailbox(
     };
     let answered = call.clone().into_call();
     app.submit(&call, call.submission(command), None, move |appended| {
-        let mailbox = Mailbox::of_fold(&id, row.created_at, &appended.state);
+        let mailbox = Mailbox::of_fold(&id, &appended.state);
         Reply::ok(answered.data(mailbox)).tagged(&ETag::of_version(appended.state.version))
     })
     .await
@@ -327,11 +332,10 @@ async fn suspend_mailbox(
     Id(id): Id<MailboxId>,
     KeyedOnly(idempotency): KeyedOnly,
 ) -> Result<Reply<Data<Mailbox>>, Problem> {
-    let row = existing(&app, &call, &id).await?;
     let answered = call.clone().into_call();
     let submission = call.submission(SuspendMailbox { mailbox: id.clone() });
     app.submit(&call, submission, idempotency, move |appended| {
-        let mailbox = Mailbox::of_fold(&id, row.created_at, &appended.state);
+        let mailbox = Mailbox::of_fold(&id, &appended.state);
         Reply::ok(answered.data(mailbox)).tagged(&ETag::of_version(appended.state.version))
     })
     .await
@@ -358,11 +362,10 @@ async fn resume_mailbox(
     Id(id): Id<MailboxId>,
     KeyedOnly(idempotency): KeyedOnly,
 ) -> Result<Reply<Data<Mailbox>>, Problem> {
-    let row = existing(&app, &call, &id).await?;
     let answered = call.clone().into_call();
     let submission = call.submission(ResumeMailbox { mailbox: id.clone() });
     app.submit(&call, submission, idempotency, move |appended| {
-        let mailbox = Mailbox::of_fold(&id, row.created_at, &appended.state);
+        let mailbox = Mailbox::of_fold(&id, &appended.state);
         Reply::ok(answered.data(mailbox)).tagged(&ETag::of_version(appended.state.version))
     })
     .await

@@ -60,6 +60,10 @@ impl Backend for Faulty {
         self.inner.moved_since(at, limit).await
     }
 
+    async fn appended(&self) -> Result<u64, StoreError> {
+        self.inner.appended().await
+    }
+
     async fn teams(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<TeamId>, StoreError> {
         self.inner.teams(after, limit).await
     }

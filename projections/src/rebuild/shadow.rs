@@ -9,7 +9,9 @@ use eventlog::Recorded;
 use sqlx::AssertSqlSafe;
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
+use super::pace::Pace;
 use crate::db::{Connection, Db, Durability, Engine, Tx};
 use crate::views::create_bookkeeping;
 use crate::{Error, Projection, Views, exec, fetch_all};
@@ -40,15 +42,19 @@ fn weight(projection: &str) -> u32 {
     }
 }
 
-/// Spreads projections over two groups of about equal work.
+/// How many shadows work side by side: the fold of one goes on while the database of another writes.
+const SHADOWS: usize = 3;
+
+/// Spreads projections over groups of about equal work.
 fn groups(projections: &[&'static dyn Projection]) -> Vec<Vec<&'static dyn Projection>> {
     let mut sorted = projections.to_vec();
     sorted.sort_by_key(|p| std::cmp::Reverse(weight(p.name())));
-    let mut groups: [(u32, Vec<&'static dyn Projection>); 2] = Default::default();
+    let mut groups: [(u32, Vec<&'static dyn Projection>); SHADOWS] = Default::default();
     for projection in sorted {
-        let lighter = usize::from(groups[1].0 < groups[0].0);
-        groups[lighter].0 += weight(projection.name());
-        groups[lighter].1.push(projection);
+        if let Some((work, group)) = groups.iter_mut().min_by_key(|(work, _)| *work) {
+            *work += weight(projection.name());
+            group.push(projection);
+        }
     }
     groups.into_iter().map(|(_, group)| group).filter(|group| !group.is_empty()).collect()
 }
@@ -116,18 +122,22 @@ impl Shadows {
         Ok(())
     }
 
-    /// Starts folding events of one team, each shadow at its own pace.
-    pub(super) fn folding(&self, team: &TeamId) -> Folding {
+    /// Starts folding events of one team; each shadow goes on by itself and makes way for those who append.
+    pub(super) fn folding(&self, team: &TeamId, pace: &Arc<Pace>) -> Folding {
         let mut tasks = JoinSet::new();
         let mut queues = vec![];
         for shadow in &self.list {
             let (queue, mut pages) = mpsc::channel::<Arc<Vec<Recorded>>>(PAGES_AHEAD);
             let (db, projections, team) = (shadow.db.clone(), shadow.projections.clone(), team.clone());
+            let pace = Arc::clone(pace);
             tasks.spawn(async move {
                 while let Some(events) = pages.recv().await {
                     let mut tx = db.begin().await?;
                     for projection in &projections {
+                        let began = Instant::now();
                         projection.apply(&mut tx, &team, &events).await?;
+                        // Nobody else wants this transaction.
+                        pace.rest(began.elapsed()).await;
                     }
                     tx.commit().await?;
                 }

@@ -94,7 +94,8 @@ async fn catch_up(
     Ok(())
 }
 
-/// Drops the live rows that the shadow does not have just so, then copies those that are missing.
+/// Drops the live rows that the shadow does not have just so, then copies those that are missing: none, if there are as
+/// many as in the shadow.
 async fn make_equal(tx: &mut Tx<'_>, live: &Db, shadow: &Shadow, table: &Table, team: &TeamId) -> Result<(), Error> {
     let (live, shadow) = spelled(live, shadow, table.name);
     let same = |columns: &[(&'static str, crate::table::Kind)], equal: &str| {
@@ -109,7 +110,10 @@ async fn make_equal(tx: &mut Tx<'_>, live: &Db, shadow: &Shadow, table: &Table, 
     let columns = table.column_list();
     let copy = format!(
         "INSERT INTO {live} (team_id, {columns})
-         SELECT team_id, {columns} FROM {shadow} AS s WHERE s.team_id = $1 AND NOT EXISTS
+         SELECT team_id, {columns} FROM {shadow} AS s
+         WHERE s.team_id = $1
+         AND (SELECT COUNT(*) FROM {live} WHERE team_id = $1) < (SELECT COUNT(*) FROM {shadow} WHERE team_id = $1)
+         AND NOT EXISTS
          (SELECT 1 FROM {live} AS t WHERE t.team_id = s.team_id{key})"
     );
     for sql in [drop, copy] {

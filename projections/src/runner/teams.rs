@@ -57,6 +57,11 @@ impl Teams {
         !self.queue.is_empty()
     }
 
+    /// Returns how many teams wait for a visit.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
     pub(super) fn next(&mut self) -> Option<TeamId> {
         let team = self.queue.pop_front()?;
         if let Some(head) = self.queued.remove(&team) {

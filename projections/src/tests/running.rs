@@ -43,6 +43,7 @@ macro_rules! on_both_engines {
 
 on_both_engines!(
     a_reader_sees_what_it_wrote,
+    who_waits_ends_the_rest_of_a_runner,
     a_runner_that_starts_late_catches_up_before_it_is_ready,
     two_runners_over_the_same_views_apply_each_event_once,
     a_poison_event_parks_one_projection_of_one_team_until_it_can_be_folded,
@@ -85,6 +86,26 @@ async fn a_reader_sees_what_it_wrote(place: Place<'_>) {
     assert_eq!(webhooks::of_team(&views, &story.team).await.unwrap().len(), 1);
     assert!(!views.wait_for(&story.team, head + 1, Duration::from_millis(20)).await, "there is no such position yet");
     running.stop().await;
+}
+
+async fn who_waits_ends_the_rest_of_a_runner(place: Place<'_>) {
+    let log = memory_log().await;
+    let views = place.open(ALL).await;
+    let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    // So long that only somebody who waits can end it.
+    let runner = Runner::new(log.clone(), views.clone()).resting(Duration::from_secs(3_600));
+    tasks.spawn(runner.run(stop.clone()));
+    let mut stories = [Story::begin(&log, 1).await, Story::begin(&log, 2).await];
+    for n in 0..10 {
+        for story in &mut stories {
+            story.tell(&log, &Op::CreateWebhook(n, true), 1).await;
+        }
+        for story in &stories {
+            let head = log.head(&story.team).await.unwrap().position;
+            assert!(views.wait_for(&story.team, head, WAIT).await, "{n}");
+        }
+    }
+    Running { stop, tasks }.stop().await;
 }
 
 async fn a_runner_that_starts_late_catches_up_before_it_is_ready(place: Place<'_>) {
