@@ -90,6 +90,10 @@ impl Backend for Gate {
         self.inner.moved_since(at, limit).await
     }
 
+    async fn appended(&self) -> Result<u64, StoreError> {
+        self.inner.appended().await
+    }
+
     async fn teams(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<TeamId>, StoreError> {
         self.inner.teams(after, limit).await
     }
