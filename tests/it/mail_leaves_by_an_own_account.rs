@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 
 use crate::harness::{Client, Installation, answer};
 
@@ -13,6 +14,7 @@ use crate::harness::{Client, Installation, answer};
 struct Receiver {
     port: u16,
     taken: Arc<Mutex<Vec<String>>>,
+    _accepting: JoinSet<()>,
 }
 
 impl Receiver {
@@ -20,16 +22,18 @@ impl Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (port, taken) = (listener.local_addr().unwrap().port(), Arc::<Mutex<Vec<String>>>::default());
         let kept = Arc::clone(&taken);
-        tokio::spawn(async move {
+        let mut accepting = JoinSet::new();
+        accepting.spawn(async move {
+            let mut dialogues = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let kept = Arc::clone(&kept);
-                tokio::spawn(async move {
+                dialogues.spawn(async move {
                     // A client that goes away ends its own dialogue only.
                     let _ = talk(stream, &kept).await;
                 });
             }
         });
-        Self { port, taken }
+        Self { port, taken, _accepting: accepting }
     }
 }
 

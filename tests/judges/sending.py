@@ -268,7 +268,7 @@ def suppressed():
 event = wait(lambda: streamed("message.bounced"), "the bounce on the team's stream")[0]
 check("the stream tells of the bounce", event["data"]["bounce_type"] == "Permanent" and event["data"]["recipients"] == ["zoe@example.org"])
 check("the webhook tells of it, signed", wait(lambda: hooked("message.bounced"), "the bounce at the webhook")[0]["id"] == event["id"])
-check("a hard bounce suppresses its address", wait(suppressed, "the suppression of zoe@example.org")[0]["reason"])
+check("a hard bounce suppresses its address", wait(suppressed, "the suppression of zoe@example.org")[0]["causes"][0]["reason"] == "hard_bounce")
 refused = emails.sending_send_email(request("zoe@example.org", "Two")).data
 detail = wait(
     lambda: [x for x in [logs.management_get_email_log(refused.message_id).data] if x.status == "rejected"],
