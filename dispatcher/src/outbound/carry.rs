@@ -36,7 +36,7 @@ impl Visit {
     /// Makes an attempt that was begun.
     pub(crate) async fn carry(&mut self, job: &Job<'_>, way: Way) {
         match way {
-            Way::Account(peer, turn) => self.by_account(job, &peer, &turn).await,
+            Way::Account(peer, turn) => self.by_account(job, &peer, turn).await,
             Way::Ses(account) => self.by_ses(job, &account).await,
             Way::Direct(mut plan) => {
                 plan.retain(job.going);
@@ -52,7 +52,7 @@ impl Visit {
         }
     }
 
-    async fn by_account(&mut self, job: &Job<'_>, peer: &Peer, turn: &Turn) {
+    async fn by_account(&mut self, job: &Job<'_>, peer: &Peer, turn: Turn) {
         let context = Arc::clone(&self.context);
         let judge = context.judge(job.mail, job.attempt, false, &peer.host);
         let to = addresses(job.mail, job.going).unwrap_or_default();
@@ -61,8 +61,11 @@ impl Visit {
             true => job.letter.envelopes(&context, (&self.team, &self.outbound), numbers, to),
             false => vec![Envelope { mail_from: job.letter.mail_from.clone(), numbers, addresses: to }],
         };
+        let (mut turn, mut left) = (Some(turn), envelopes.len());
         for envelope in envelopes {
-            let carried = match context.mailer.submit_in(turn, peer, job.letter.mail(&envelope)).await {
+            left -= 1;
+            let Some(held) = &turn else { return };
+            let carried = match context.mailer.submit_in(held, peer, job.letter.mail(&envelope)).await {
                 Ok(submitted) => {
                     context.patience.learn(job.account, Mood::of(&submitted.recipients), context.allot.now());
                     let mut carried = Carried { transcript: submitted.transcript, ..Carried::default() };
@@ -74,12 +77,11 @@ impl Visit {
                     Carried::failed(AttemptTrouble::Unreachable, judge.report(&e.to_string()))
                 }
             };
-            let failed = carried.failed.is_some();
+            // It ends the attempt for all who are left.
+            let over = carried.failed.is_some() || left == 0;
+            // Another mail may be handed over while this one is written down.
+            turn = turn.filter(|_| !over);
             self.settle(job, carried).await;
-            if failed {
-                // It ended the attempt for all who were left.
-                return;
-            }
         }
     }
 

@@ -19,6 +19,8 @@ use crate::smtp::{Peer, Protection};
 
 /// Signers kept in memory; with more, all are read anew.
 const SIGNERS_MAX: usize = 1_024;
+/// Credentials kept in memory; with more, all are read anew.
+const CREDENTIALS_MAX: usize = 1_024;
 
 /// A mail as it leaves.
 #[derive(Debug, Clone)]
@@ -186,14 +188,26 @@ async fn credentials(
     provider: &Provider,
 ) -> Result<Result<Option<Credentials>, String>, Unready> {
     let Some(secret) = &provider.secret else { return Ok(Ok(None)) };
+    // New credentials are another secret: what one opened to never changes.
+    let known = context.credentials.lock().unwrap_or_else(PoisonError::into_inner).get(secret).cloned();
+    if let Some(known) = known {
+        return Ok(Ok(Some(known)));
+    }
     let text = match context.log.secret(team, secret, PURPOSE).await {
         Ok(Some(text)) => text,
         Ok(None) => return Ok(Err("the account's credentials are not there".to_owned())),
         Err(eventlog::LogError::Seal(error)) => return Ok(Err(error.to_string())),
         Err(error) => return Err(error.into()),
     };
-    let read = serde_json::from_slice(text.expose());
-    Ok(read.map(Some).map_err(|_| "the account's credentials cannot be read".to_owned()))
+    let Ok(read) = serde_json::from_slice::<Credentials>(text.expose()) else {
+        return Ok(Err("the account's credentials cannot be read".to_owned()));
+    };
+    let mut kept = context.credentials.lock().unwrap_or_else(PoisonError::into_inner);
+    if kept.len() >= CREDENTIALS_MAX {
+        kept.clear();
+    }
+    kept.insert(secret.clone(), read.clone());
+    Ok(Ok(Some(read)))
 }
 
 /// Returns the addresses of recipients; `None` if one of them was erased or is none.

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use domain::id::{OutboundId, Position, SecretId, TeamId};
 use domain::outbound::Outbound;
+use domain::provider::credentials::Credentials;
 use eventlog::{Allot, EventLog, LogError};
 use mail::auth::{DkimSigner, Resolver};
 use mail::verp::MacKey;
@@ -84,6 +85,7 @@ pub(crate) struct Context {
     pub(crate) node: String,
     pub(crate) sites: Sites,
     pub(crate) signers: std::sync::Mutex<HashMap<SecretId, Arc<DkimSigner>>>,
+    pub(crate) credentials: std::sync::Mutex<HashMap<SecretId, Credentials>>,
     pub(crate) return_path_key: Option<MacKey>,
     pub(crate) patience: Patience,
     pub(crate) ses: Ses,
@@ -209,6 +211,7 @@ impl Reactor {
             node,
             sites,
             signers,
+            credentials: std::sync::Mutex::default(),
             return_path_key: None,
             patience: Patience::default(),
             ses,
