@@ -118,3 +118,48 @@ async fn a_mail_is_read_with_the_crate() {
     let inbox = folders.data.as_array().unwrap().iter().find(|f| f["id"] == "inbox").unwrap();
     assert_eq!((&inbox["total_messages"], &inbox["unread_messages"]), (&json!(1), &json!(0)));
 }
+
+#[tokio::test]
+async fn mail_is_sent_with_the_crate_and_each_outcome_is_told() {
+    use sendmux::sending::{Address, Attachment, BatchResultStatus, BatchSendRequest, EmailSendRequest};
+    let installation = Installation::new();
+    let Judge { server, root, .. } = &judge(&installation);
+    let body = json!({"kind": "sending", "name": "worker"});
+    let key = root.raw_post("/keys", &body, &RequestOptions::new()).await.unwrap();
+    // The crate spells sending keys smx_mbx_; the same secret works under either label.
+    let worker = sendmux::sending(key.data["secret_alternate"].as_str().unwrap()).unwrap();
+    let worker = worker.with_base_url(base(server)).unwrap();
+    let mail = |to: &str| {
+        let to = Address::new(format!("{to}@simulator.postlog.test"));
+        EmailSendRequest::new(Address::new("worker@postlog.test"), to, "Hello", "<p>Hello</p>")
+    };
+
+    let mut one = mail("delivered");
+    one.attachments.push(Attachment::base64("a.txt", "aGVsbG8="));
+    let once = RequestOptions::new().idempotency_key("judge-one");
+    let sent = worker.send_email_with_options(&one, &once).await.unwrap();
+    assert!(sent.data.message_id.starts_with("eml_"));
+    assert_eq!(worker.send_email_with_options(&one, &once).await.unwrap().data, sent.data);
+    let mut bad = mail("delivered");
+    bad.from = Address::new("worker@not-ours.example");
+    let batch = BatchSendRequest::new(vec![mail("bounce.hard"), bad.clone(), mail("complaint")]);
+    let batch = worker.send_email_batch(&batch).await.unwrap().data;
+    assert_eq!((batch.summary.queued, batch.summary.failed), (2, 1));
+    assert_eq!(batch.results[1].status, BatchResultStatus::Failed);
+    assert!(batch.results[1].error.is_some() && batch.results[1].message_id.is_none());
+    let Err(Error::Api(refused)) = worker.send_email(&bad).await else { panic!("it was taken") };
+    assert!(!refused.retryable && refused.request_id.is_some());
+
+    let settled = server.client(&server.keys.clone().unwrap().root);
+    let done = |b: &serde_json::Value| {
+        let all = b["data"].as_array().unwrap();
+        all.len() == 3 && all.iter().all(|mail| mail["status"] != "pending")
+    };
+    let log = settled.wait_for("/emails/logs", done).await;
+    let mut statuses: Vec<_> = log["data"].as_array().unwrap().iter().map(|m| m["status"].as_str().unwrap()).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, ["failed", "sent", "sent"], "{log}");
+    assert_eq!(root.list_sending_accounts().await.unwrap().data[0]["name"], "Sandbox");
+    let balance = root.billing_balance().await.unwrap();
+    assert_eq!(balance.data["balance_consumed"], "0.000300000", "two were delivered: {:?}", balance.data);
+}
