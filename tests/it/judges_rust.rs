@@ -161,5 +161,5 @@ async fn mail_is_sent_with_the_crate_and_each_outcome_is_told() {
     assert_eq!(statuses, ["failed", "sent", "sent"], "{log}");
     assert_eq!(root.list_sending_accounts().await.unwrap().data[0]["name"], "Sandbox");
     let balance = root.billing_balance().await.unwrap();
-    assert_eq!(balance.data["balance_consumed"], "0.000300000", "two were delivered: {:?}", balance.data);
+    assert_eq!(balance.data["balance_consumed"], "0.000300", "two were delivered: {:?}", balance.data);
 }
