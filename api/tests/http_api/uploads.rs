@@ -93,7 +93,8 @@ async fn what_is_put_must_be_what_was_announced() {
     let mut other = PDF.to_vec();
     other[10] = b'x';
     let length = longer.len().to_string();
-    let rows: [(&[u8], &[(&str, &str)], (u16, &str)); 7] = [
+    type Row<'a> = (&'a [u8], &'a [(&'a str, &'a str)], (u16, &'a str));
+    let rows: [Row<'_>; 7] = [
         (PDF, &[("X-Sendmux-Upload-Token", "")], (401, "authentication_required")),
         (PDF, &[("X-Sendmux-Upload-Token", "AAAA")], (401, "authentication_required")),
         (PDF, &[("Content-Length", "")], (400, "missing_parameter")),
