@@ -13,7 +13,8 @@ use domain::id::TeamId;
 use domain::sending_domain::records::{Expected, Installation, expected, judge, questions};
 use domain::sending_domain::{Found, RecordCheck, Rejected, Status};
 use eventlog::{Allot, EventLog, Submission, TransactError};
-use futures_util::{StreamExt as _, stream};
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use mail::auth::{DnsError, RecordType, Resolver, published};
 use projections::domains::{self, Row};
 use projections::{Page, Views};
@@ -215,7 +216,7 @@ impl Checker {
         let until = now.saturating_add(micros(config.lease_seconds));
         let teams = queue.lease(node, now, until, config.concurrency_max).await?;
         let count = teams.len();
-        futures_util::future::join_all(teams.iter().map(|team| self.visit(team))).await;
+        futures_util::future::join_all(teams.iter().map(|team| self.visit(team).boxed())).await;
         Ok(count)
     }
 
@@ -241,8 +242,11 @@ impl Checker {
         loop {
             let page = Page { after: cursor.take(), limit: DOMAINS_PAGE };
             let paged = domains::list(&self.parts.views, team, &domains::Filter::default(), &page).await?;
-            let looks = stream::iter(paged.rows.iter()).map(|row| self.look_at(team, row));
-            let looks: Vec<_> = looks.buffer_unordered(DOMAINS_TOGETHER).collect().await;
+            let mut looks: Vec<BoxFuture<'_, _>> = vec![];
+            for row in &paged.rows {
+                looks.push(self.look_at(team, row).boxed());
+            }
+            let looks: Vec<_> = stream::iter(looks).buffer_unordered(DOMAINS_TOGETHER).collect().await;
             for look in looks {
                 worst = worst.max(look?);
             }
@@ -295,7 +299,7 @@ fn micros(seconds: u32) -> i64 {
 
 /// Looks up everything that is expected.
 async fn look_up(resolver: &dyn Resolver, expected: &[Expected]) -> Result<Vec<Found>, DnsError> {
-    let looks = questions(expected).into_iter().map(async |question| {
+    let looks = questions(expected).into_iter().map(|question| async move {
         let kind = if question.kind.is_exchanger() { RecordType::Mx } else { RecordType::Txt };
         let values = published(resolver, &question.name, kind).await?;
         Ok(Found { kind: question.kind, name: question.name, values })
