@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use axum::http::Method;
 use domain::api_key::Kind;
 use domain::permission::{CATALOGUE, Permissions};
+use domain::team::Limits;
 use serde_json::{Value, json};
 
 use crate::harness::{Box_, MAIL, Team, World};
@@ -74,7 +75,8 @@ async fn sent(world: &World, team: &Team, mailbox: &Box_) -> (String, String) {
 
 impl Things {
     async fn new(world: &World, domain: &str) -> Self {
-        let team = world.team(domain).await;
+        // The walk makes a key per operation.
+        let team = world.team_with(domain, Limits { active_keys: 1_000, ..Limits::default() }).await;
         let mailbox = world.mailbox(&team, "box").await;
         let message = world.receive(&team, &mailbox.id, MAIL).await.to_string();
         let hook = json!({"url": "https://hooks.example.com/in", "event_types": ["sendmux.test"]});
