@@ -52,7 +52,11 @@ pub fn start_metrics() -> anyhow::Result<PrometheusHandle> {
     describe_counter!("smtp_sessions_total", Unit::Count, "SMTP sessions by door and outcome");
     describe_counter!("submission_authentications_total", Unit::Count, "Keys shown to the submission door, by outcome");
     describe_counter!("submission_messages_total", Unit::Count, "Mails submitted by SMTP, by outcome");
-    describe_counter!("outbound_recipients_total", Unit::Count, "Recipients of outgoing mail, by what came of attempts");
+    describe_counter!(
+        "outbound_recipients_total",
+        Unit::Count,
+        "Recipients of outgoing mail, by what came of attempts"
+    );
     describe_gauge!("outbound_inflight", Unit::Count, "Outgoing mails that are being looked at or handed over");
     describe_counter!("mail_reports_total", Unit::Count, "Reports about mail that was sent from here, by kind");
     Ok(handle)
