@@ -75,7 +75,7 @@ async fn sent(world: &World, team: &Team, mailbox: &Box_) -> (String, String) {
 
 impl Things {
     async fn new(world: &World, domain: &str) -> Self {
-        // The walk makes a key per operation.
+        // The walk makes a key for each permission that it takes away.
         let team = world.team_with(domain, Limits { active_keys: 1_000, ..Limits::default() }).await;
         let mailbox = world.mailbox(&team, "box").await;
         let message = world.receive(&team, &mailbox.id, MAIL).await.to_string();
