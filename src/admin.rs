@@ -1,5 +1,6 @@
 //! Operator commands beside serving.
 
+mod accounts;
 mod billing;
 mod classify;
 mod deliveries;
@@ -10,8 +11,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use api::auth::secret::{Fresh, mint};
-use domain::id::{DomainId, KeyId, Position, ProviderId, TeamId};
-use domain::{Actor, Command, api_key, balance, permission, provider, sending_domain, team};
+use domain::id::{DomainId, KeyId, Position, TeamId};
+use domain::provider::Transport;
+use domain::{Actor, Command, api_key, balance, permission, sending_domain, team};
 use eventlog::chain::Verifier;
 use eventlog::{EventLog, Outcome, Submission, TransactError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -20,6 +22,7 @@ use crate::cli;
 use crate::config::Config;
 use crate::store::{Purpose, Store};
 
+pub use accounts::accounts;
 pub use billing::billing;
 pub use classify::classify_bounce;
 pub use deliveries::deliveries;
@@ -87,21 +90,9 @@ pub async fn create_team(store: &Store, config: &Config, name: &str, domain: Opt
         add_domain(store, &team, domain, sending_domain::Mode::SendReceive).await?;
     }
     if config.server.sandbox {
-        submit(store, &team, sandbox_account(store)).await?;
+        submit(store, &team, accounts::account(store, "Sandbox", Transport::Sandbox, false)).await?;
     }
     Ok(team)
-}
-
-/// Returns the command that makes an account whose mail stays in this installation, so that a newcomer can send at once.
-fn sandbox_account(store: &Store) -> provider::CreateProvider {
-    let settings = provider::Settings {
-        transport: provider::Transport::Sandbox,
-        percentage: None,
-        quotas: provider::Quotas::default(),
-    };
-    let identity = provider::Identity { name: "Sandbox".to_owned(), ..provider::Identity::default() };
-    let provider = ProviderId::new(store.allot.now(), store.allot.random());
-    provider::CreateProvider { provider, settings, identity, managed: false, secret: None }
 }
 
 fn normalise(domain: &str) -> anyhow::Result<String> {

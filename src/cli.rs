@@ -36,6 +36,9 @@ pub enum Command {
     /// Create, list and revoke a team's API keys.
     #[command(subcommand)]
     Keys(Keys),
+    /// Give a team a sending account that needs no password of its own, and list its accounts.
+    #[command(subcommand)]
+    Accounts(Accounts),
     /// Show and change a team's money.
     #[command(subcommand)]
     Billing(Billing),
@@ -154,6 +157,41 @@ pub enum Keys {
         team: String,
         /// The key's id (smx_…).
         key: String,
+    },
+}
+
+/// Where the mail of an account goes.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum AccountKind {
+    /// Straight to the recipients' mail exchangers, from this machine's own address.
+    Direct,
+    /// To this installation's mailboxes and the simulator; nothing leaves the machine.
+    Sandbox,
+}
+
+/// `postlog accounts`
+#[derive(Debug, Subcommand)]
+pub enum Accounts {
+    /// Add an account. Accounts with a server and a password are added by the team: POST /providers.
+    Add {
+        /// The team's id.
+        #[arg(long)]
+        team: String,
+        /// Where its mail goes.
+        #[arg(long, value_enum)]
+        kind: AccountKind,
+        /// What it is called.
+        #[arg(long)]
+        name: String,
+        /// Run it for the team, at the price of managed sending: the team can use it and not change it.
+        #[arg(long)]
+        managed: bool,
+    },
+    /// List a team's accounts.
+    List {
+        /// The team's id.
+        #[arg(long)]
+        team: String,
     },
 }
 

@@ -74,6 +74,7 @@ async fn carry_out(command: Command, config: Config) -> anyhow::Result<()> {
         Command::Rebuild(what) => admin::rebuild(&config, what).await,
         Command::Replay(what) => admin::replay(&config, what).await,
         Command::Erase(what) => admin::erase(&config, what).await,
+        Command::Accounts(command) => admin::accounts(&config, command).await,
         Command::Billing(command) => admin::billing(&config, command).await,
         Command::Deliveries(command) => admin::deliveries(&config, command).await,
         Command::Backup(what) => admin::backup(&config, what).await,

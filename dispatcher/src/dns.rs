@@ -216,12 +216,13 @@ impl Checker {
         let until = now.saturating_add(micros(config.lease_seconds));
         let teams = queue.lease(node, now, until, config.concurrency_max).await?;
         let count = teams.len();
-        futures_util::future::join_all(teams.iter().map(|team| self.visit(team).boxed())).await;
+        futures_util::future::join_all(teams.iter().map(|team| self.visit(team, now).boxed())).await;
         Ok(count)
     }
 
-    async fn visit(&self, team: &TeamId) {
-        let Parts { queue, config, allot, node, .. } = &*self.parts;
+    /// Looks up the domains of a team that was due at a moment.
+    async fn visit(&self, team: &TeamId, now: i64) {
+        let Parts { queue, config, node, .. } = &*self.parts;
         let look = self.look_at_team(team).await.unwrap_or_else(|error| {
             tracing::warn!(team.id = %team, %error, "a team's domains could not be looked up; trying again");
             Look::Unanswered
@@ -231,7 +232,7 @@ impl Checker {
             Look::Waiting => config.pending_interval_seconds,
             Look::Unanswered => config.retry_seconds.min(config.interval_seconds),
         };
-        if let Err(error) = queue.settle(team, node, allot.now().saturating_add(micros(seconds))).await {
+        if let Err(error) = queue.settle(team, node, now.saturating_add(micros(seconds))).await {
             tracing::warn!(team.id = %team, %error, "a domain check could not be settled; its lease ends by itself");
         }
     }

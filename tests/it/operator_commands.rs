@@ -128,3 +128,27 @@ fn a_changed_byte_in_the_log_is_found() {
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("was changed"), "{output:?}");
 }
+
+#[tokio::test]
+async fn accounts_without_a_password_are_added_by_the_operator() {
+    let installation = Installation::new();
+    let server = installation.start();
+    let root = server.client(&server.keys.clone().unwrap().root);
+    let (_, me) = root.get("/me").await;
+    let team = me["data"]["team"]["id"].as_str().unwrap().to_owned();
+    let add = |kind: &str| {
+        let arguments = ["accounts", "add", "--team", &team, "--kind", kind, "--name", "Second", "--managed"];
+        let output = installation.command(&arguments).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    let (ok, said) = add("direct");
+    assert!(!ok && said.contains("--kind direct") && said.contains("server.sandbox"), "{said}");
+    let (ok, said) = add("sandbox");
+    assert!(ok, "{said}");
+    let list = installation.run(&["accounts", "list", "--team", &team]);
+    assert_eq!(list.lines().count(), 2, "{list}");
+    assert!(list.contains("sandbox  active  managed"), "{list}");
+    let accounts = root.wait_for("/providers", |b| b["data"].as_array().unwrap().len() == 2).await;
+    let managed = accounts["data"].as_array().unwrap().iter().find(|a| a["name"] == "Second").unwrap();
+    assert_eq!((&managed["is_shared"], &managed["allowed_actions"]["delete"]), (&true.into(), &false.into()));
+}

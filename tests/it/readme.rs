@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::harness::{Installation, Server, judges_python};
+use crate::harness::{Installation, PATIENCE, Server, judges_python};
 
 const README: &str = include_str!("../../README.md");
 
@@ -16,9 +16,9 @@ fn block(after: &str, language: &str) -> &'static str {
     block.split_once("```").expect("its end").0
 }
 
-/// Returns the numbered commands of the first minute, each with what belongs to it.
-fn commands() -> Vec<&'static str> {
-    block("## The first minute", "sh").split("\n\n").map(str::trim).collect()
+/// Returns the commands behind a heading, each with what belongs to it.
+fn commands(heading: &str) -> Vec<&'static str> {
+    block(heading, "sh").split("\n\n").map(str::trim).collect()
 }
 
 struct Shell<'a> {
@@ -35,6 +35,7 @@ impl Shell<'_> {
         let filled = text
             .replace("http://127.0.0.1:8080", &self.server.http)
             .replace("127.0.0.1:2525", &self.server.smtp)
+            .replace("127.0.0.1:2587", &self.server.submission)
             .replace("127.0.0.1:9000", &self.receiver)
             .replace("cargo run --release --", &program);
         assert!(!filled.contains("8080") || self.server.http.contains("8080"), "{filled}");
@@ -106,7 +107,8 @@ fn the_first_minute_works_as_it_is_written() {
     let mut said = BufReader::new(python.stdout.take().unwrap()).lines();
     let port = said.next().unwrap().unwrap();
     let shell = Shell { server: &server, installation: &installation, receiver: format!("127.0.0.1:{port}") };
-    let [watch, mail, resume, webhook, read, verify] = commands()[..] else { panic!("six steps: {:#?}", commands()) };
+    let steps = commands("## The first minute");
+    let [watch, mail, resume, webhook, read, verify] = steps[..] else { panic!("six steps: {steps:#?}") };
 
     let mut stream = shell.watch(watch);
     // Its first line says that it is open.
@@ -132,4 +134,27 @@ fn the_first_minute_works_as_it_is_written() {
     let shown = shell.run(read);
     assert!(shown.contains("inbound_messages") && shown.contains("webhook.created"), "{shown}");
     assert!(shell.run(verify).contains("the chain holds"));
+}
+
+#[test]
+fn mail_is_sent_as_it_is_written() {
+    let installation = Installation::new();
+    let server = installation.start();
+    let shell = Shell { server: &server, installation: &installation, receiver: String::new() };
+    let steps = commands("## Sending");
+    let [send, submit, look, account] = steps[..] else { panic!("four steps: {steps:#?}") };
+    let sent: Value = serde_json::from_str(&shell.run(send)).unwrap();
+    assert_eq!(sent["data"]["status"], "queued", "{sent}");
+    shell.run(submit);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        let shown = shell.run(look);
+        let told = ["\"failed\"", "\"sent\"", "hard_bounce", "\"balance_consumed\":\"0.000150\""];
+        if told.iter().all(|what| shown.contains(what)) {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{shown}");
+    }
+    let made: Value = serde_json::from_str(&shell.run(account)).unwrap();
+    assert_eq!(made["data"]["status"], "active", "{made}");
 }
