@@ -122,6 +122,8 @@ struct Team {
     /// Where its log ends, at least.
     head: Position,
     is_planning: bool,
+    /// Where its log was thought to end when it was last read.
+    planned_for: Position,
     is_looking: bool,
     /// Mails that are due and not being looked at.
     queue: VecDeque<OutboundId>,
@@ -141,6 +143,7 @@ impl Team {
             cursor: leased.cursor,
             head,
             is_planning: false,
+            planned_for: 0,
             is_looking: false,
             queue: VecDeque::new(),
             active: BTreeMap::new(),

@@ -63,6 +63,9 @@ async fn read_on(context: &Context, team: &TeamId, after: Position) -> Result<Pl
         note(&mut plan, record);
     }
     let cursor = page.last().map_or(after, |record| record.position);
+    // Committed already, and perhaps not yet known to whoever folds states here: a mail that was read of must not be
+    // looked at as if it had never been accepted.
+    context.log.note_moved(team, cursor);
     let epoch = context.log.epoch();
     let held = cursor == after
         || context.queue.plan(team, &plan, cursor, epoch, &context.node).await.map_err(|e| e.to_string())?;
@@ -81,7 +84,7 @@ impl Reactor {
             if team.is_planning || team.cursor >= team.head {
                 continue;
             }
-            team.is_planning = true;
+            (team.is_planning, team.planned_for) = (true, team.head);
             let (context, id, after) = (Arc::clone(&self.context), id.clone(), team.cursor);
             self.tasks.spawn(async move {
                 let planned = read_on(&context, &id, after).await;
@@ -108,8 +111,12 @@ impl Reactor {
             return;
         }
         team.cursor = planned.cursor;
-        // What was said to exist and is not there was of another epoch; the hint for the next event comes anyway.
-        team.head = if planned.more { team.head.max(planned.cursor + 1) } else { planned.cursor };
+        // What was said to exist before, and is not there, was of another epoch; what was said meanwhile is read next.
+        team.head = match (planned.more, team.head > team.planned_for) {
+            (true, _) => team.head.max(planned.cursor + 1),
+            (false, true) => team.head,
+            (false, false) => planned.cursor,
+        };
         team.alarm(planned.due_at);
         if !planned.nudged.is_empty() || planned.wakes {
             team.alarm(0);
