@@ -4,6 +4,7 @@ use domain::outbound::{CancelMail, Outbound, PostponeReason, RescheduleMail, Ret
 use domain::routing::{Part, SwitchSending};
 use domain::suppression::{Cause, Reason, SuppressAddress};
 
+use crate::gate::Fate;
 use crate::server::{End, Manner, Server};
 use crate::world::{SECOND, World, eventually};
 
@@ -76,6 +77,31 @@ async fn an_uncertain_mail_is_sent_again_only_when_that_is_asked_for() {
     world.tell(&world.team, RetryMail { outbound: mail.clone(), resend_uncertain: true }).await;
     world.until_status(&mail, &[Status::Sent]).await;
     assert_eq!(server.count(), 3);
+    reactor.stop().await;
+}
+
+#[tokio::test]
+async fn a_mail_that_is_seen_in_the_log_before_its_acceptance_was_answered_is_sent() {
+    let mut world = World::new().await;
+    // A poll would also say that the log has moved; here only a hint says so, of whatever it may be.
+    world.config.poll_milliseconds = 60_000;
+    let server = Server::start(Manner::default()).await;
+    world.account(server.port).await;
+    let reactor = world.start();
+    let first = world.accept(&["bob@example.net"]).await;
+    world.until_status(&first, &[Status::Sent]).await;
+    let waiting = || async { world.queue.waiting(&world.team).await.unwrap() };
+    eventually("it is settled", || async { waiting().await == 0 }).await;
+    world.gate.stop("outbound.accepted", Fate::Late);
+    let seen = async {
+        eventually("it is written", || async { world.gate.has_stopped() }).await;
+        world.log.wake().moved(&world.team, u64::MAX / 2);
+        eventually("it is planned", || async { waiting().await == 1 }).await;
+        world.gate.open();
+    };
+    let (second, ()) = tokio::join!(world.accept(&["eve@example.net"]), seen);
+    world.until_status(&second, &[Status::Sent]).await;
+    assert_eq!(server.count(), 2);
     reactor.stop().await;
 }
 

@@ -18,6 +18,8 @@ pub enum Fate {
     Written,
     /// It waits, and is never written: the crash came before it.
     Lost,
+    /// It is written, and whoever asked hears of it when the gate opens.
+    Late,
     /// The disk is full.
     DiskFull,
 }
@@ -53,16 +55,20 @@ impl Gate {
     async fn pass(&self, batch: &Batch) -> Result<(), AppendError> {
         let stop = *self.stops.lock().unwrap();
         let Some((_, fate)) = stop.filter(|(name, _)| batch.records.iter().any(|r| r.name == *name)) else {
-            return Ok(());
+            return self.inner.append(batch).await;
         };
         *self.waiting.lock().unwrap() = true;
         if fate == Fate::DiskFull {
             return Err(AppendError::Full);
         }
+        if fate == Fate::Late {
+            self.inner.append(batch).await?;
+        }
         self.opened.notified().await;
         match fate {
             Fate::Lost => Err(AppendError::Refused("it was never written".into())),
-            Fate::Written | Fate::DiskFull => Ok(()),
+            Fate::Late => Ok(()),
+            Fate::Written | Fate::DiskFull => self.inner.append(batch).await,
         }
     }
 }
@@ -70,8 +76,7 @@ impl Gate {
 #[async_trait]
 impl Backend for Gate {
     async fn append(&self, batch: &Batch) -> Result<(), AppendError> {
-        self.pass(batch).await?;
-        self.inner.append(batch).await
+        self.pass(batch).await
     }
 
     async fn hold(&self, teams: &[TeamId]) -> Result<Box<dyn Hold>, StoreError> {
