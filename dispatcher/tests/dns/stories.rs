@@ -15,6 +15,7 @@ async fn a_new_domain_is_verified_soon_after_its_records_are_there() {
     let world = World::new().await;
     let running = world.start("node");
     eventually("a first look", || async { world.state().await.checks.is_some() }).await;
+    world.shown().await;
     assert_eq!(world.state().await.status, Status::Pending);
     world.dns.serve(world.zone_without("").await);
     world.advance(world.config.pending_interval_seconds + 1);
@@ -32,6 +33,7 @@ async fn a_verified_domain_fails_at_the_second_bad_look_and_comes_back() {
     world.dns.serve(world.zone_without("_dmarc.mail.example.com").await);
     world.advance(world.config.interval_seconds + 1);
     eventually("a first bad look", || async { world.state().await.failures == 1 }).await;
+    world.shown().await;
     assert_eq!(world.state().await.status, Status::Verified);
     world.advance(world.config.interval_seconds + 1);
     world.until(Status::Failed).await;

@@ -157,6 +157,11 @@ impl World {
     /// Waits until the domain is in a state, in the log and in what is read of it.
     pub async fn until(&self, status: Status) {
         eventually(&format!("{status:?}"), || async { self.state().await.status == status }).await;
+        self.shown().await;
+    }
+
+    /// Waits until what is read shows what was written: looks go by what is read, and take a later state for a change.
+    pub async fn shown(&self) {
         let head = self.log.head(&self.team).await.unwrap().position;
         assert!(self.views.wait_for(&self.team, head, PATIENCE).await);
     }
