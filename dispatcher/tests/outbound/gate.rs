@@ -57,12 +57,12 @@ impl Gate {
         let Some((_, fate)) = stop.filter(|(name, _)| batch.records.iter().any(|r| r.name == *name)) else {
             return self.inner.append(batch).await;
         };
+        if fate == Fate::Late {
+            self.inner.append(batch).await?;
+        }
         *self.waiting.lock().unwrap() = true;
         if fate == Fate::DiskFull {
             return Err(AppendError::Full);
-        }
-        if fate == Fate::Late {
-            self.inner.append(batch).await?;
         }
         self.opened.notified().await;
         match fate {
