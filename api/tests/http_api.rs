@@ -1,4 +1,5 @@
-//! The native API over a log and read models in memory: every resource, the conventions, and walks over the document.
+//! The native API over a log and read models in memory: every resource, the conventions, and walks over the document;
+//! and all of it once more on PostgreSQL, whose statements are read.
 #![expect(clippy::unwrap_used, reason = "tests may fail loudly")]
 
 #[path = "http_api/audit.rs"]
@@ -29,6 +30,8 @@ mod money;
 mod providers;
 #[path = "http_api/sending.rs"]
 mod sending;
+#[path = "http_api/statements.rs"]
+mod statements;
 #[path = "http_api/submissions.rs"]
 mod submissions;
 #[path = "http_api/suppressions.rs"]

@@ -3,6 +3,9 @@
 //! It listens on a socket in its own directory and nowhere else. A shell waits for the end of this process (its standard
 //! input closes), stops the server and removes the directory, so that nothing is left behind even by a killed test.
 
+mod sources;
+pub mod statements;
+
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,13 +14,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
+/// Names the directory of a cluster that a test binary is to use instead of one of its own: whoever started it reads its
+/// log afterwards.
+const GIVEN: &str = "POSTLOG_TEST_CLUSTER";
+
 /// A running cluster.
 #[derive(Debug)]
 pub struct Cluster {
     directory: PathBuf,
     databases: AtomicU64,
     /// Stops the server when this process ends; its standard input must stay open until then.
-    _watch: Child,
+    _watch: Option<Child>,
 }
 
 impl Cluster {
@@ -27,7 +34,31 @@ impl Cluster {
     /// PostgreSQL is not installed or does not start.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
-        SHARED.get_or_init(|| Self::start(&[]))
+        SHARED.get_or_init(|| match std::env::var_os(GIVEN) {
+            Some(directory) => Self { directory: directory.into(), databases: AtomicU64::new(0), _watch: None },
+            None => Self::start(&[]),
+        })
+    }
+
+    /// Returns whether this process is to use a cluster that somebody else observes.
+    #[must_use]
+    pub fn is_given() -> bool {
+        std::env::var_os(GIVEN).is_some()
+    }
+
+    /// Makes a process that is to be started use this cluster.
+    pub fn give<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command.env(GIVEN, &self.directory)
+    }
+
+    /// Returns what the server has written into its log so far.
+    ///
+    /// # Panics
+    /// The log cannot be read.
+    #[must_use]
+    pub fn server_log(&self) -> String {
+        let bytes = std::fs::read(self.directory.join("server.log")).expect("the server's log");
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Starts a cluster with further settings such as `fsync=off`. It ends when it is dropped.
@@ -70,7 +101,7 @@ impl Cluster {
         watch.args(["-c", "read _; \"$0\" -D \"$1\" -m immediate stop; rm -rf \"$2\""]);
         watch.arg(&pg_ctl).arg(&data).arg(&directory).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let watch = as_user(user, &mut watch).process_group(0).spawn().expect("a shell");
-        Self { directory, databases: AtomicU64::new(0), _watch: watch }
+        Self { directory, databases: AtomicU64::new(0), _watch: Some(watch) }
     }
 
     /// Returns the URL of a database of this cluster.
@@ -85,7 +116,8 @@ impl Cluster {
     /// # Panics
     /// The server refuses.
     pub async fn create_database(&self, template: Option<&str>) -> String {
-        let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        let number = self.databases.fetch_add(1, Ordering::Relaxed);
+        let name = format!("test_{}_{number}", std::process::id());
         let template = template.map_or(String::new(), |template| format!(" TEMPLATE {template}"));
         self.admin(&format!("CREATE DATABASE {name}{template}")).await;
         name

@@ -1,4 +1,4 @@
-//! A whole API in memory, with a clock that stands still until it is moved.
+//! A whole API in memory or on PostgreSQL, with a clock that stands still until it is moved.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -17,7 +17,9 @@ use domain::permission::{MAILBOX_PERMISSIONS, Permissions, Preset};
 use domain::sending_domain::{AddVerifiedDomain, Mode};
 use domain::team::{CreateTeam, Limits};
 use domain::{Actor, Command};
-use eventlog::{Allot, Appended, BlobStore, EventLog, MasterKey, MemoryBackend, Options, Submission};
+use eventlog::postgres::{self, PostgresBackend};
+use eventlog::testing::Cluster;
+use eventlog::{Allot, Appended, Backend, BlobStore, EventLog, MasterKey, MemoryBackend, Options, Submission};
 use projections::webhook_attempts::Work;
 use projections::{Runner, Views};
 use serde_json::Value;
@@ -146,12 +148,11 @@ impl World {
         let now = Arc::clone(&clock);
         let allot = Allot::new(move || now.load(Ordering::SeqCst), Allot::system().entropy());
         let options = Options::new(MasterKey::new(&[7; 32]), BlobStore::memory(), allot.entropy());
-        let log = EventLog::open(Arc::new(MemoryBackend::default()), options).await.unwrap();
-        let views = Views::memory().await.unwrap();
+        let (backend, views, attempts) = stores().await;
+        let log = EventLog::open(backend, options).await.unwrap();
         let stop = CancellationToken::new();
         let mut followers = JoinSet::new();
         followers.spawn(Runner::new(log.clone(), views.clone()).run(stop.clone()));
-        let attempts = Work::memory(&[]).await.unwrap();
         let dns = Arc::new(Dns::default());
         let app = App::new(log, views, allot, Pepper::new([9; 32]), config).with_attempts(attempts);
         let app = app.with_resolver(Arc::<Dns>::clone(&dns));
@@ -282,6 +283,18 @@ impl World {
         self.submit(submission).await;
         message
     }
+}
+
+/// Where a world keeps its log, its read models and the attempts at its deliveries: in memory, or in a database of a
+/// cluster that this process was given.
+async fn stores() -> (Arc<dyn Backend>, Views, Work) {
+    if !Cluster::is_given() {
+        return (Arc::new(MemoryBackend::default()), Views::memory().await.unwrap(), Work::memory(&[]).await.unwrap());
+    }
+    let cluster = Cluster::shared();
+    let url = cluster.url(&cluster.create_database(None).await);
+    let backend = PostgresBackend::open(&postgres::Config::new(&url)).await.unwrap();
+    (Arc::new(backend), Views::open_postgres(&url).await.unwrap(), Work::open_postgres(&url, &[]).await.unwrap())
 }
 
 impl Drop for World {
