@@ -185,14 +185,24 @@ pub trait Backend: Send + Sync + 'static {
     /// Returns the current epoch: 1, and one more after each restore from a backup.
     async fn epoch(&self) -> Result<u16, StoreError>;
 
+    /// Returns whether not every batch of teams can be written at once; see [`Backend::parts`].
+    fn is_divided(&self) -> bool {
+        false
+    }
+
+    /// Returns a number for each team: what is written at once must be of teams with the same one.
+    async fn parts(&self, teams: &[TeamId]) -> Result<Vec<usize>, StoreError> {
+        Ok(vec![0; teams.len()])
+    }
+
     /// Returns the heads of the given teams; teams without a log are left out.
     async fn heads(&self, teams: &[TeamId]) -> Result<Vec<(TeamId, Head)>, StoreError>;
 
     /// Returns teams whose head moved at or after a time, with that time, at most `limit`, oldest first.
     async fn moved_since(&self, at: i64, limit: usize) -> Result<Vec<(TeamId, Position, i64)>, StoreError>;
 
-    /// Returns how many records the logs of all teams have together.
-    async fn appended(&self) -> Result<u64, StoreError>;
+    /// Returns when a head moved last, microseconds since the Unix epoch; 0 if none ever did.
+    async fn last_moved(&self) -> Result<i64, StoreError>;
 
     /// Returns teams in the order of their ids, after a given one, at most `limit`.
     async fn teams(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<TeamId>, StoreError>;

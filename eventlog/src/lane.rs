@@ -88,7 +88,7 @@ impl Lane {
 
     /// Decides and writes one batch, in parts if it must be; breaks when the log must stop.
     async fn write(&self, jobs: Jobs) -> ControlFlow<()> {
-        let mut parts = VecDeque::from([(jobs, 0)]);
+        let mut parts = self.divide(jobs).await;
         while let Some((jobs, tries)) = parts.pop_front() {
             match self.write_part(jobs, tries).await {
                 Written::All => {}
@@ -104,6 +104,26 @@ impl Lane {
             }
         }
         ControlFlow::Continue(())
+    }
+
+    /// Divides a batch into those that can be written at once, in the order of each team.
+    async fn divide(&self, jobs: Jobs) -> VecDeque<(Jobs, u32)> {
+        if !self.shared.backend.is_divided() {
+            return VecDeque::from([(jobs, 0)]);
+        }
+        let teams: Vec<TeamId> = jobs.iter().map(|job| job.team().clone()).collect();
+        let numbers = match self.shared.backend.parts(&teams).await {
+            Ok(numbers) => numbers,
+            Err(e) => {
+                fail_all(jobs, || Failure::Unavailable(e.to_string()));
+                return VecDeque::new();
+            }
+        };
+        let mut parts: BTreeMap<usize, Jobs> = BTreeMap::new();
+        for (job, number) in jobs.into_iter().zip(numbers) {
+            parts.entry(number).or_default().push(job);
+        }
+        parts.into_values().map(|jobs| (jobs, 0)).collect()
     }
 
     async fn write_part(&self, mut jobs: Jobs, first_try: u32) -> Written {

@@ -326,12 +326,20 @@ impl EventLog {
         Ok(page)
     }
 
-    /// Returns how many records the logs of all teams have together: twice asked, how busy the writers are.
+    /// Returns where the logs of some teams end; teams without a log are left out.
     ///
     /// # Errors
     /// The store does not answer.
-    pub async fn appended(&self) -> Result<u64, LogError> {
-        Ok(self.shared.backend.appended().await?)
+    pub async fn heads_of(&self, teams: &[TeamId]) -> Result<Vec<(TeamId, Head)>, LogError> {
+        Ok(self.shared.backend.heads(teams).await?)
+    }
+
+    /// Returns when a log has grown last, whichever team's, microseconds since the Unix epoch; 0 if none ever has.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn last_moved(&self) -> Result<i64, LogError> {
+        Ok(self.shared.backend.last_moved().await?)
     }
 
     /// Returns teams in the order of their ids, after a given one, at most `limit`.

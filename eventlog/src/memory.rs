@@ -169,9 +169,9 @@ impl Backend for MemoryBackend {
         Ok(moved)
     }
 
-    async fn appended(&self) -> Result<u64, StoreError> {
-        let positions = self.store().teams.values().filter_map(|team| team.head).map(|(head, _)| head.position).sum();
-        Ok(positions)
+    async fn last_moved(&self) -> Result<i64, StoreError> {
+        let moved = self.store().teams.values().filter_map(|team| team.head).map(|(_, at)| at).max();
+        Ok(moved.unwrap_or(0))
     }
 
     async fn teams(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<TeamId>, StoreError> {

@@ -4,7 +4,9 @@
 //! sequence, no advisory lock (but around migrations) and no LISTEN/NOTIFY, so that the tables can be spread by team.
 //! All of it lies in the schema `log`.
 
+mod cells;
 mod read;
+mod relocate;
 mod write;
 
 use std::time::Duration;
@@ -23,8 +25,10 @@ use crate::directory::{DirectoryEntry, DirectoryKey};
 use crate::record::StoredRecord;
 use crate::rows::{all, limited, signed};
 
+pub use cells::{CellConfig, CellsBackend, HOME};
 use read::{HISTORIES, READ, SNAPSHOTS, unavailable};
-use write::append_error;
+pub use relocate::{MoveError, Step};
+use write::{FROZEN, append_error};
 
 /// A connection that rested longer than this is tried before it is used: the server may have been restarted.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
@@ -176,6 +180,13 @@ fn problems(settings: &[(String, String)]) -> Vec<String> {
     problems
 }
 
+/// Returns whether a team is on its way to another database: what is erased here then might be copied already. It stays
+/// as it is until the transaction ends.
+async fn is_frozen(transaction: &mut Transaction<'_, Postgres>, team: &TeamId) -> Result<bool, sqlx::Error> {
+    let frozen = sqlx::query_scalar("SELECT frozen_at IS NOT NULL FROM log.heads WHERE team_id = $1 FOR UPDATE");
+    Ok(frozen.bind(team.as_str()).fetch_optional(&mut **transaction).await?.unwrap_or(false))
+}
+
 /// Row locks on some heads.
 struct Held {
     transaction: Transaction<'static, Postgres>,
@@ -242,12 +253,11 @@ impl Backend for PostgresBackend {
         all(&rows, read::moved)
     }
 
-    async fn appended(&self) -> Result<u64, StoreError> {
-        let row = sqlx::query("SELECT COALESCE(SUM(position), 0)::bigint FROM log.heads")
+    async fn last_moved(&self) -> Result<i64, StoreError> {
+        sqlx::query_scalar("SELECT COALESCE(MAX(moved_at), 0) FROM log.heads")
             .fetch_one(&self.pool)
             .await
-            .map_err(|e| unavailable(&e))?;
-        read::unsigned(&row, 0).map_err(|e| unavailable(&e))
+            .map_err(|e| unavailable(&e))
     }
 
     async fn teams(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<TeamId>, StoreError> {
@@ -312,7 +322,8 @@ impl Backend for PostgresBackend {
         // Whoever holds a team may be the one who wants its snapshot kept, and it may be lost.
         sqlx::query(
             "WITH current AS (
-                 SELECT team_id, erasures FROM log.heads WHERE team_id = ANY($1::text[]) FOR SHARE SKIP LOCKED
+                 SELECT team_id, erasures FROM log.heads WHERE team_id = ANY($1::text[]) AND frozen_at IS NULL
+                 FOR SHARE SKIP LOCKED
              )
              INSERT INTO log.snapshots AS kept (team_id, stream, shape, stream_version, position, state)
              SELECT w.team_id, w.stream, w.shape, w.stream_version, w.position, w.state
@@ -411,6 +422,9 @@ impl Backend for PostgresBackend {
     async fn erase_personal(&self, team: &TeamId, positions: &[Position]) -> Result<u64, StoreError> {
         let erase = async {
             let mut transaction = self.pool.begin().await?;
+            if is_frozen(&mut transaction, team).await? {
+                return Ok(None);
+            }
             // Snapshots may repeat what is erased, and so may those that are being made.
             for sql in [
                 "UPDATE log.heads SET erasures = erasures + 1 WHERE team_id = $1",
@@ -424,9 +438,10 @@ impl Backend for PostgresBackend {
                 .execute(&mut *transaction)
                 .await?;
             transaction.commit().await?;
-            Ok(done.rows_affected())
+            Ok(Some(done.rows_affected()))
         };
-        erase.await.map_err(|e: sqlx::Error| unavailable(&e))
+        let erased = erase.await.map_err(|e: sqlx::Error| unavailable(&e))?;
+        erased.ok_or_else(|| StoreError::Unavailable(FROZEN.to_owned()))
     }
 
     async fn erasures(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<(TeamId, i64)>, StoreError> {
@@ -442,13 +457,21 @@ impl Backend for PostgresBackend {
     }
 
     async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError> {
-        sqlx::query("DELETE FROM log.blobs WHERE team_id = $1 AND blob_id = ANY($2::text[])")
-            .bind(team.as_str())
-            .bind(ids.iter().map(BlobId::as_str).collect::<Vec<_>>())
-            .execute(&self.pool)
-            .await
-            .map(|done| done.rows_affected())
-            .map_err(|e| unavailable(&e))
+        let erase = async {
+            let mut transaction = self.pool.begin().await?;
+            if is_frozen(&mut transaction, team).await? {
+                return Ok(None);
+            }
+            let done = sqlx::query("DELETE FROM log.blobs WHERE team_id = $1 AND blob_id = ANY($2::text[])")
+                .bind(team.as_str())
+                .bind(ids.iter().map(BlobId::as_str).collect::<Vec<_>>())
+                .execute(&mut *transaction)
+                .await?;
+            transaction.commit().await?;
+            Ok(Some(done.rows_affected()))
+        };
+        let erased = erase.await.map_err(|e: sqlx::Error| unavailable(&e))?;
+        erased.ok_or_else(|| StoreError::Unavailable(FROZEN.to_owned()))
     }
 
     async fn close(&self) {

@@ -246,12 +246,11 @@ impl Backend for SqliteBackend {
         all(&rows, read::moved)
     }
 
-    async fn appended(&self) -> Result<u64, StoreError> {
-        let row = sqlx::query("SELECT COALESCE(SUM(position), 0) FROM heads")
+    async fn last_moved(&self) -> Result<i64, StoreError> {
+        sqlx::query_scalar("SELECT COALESCE(MAX(moved_at), 0) FROM heads")
             .fetch_one(&self.readers)
             .await
-            .map_err(|e| unavailable(&e))?;
-        read::unsigned(&row, 0).map_err(|e| unavailable(&e))
+            .map_err(|e| unavailable(&e))
     }
 
     async fn teams(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<TeamId>, StoreError> {

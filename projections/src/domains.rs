@@ -8,10 +8,10 @@ use domain::id::{DomainId, Position, TeamId};
 use domain::sending_domain::{Event as DomainEvent, SendingDomain, Status};
 use eventlog::Recorded;
 
-use crate::db::{Cells, Select, Tx};
+use crate::db::{Cells, Select, Tx, corrupt};
 use crate::table::Kind::{Int, Text};
 use crate::table::{Existing, Rows, Table, cells};
-use crate::{Error, Page, Paged, Projection, Views, signed};
+use crate::{Error, Page, Paged, Projection, Views, fetch_all, signed};
 
 /// The projection's name.
 pub const NAME: &str = "domains";
@@ -137,6 +137,22 @@ pub async fn teams_waiting(
     select.push(" ORDER BY team_id LIMIT ").int(i64::try_from(limit).unwrap_or(i64::MAX));
     let rows = select.fetch(&mut views.read().await?).await?;
     rows.iter().map(|cells| cells.parsed("team_id")).collect()
+}
+
+/// Returns teams with domains, in the order of their ids after the given one.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn teams_with(views: &Views, after: Option<&TeamId>, limit: usize) -> Result<Vec<TeamId>, Error> {
+    let mut reader = views.read().await?;
+    let teams = fetch_all!(
+        reader,
+        (String,),
+        "SELECT DISTINCT team_id FROM domains WHERE team_id > $1 ORDER BY team_id LIMIT $2",
+        after.map_or("", TeamId::as_str),
+        i64::try_from(limit).unwrap_or(i64::MAX)
+    )?;
+    teams.into_iter().map(|(team,)| team.parse().map_err(|e| corrupt("team_id", e))).collect()
 }
 
 fn status_name(status: Status) -> &'static str {

@@ -25,6 +25,8 @@ const TEAMS_MAX: usize = 1_000;
 pub async fn follow(views: Views, log: EventLog, stop: CancellationToken) {
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // One page a look: a second costs the same, of however many teams something was ever erased.
+    let mut after: Option<TeamId> = None;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -33,10 +35,11 @@ pub async fn follow(views: Views, log: EventLog, stop: CancellationToken) {
         let looked = tokio::select! {
             // What a rebuild that is cut off here has left is dropped by the next one.
             () = stop.cancelled() => return,
-            looked = catch_up(&views, &log) => looked,
+            looked = look_at(&views, &log, after.as_ref()) => looked,
         };
         match looked {
-            Ok(_) | Err(Error::RebuildRunning) => {}
+            Ok((_, next)) => after = next,
+            Err(Error::RebuildRunning) => {}
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "erased data is still in views; trying again");
             }
@@ -53,21 +56,33 @@ pub async fn catch_up(views: &Views, log: &EventLog) -> Result<u64, Error> {
     let mut after: Option<TeamId> = None;
     let mut teams = 0;
     loop {
-        let page = log.erasures(after.as_ref(), TEAMS_MAX).await?;
-        let Some((last, _)) = page.last() else { return Ok(teams) };
-        let seen = seen(views, after.as_ref(), last).await?;
-        after = Some(last.clone());
-        for (team, erasures) in page {
-            if seen.get(team.as_str()) == Some(&erasures) {
-                continue;
-            }
-            log.note_erased(&team);
-            rebuild(views, log, None, Some(&team), |_| {}).await?;
-            note(views, &team, erasures).await?;
-            tracing::info!(team.id = %team, "what was erased from the log is gone from the views");
-            teams += 1;
+        let (done, next) = look_at(views, log, after.as_ref()).await?;
+        teams += done;
+        after = next;
+        if after.is_none() {
+            return Ok(teams);
         }
     }
+}
+
+/// Looks at a page of teams, after a given one. Returns how many were computed anew, and where the next page begins.
+async fn look_at(views: &Views, log: &EventLog, after: Option<&TeamId>) -> Result<(u64, Option<TeamId>), Error> {
+    let page = log.erasures(after, TEAMS_MAX).await?;
+    let Some((last, _)) = page.last() else { return Ok((0, None)) };
+    let seen = seen(views, after, last).await?;
+    let next = (page.len() >= TEAMS_MAX).then(|| last.clone());
+    let mut teams = 0;
+    for (team, erasures) in page {
+        if seen.get(team.as_str()) == Some(&erasures) {
+            continue;
+        }
+        log.note_erased(&team);
+        rebuild(views, log, None, Some(&team), |_| {}).await?;
+        note(views, &team, erasures).await?;
+        tracing::info!(team.id = %team, "what was erased from the log is gone from the views");
+        teams += 1;
+    }
+    Ok((teams, next))
 }
 
 /// Returns at which counts the rows were made of the teams behind one and up to another. Who is looked at every second

@@ -14,6 +14,7 @@
 pub mod api_keys;
 pub mod audit;
 pub mod balance;
+mod behind;
 pub mod db;
 pub mod delivery_groups;
 pub mod domains;
@@ -43,6 +44,7 @@ pub mod webhooks;
 use domain::id::{Position, TeamId};
 use eventlog::{LogError, Recorded};
 
+pub use behind::{Behind, behind};
 pub use db::{Db, Tx};
 pub use page::{Page, Paged};
 pub use rebuild::{Progress, rebuild, replay};

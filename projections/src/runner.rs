@@ -94,7 +94,8 @@ impl Runner {
                 () = stop.cancelled() => return Ok(()),
                 hint = hints.next() => match hint {
                     Some((team, head)) => teams.moved(team, head),
-                    None => teams.look_at_all(),
+                    // Hints were missed: the poll finds whoever moved.
+                    None => poll.reset_immediately(),
                 },
                 _ = poll.tick() => {
                     if let Err(error) = teams.poll(&self.log, &self.views).await {
@@ -243,6 +244,6 @@ async fn apply_all(
 }
 
 /// Returns a position as a position after it, for a page of so many events.
-pub(crate) fn behind(position: Position, events: usize) -> Position {
+pub(crate) fn after_events(position: Position, events: usize) -> Position {
     position.saturating_add(u64::try_from(events).unwrap_or(u64::MAX))
 }

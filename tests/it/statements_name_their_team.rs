@@ -10,8 +10,8 @@ use std::path::Path;
 
 use eventlog::testing::Cluster;
 use eventlog::testing::statements::{
-    ACROSS_TEAMS, GLOBAL_TABLES, Role, Text, exception, executed, faults, in_sources, is_whole, squeezed, strays,
-    tables_of_the_house, was_run,
+    ACROSS_TEAMS, GLOBAL_TABLES, Role, Text, exception, executed, faults, in_sources, is_whole, squeezed, stands_alone,
+    strays, tables_of_the_house, was_run,
 };
 use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
@@ -22,14 +22,15 @@ use crate::webhook_sink::Sink;
 /// Sources whose statements run when a route is called. Those of all others run when a node serves.
 const ROUTES: &[&str] = &["projections/src/"];
 /// But these are of the node.
-const NODES: &[&str] = &["projections/src/rebuild", "projections/src/runner", "projections/src/views", "projections/src/table"];
+const NODES: &[&str] =
+    &["projections/src/rebuild", "projections/src/runner", "projections/src/views", "projections/src/table"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 fn texts() -> Vec<Text> {
-    let folders = ["eventlog/src", "projections/src", "dispatcher/src", "api/src", "src"];
+    let folders = ["eventlog/src", "projections/src", "dispatcher/src", "src"];
     let all = in_sources(root(), &folders);
     all.into_iter().filter(|text| !text.file.starts_with("eventlog/src/sqlite")).collect()
 }
@@ -66,7 +67,8 @@ fn no_exception_outlives_its_statement() {
         .map(|text| squeezed(&text.sql) + "\n")
         .collect();
     for (begin, why) in ACROSS_TEAMS {
-        let head = begin.split(" = $1").next().unwrap();
+        // What is put together while the program runs is in several texts.
+        let head = begin.split(" = $1").next().unwrap().split(" IN (SELECT DISTINCT").next().unwrap();
         assert!(everything.contains(head), "no statement begins with {begin:?} any more ({why})");
     }
 }
@@ -115,7 +117,7 @@ async fn what_a_node_runs_names_its_team_and_every_key_begins_with_it() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let texts = texts();
     let parts = texts.iter().filter(|text| is_part(text) && !is_of_routes(text));
-    let left: Vec<_> = parts.filter(|text| !was_run(&text.sql, &ran)).collect();
+    let left: Vec<_> = parts.filter(|text| !stands_alone(&text.sql, &tables) && !was_run(&text.sql, &ran)).collect();
     assert!(left.is_empty(), "not seen running: {left:#?}");
 
     let mut connection = PgConnection::connect(&url).await.unwrap();
@@ -156,7 +158,9 @@ fn distribution(schema: &str, table: &str) -> String {
     let name = format!("{schema}.{table}");
     match name.as_str() {
         "log.heads" => format!("SELECT create_distributed_table('{name}', 'team_id');"),
-        _ if GLOBAL_TABLES.iter().any(|(global, _)| *global == table) => format!("SELECT create_reference_table('{name}');"),
+        _ if GLOBAL_TABLES.iter().any(|(global, _)| *global == table) => {
+            format!("SELECT create_reference_table('{name}');")
+        }
         _ => format!("SELECT create_distributed_table('{name}', 'team_id', colocate_with => 'log.heads');"),
     }
 }

@@ -23,6 +23,7 @@ use eventlog::{Allot, Appended, Backend, BlobStore, EventLog, MasterKey, MemoryB
 use projections::webhook_attempts::Work;
 use projections::{Runner, Views};
 use serde_json::Value;
+use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -291,10 +292,26 @@ async fn stores() -> (Arc<dyn Backend>, Views, Work) {
     if !Cluster::is_given() {
         return (Arc::new(MemoryBackend::default()), Views::memory().await.unwrap(), Work::memory(&[]).await.unwrap());
     }
+    static TEMPLATE: OnceCell<String> = OnceCell::const_new();
     let cluster = Cluster::shared();
-    let url = cluster.url(&cluster.create_database(None).await);
-    let backend = PostgresBackend::open(&postgres::Config::new(&url)).await.unwrap();
-    (Arc::new(backend), Views::open_postgres(&url).await.unwrap(), Work::open_postgres(&url, &[]).await.unwrap())
+    let made = async {
+        let name = cluster.create_database(None).await;
+        let (backend, views, work) = open(&cluster.url(&name)).await;
+        backend.close().await;
+        views.close().await;
+        work.close().await;
+        name
+    };
+    let template = TEMPLATE.get_or_init(|| made).await;
+    let (backend, views, work) = open(&cluster.url(&cluster.create_database(Some(template)).await)).await;
+    (Arc::new(backend), views, work)
+}
+
+async fn open(url: &str) -> (PostgresBackend, Views, Work) {
+    // What is looked at here are statements: nothing is lost if this server crashes.
+    let config = postgres::Config { dangerous_unsafe_postgres: true, ..postgres::Config::new(url) };
+    let backend = PostgresBackend::open(&config).await.unwrap();
+    (backend, Views::open_postgres(url).await.unwrap(), Work::open_postgres(url, &[]).await.unwrap())
 }
 
 impl Drop for World {

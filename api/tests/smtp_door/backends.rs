@@ -60,8 +60,8 @@ impl Backend for Faulty {
         self.inner.moved_since(at, limit).await
     }
 
-    async fn appended(&self) -> Result<u64, StoreError> {
-        self.inner.appended().await
+    async fn last_moved(&self) -> Result<i64, StoreError> {
+        self.inner.last_moved().await
     }
 
     async fn teams(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<TeamId>, StoreError> {

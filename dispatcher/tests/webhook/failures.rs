@@ -303,8 +303,8 @@ impl Backend for Damaged {
     async fn moved_since(&self, at: i64, limit: usize) -> Result<Vec<(TeamId, Position, i64)>, StoreError> {
         self.inner.moved_since(at, limit).await
     }
-    async fn appended(&self) -> Result<u64, StoreError> {
-        self.inner.appended().await
+    async fn last_moved(&self) -> Result<i64, StoreError> {
+        self.inner.last_moved().await
     }
     async fn teams(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<TeamId>, StoreError> {
         self.inner.teams(after, limit).await

@@ -86,6 +86,9 @@ const LOCK_HEADS: &str = "
 SELECT team_id, set_config('idle_in_transaction_session_timeout', '10s', true)
 FROM log.heads WHERE team_id = ANY($1::text[]) ORDER BY team_id FOR UPDATE";
 
+/// Why nothing is appended to a team whose head is frozen.
+pub(super) const FROZEN: &str = "the team is being moved to another database; try again";
+
 /// Returns whether a batch needs more than the one statement.
 pub(super) fn frees(batch: &Batch) -> bool {
     !batch.expired_answers.is_empty() || !batch.releases.is_empty()
@@ -201,6 +204,8 @@ pub(super) fn append_error(error: &sqlx::Error) -> AppendError {
         "23505" | "40001" | "40P01" => AppendError::Conflict,
         // disk_full
         "53100" => AppendError::Full,
+        // check_violation of the one constraint that says something about the team and nothing about the content.
+        "23514" if database.constraint() == Some("heads_frozen") => AppendError::Refused(FROZEN.to_owned()),
         // Data exceptions and constraints: the content itself is the reason. 54000: it is too large.
         code if code.starts_with("22") || code.starts_with("23") || code.starts_with("54") => {
             AppendError::Refused(error.to_string())

@@ -10,8 +10,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use sqlparser::ast::{
-    BinaryOperator, ConflictTarget, Cte, Delete, Expr, FromTable, Insert, Join, JoinConstraint, JoinOperator, ObjectName,
-    OnConflictAction, OnInsert, Query, Select, Statement, TableFactor, TableObject, TableWithJoins, Update,
+    BinaryOperator, ConflictTarget, Cte, Delete, Expr, FromTable, Insert, Join, JoinConstraint, JoinOperator,
+    ObjectName, OnConflictAction, OnInsert, Query, Select, Statement, TableFactor, TableObject, TableWithJoins, Update,
     UpdateTableFromKind, Visit as _, Visitor,
 };
 use sqlparser::dialect::PostgreSqlDialect;
@@ -35,12 +35,55 @@ pub const ACROSS_TEAMS: &[(&str, &str)] = &[
         "how nodes learn of each other's appends: an index of what moved",
     ),
     ("SELECT team_id, position, moved_at FROM heads WHERE moved_at >= $1", "the same on SQLite"),
+    ("SELECT COALESCE(MAX(moved_at), 0) FROM log.heads", "the end of the index of what moved"),
     ("SELECT team_id FROM log.heads WHERE team_id > $1", "a walk over all teams, in pages of their ids"),
     ("SELECT team_id FROM heads WHERE team_id > $1", "the same on SQLite"),
     ("SELECT team_id, erasures FROM log.heads WHERE erasures > 0", "a small index of teams something was erased of"),
     ("DELETE FROM log.answers WHERE (team_id, scope, request_key) IN ( SELECT", "expired answers, by age"),
-    ("SELECT team_id, projection, position, tries, error FROM parked", "the list of what stands still, for the operator"),
+    (
+        "SELECT team_id, projection, position, tries, error FROM parked",
+        "the list of what stands still, for the operator",
+    ),
+    (
+        "SELECT team_id, MIN(position), CAST(COUNT(*) AS BIGINT) FROM cursors WHERE team_id > $1 AND team_id <= $2",
+        "a page of a walk over all teams",
+    ),
+    (
+        "SELECT DISTINCT team_id FROM domains WHERE team_id > $1",
+        "a walk over teams with domains, in pages of their ids",
+    ),
     ("SELECT team_id, seen FROM erasures WHERE team_id > $1 AND team_id <= $2", "a page of a walk over erasures"),
+    (
+        "SELECT team_id, webhook_id, url, name, event_types, mailboxes, enabled, failing, disable_reason, secret_id, \
+         deliver_after, backlog_skipped_at, created_at, updated_at, created_position, changed_position, version \
+         FROM webhooks WHERE team_id IN (SELECT DISTINCT team_id FROM webhooks WHERE team_id > $1",
+        "a walk over teams with webhooks, in pages of their ids",
+    ),
+    (
+        "SELECT DISTINCT team_id FROM domains WHERE status = $1",
+        "teams whose domains wait for their records, by an index",
+    ),
+    ("SELECT team_id, upload_id, blob_id FROM uploads WHERE expires_at <= $1", "expired uploads, by age"),
+    ("DELETE FROM webhook_attempts WHERE (team_id, webhook_id, attempt_id) IN ( SELECT", "expired attempts, by age"),
+    ("DELETE FROM outbound_transcripts WHERE at < $1", "expired transcripts, by age"),
+    (
+        "SELECT DISTINCT e.team_id AS team_id, e.webhook_id AS webhook_id FROM webhook_exceptions e JOIN",
+        "due retries, by time",
+    ),
+    (
+        "SELECT team_id, webhook_id FROM webhook_cursors WHERE owner <> '' AND expires_at <= $1",
+        "leases that ended, by time",
+    ),
+    (
+        "SELECT team_id, webhook_id, mailbox_id, position, attempts, last_error FROM webhook_exceptions WHERE phase",
+        "what is stuck, for the operator",
+    ),
+    ("SELECT team_id FROM outbound_teams WHERE next_due_at <= $1", "teams with mail that is due, by time"),
+    (
+        "UPDATE dns_checks SET owner = $1, expires_at = $2 WHERE team_id IN (SELECT team_id FROM dns_checks WHERE due_at",
+        "domain checks that are due, by time",
+    ),
+    ("UPDATE dns_checks SET owner = '', expires_at = 0 WHERE owner = $1", "what a node held when it ended"),
     ("DELETE FROM cursors WHERE projection = $1", "a read model of another version is computed anew for all teams"),
     ("DELETE FROM parked WHERE projection = $1", "a read model of another version is computed anew for all teams"),
 ];
@@ -88,6 +131,14 @@ pub fn is_whole(sql: &str) -> bool {
     Parser::parse_sql(&PostgreSqlDialect {}, sql).is_ok()
 }
 
+/// Returns whether a part of a statement is right whatever is added to it: with one more value at its end it is a whole
+/// statement, and conditions that follow can only narrow it.
+#[must_use]
+pub fn stands_alone(part: &str, tables: &BTreeSet<String>) -> bool {
+    let whole = format!("{part} $1");
+    is_whole(&whole) && (faults(&whole, tables).is_empty() || exception(&whole).is_some())
+}
+
 /// Returns the distinct statements in a server's log that was written with `log_statement=all`.
 #[must_use]
 pub fn executed(server_log: &str) -> BTreeSet<String> {
@@ -105,7 +156,9 @@ pub fn executed(server_log: &str) -> BTreeSet<String> {
         let said = line.split_once("LOG:  ").map(|(_, said)| said);
         current = said.and_then(|said| match said.strip_prefix("statement: ") {
             Some(text) => Some(text.to_owned()),
-            None => said.strip_prefix("execute ").and_then(|said| said.split_once(": ")).map(|(_, text)| text.to_owned()),
+            None => {
+                said.strip_prefix("execute ").and_then(|said| said.split_once(": ")).map(|(_, text)| text.to_owned())
+            }
         });
     }
     found.extend(current);
@@ -116,7 +169,8 @@ pub fn executed(server_log: &str) -> BTreeSet<String> {
 #[must_use]
 pub fn was_run(part: &str, executed: &BTreeSet<String>) -> bool {
     let part = squeezed(part);
-    let fixed: Vec<&str> = part.split('{').map(|text| text.split_once('}').map_or(text, |(_, rest)| rest).trim()).collect();
+    let fixed: Vec<&str> =
+        part.split('{').map(|text| text.split_once('}').map_or(text, |(_, rest)| rest).trim()).collect();
     executed.iter().any(|sql| {
         let sql = squeezed(sql);
         let mut rest = sql.as_str();
@@ -384,7 +438,8 @@ impl Scope {
 
     fn unbound(&mut self) -> Vec<String> {
         loop {
-            let is_bound = |tables: &BTreeMap<String, (String, bool)>, name: &str| tables.get(name).is_some_and(|t| t.1);
+            let is_bound =
+                |tables: &BTreeMap<String, (String, bool)>, name: &str| tables.get(name).is_some_and(|t| t.1);
             let next = self.links.iter().find_map(|(from, to, both)| {
                 let (of, other) = (is_bound(&self.tables, from), is_bound(&self.tables, to));
                 match (of, other) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use domain::id::{Position, TeamId};
 use tokio::time::Instant;
 
-use super::behind;
+use super::after_events;
 use crate::db::Tx;
 use crate::{Error, Projection, Views, exec, signed};
 
@@ -48,7 +48,7 @@ impl Faults {
         for parked in views.parked().await? {
             let Some(projection) = views.projections().iter().find(|p| p.name() == parked.projection) else { continue };
             let fault = Fault {
-                until: behind(parked.position, 1),
+                until: after_events(parked.position, 1),
                 position: parked.position,
                 tries: 0,
                 retry: Some(Instant::now()),
@@ -121,7 +121,8 @@ impl Faults {
         error: &Error,
     ) -> Result<(), Error> {
         let name = projection.name();
-        let fresh = || Fault { until: behind(position, events), position, tries: 0, retry: None, is_listed: false };
+        let fresh =
+            || Fault { until: after_events(position, events), position, tries: 0, retry: None, is_listed: false };
         let fault = self.teams.entry(team.clone()).or_default().entry(name).or_insert_with(fresh);
         if events > 1 {
             // Some event of many: which one, the next tries find out.

@@ -4,15 +4,18 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use domain::id::{Position, TeamId};
 use eventlog::EventLog;
+use tokio::time::Instant;
 
-use crate::{Error, Views, fetch_all};
+use crate::{Error, Views, behind};
 
 /// How many heads are asked for at once.
 const HEADS_MAX: usize = 10_000;
 /// How far before the newest known time heads are asked for again: clocks of several nodes differ.
 const OVERLAP_MICROS: i64 = 10_000_000;
-/// After how many polls all heads are compared with all cursors, whatever the clocks said.
-const LOOK_AT_ALL_EVERY: u32 = 300;
+/// How many heads are compared with their cursors at a time.
+const COMPARED_MAX: usize = 1_000;
+/// After how many polls some more of them are.
+const WALK_EVERY: u32 = 10;
 
 /// The teams whose logs have moved on.
 #[derive(Debug, Default)]
@@ -25,8 +28,11 @@ pub(super) struct Teams {
     /// Heads that were seen in the last polls and visited.
     visited: HashMap<TeamId, Position>,
     newest_micros: i64,
+    /// Since when that is the newest.
+    newest_since: Option<Instant>,
     polls: u32,
-    all: bool,
+    /// How far the walk over all teams has come.
+    walked: Option<TeamId>,
 }
 
 impl Teams {
@@ -43,10 +49,6 @@ impl Teams {
     pub(super) fn again(&mut self, team: TeamId) {
         let head = self.queued.get(&team).or_else(|| self.visited.get(&team)).copied().unwrap_or(0);
         self.moved(team, head);
-    }
-
-    pub(super) fn look_at_all(&mut self) {
-        self.all = true;
     }
 
     pub(super) fn is_queued(&self, team: &TeamId) -> bool {
@@ -91,50 +93,70 @@ impl Teams {
 
     /// Asks for the heads that moved since the last time, the first time for all of them.
     pub(super) async fn poll(&mut self, log: &EventLog, views: &Views) -> Result<(), Error> {
-        let all = std::mem::take(&mut self.all) || self.starting.is_none() || self.polls >= LOOK_AT_ALL_EVERY;
-        if all {
-            self.polls = 0;
-            if let Err(error) = self.compare_all(log, views).await {
-                self.all = true;
-                return Err(error);
-            }
-            return Ok(());
+        if self.starting.is_none() {
+            return self.begin(log, views).await;
         }
-        self.polls += 1;
-        let heads = heads(log, self.newest_micros.saturating_sub(OVERLAP_MICROS)).await?;
+        let heads = heads(log, self.since()).await?;
         // Whatever the next poll cannot see again need not be remembered.
         let recent: HashMap<TeamId, Position> = heads.iter().map(|(team, head, _)| (team.clone(), *head)).collect();
         self.visited.retain(|team, _| recent.contains_key(team));
         for (team, head, at) in heads {
-            self.newest_micros = self.newest_micros.max(at);
+            self.newest(at);
             if self.visited.get(&team).is_none_or(|seen| *seen < head) {
                 self.moved(team, head);
             }
         }
+        self.polls += 1;
+        if self.polls >= WALK_EVERY {
+            self.polls = 0;
+            self.walk(log, views).await?;
+        }
         Ok(())
     }
 
-    async fn compare_all(&mut self, log: &EventLog, views: &Views) -> Result<(), Error> {
-        let heads = heads(log, i64::MIN).await?;
-        let mut reader = views.read().await?;
-        let cursors = fetch_all!(
-            reader,
-            (String, i64, i64),
-            "SELECT team_id, MIN(position), CAST(COUNT(*) AS BIGINT) FROM cursors GROUP BY team_id"
-        )?;
-        let cursors: HashMap<String, (i64, i64)> = cursors.into_iter().map(|(team, at, n)| (team, (at, n))).collect();
-        let projections = i64::try_from(views.projections().len()).unwrap_or(i64::MAX);
-        let mut behind = HashSet::new();
-        for (team, head, at) in heads {
-            self.newest_micros = self.newest_micros.max(at);
-            let reached = cursors.get(team.as_str()).filter(|(_, n)| *n >= projections).map_or(0, |(at, _)| *at);
-            if u64::try_from(reached).unwrap_or(0) < head {
-                behind.insert(team.clone());
+    /// Compares all heads with all cursors, page by page: who was behind at the start.
+    async fn begin(&mut self, log: &EventLog, views: &Views) -> Result<(), Error> {
+        // First, so that what moves meanwhile is seen by the next poll.
+        let newest = log.last_moved().await?;
+        let (mut starting, mut after) = (HashSet::new(), None);
+        loop {
+            let page = behind(views, log, after.as_ref(), COMPARED_MAX).await?;
+            for (team, head) in page.teams {
+                starting.insert(team.clone());
                 self.moved(team, head);
             }
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
         }
-        self.starting.get_or_insert(behind);
+        self.newest(newest);
+        self.starting = Some(starting);
         Ok(())
+    }
+
+    /// Compares some heads with their cursors, whatever the clocks said, and goes on from there the next time: so that
+    /// what a second costs does not grow with how many teams there are.
+    async fn walk(&mut self, log: &EventLog, views: &Views) -> Result<(), Error> {
+        let page = behind(views, log, self.walked.as_ref(), COMPARED_MAX).await?;
+        for (team, head) in page.teams {
+            self.moved(team, head);
+        }
+        self.walked = page.next;
+        Ok(())
+    }
+
+    fn newest(&mut self, at: i64) {
+        if at > self.newest_micros || self.newest_since.is_none() {
+            (self.newest_micros, self.newest_since) = (at.max(self.newest_micros), Some(Instant::now()));
+        }
+    }
+
+    /// Returns since when heads are asked for. A while after the last one moved, clocks that are behind have come to
+    /// where it was: then nothing is asked for again.
+    fn since(&self) -> i64 {
+        let quiet = self.newest_since.map_or(0, |at| i64::try_from(at.elapsed().as_micros()).unwrap_or(i64::MAX));
+        self.newest_micros.saturating_sub(OVERLAP_MICROS.saturating_sub(quiet).max(0))
     }
 }
 
