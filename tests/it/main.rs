@@ -19,7 +19,6 @@ mod postgres;
 mod readme;
 mod rebuild_changes_nothing;
 mod smtp_client;
-mod statements_name_their_team;
 mod stream_client;
 mod streams_resume_without_gap;
 mod submitted_mail_comes_back;
