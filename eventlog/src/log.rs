@@ -300,6 +300,9 @@ impl EventLog {
 
     /// Returns the records after a position, in order, at most `limit`; empty at the head.
     ///
+    /// States that are folded afterwards know of these records: they may be committed before the append that wrote
+    /// them has been answered, and nobody must act on a record and find that it never happened.
+    ///
     /// # Errors
     /// The store does not answer, a record is not readable, or the page has a hole.
     pub async fn read(&self, team: &TeamId, after: Position, limit: usize) -> Result<Vec<Recorded>, LogError> {
@@ -322,6 +325,9 @@ impl EventLog {
             if record.position != expected {
                 return Err(LogError::Gap { team: team.clone(), expected, found: record.position });
             }
+        }
+        if let Some(last) = page.last() {
+            self.shared.folds.outgrown(team, last.position);
         }
         Ok(page)
     }
@@ -352,9 +358,7 @@ impl EventLog {
 
     /// Tells this node that a team's log has grown elsewhere: its folds are read anew and its followers wake.
     pub fn note_moved(&self, team: &TeamId, head: Position) {
-        if self.shared.folds.known(team).is_some_and(|known| known.head.position < head) {
-            self.shared.folds.forget(team);
-        }
+        self.shared.folds.outgrown(team, head);
         self.shared.wake.moved(team, head);
     }
 
