@@ -93,10 +93,18 @@ pub struct Bounces {
 }
 
 impl Bounces {
+    /// Returns the domain that reports come back to, as it is compared.
+    ///
+    /// # Errors
+    /// It is no name of a domain.
+    pub fn normalised(&self) -> anyhow::Result<Option<String>> {
+        let domain = self.domain.as_deref().map(mail::address::normalise_domain).transpose();
+        domain.map_err(|e| anyhow::anyhow!("bounces.domain: {e}"))
+    }
+
     /// Returns what is wrong with the section.
     fn problems(&self) -> Vec<String> {
-        let wrong = self.domain.as_deref().and_then(|domain| mail::address::normalise_domain(domain).err());
-        wrong.map(|e| format!("bounces.domain: {e}")).into_iter().collect()
+        self.normalised().err().map(|e| e.to_string()).into_iter().collect()
     }
 }
 
