@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-use super::world::{Manner, SECOND, World, eventually, places};
+use super::world::{Manner, SECOND, World, places};
+use crate::reactor::eventually;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_share_the_webhooks_and_nothing_is_sent_twice() {
