@@ -5,6 +5,7 @@ mod billing;
 mod classify;
 mod deliveries;
 mod erase;
+mod master_key;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -27,6 +28,7 @@ pub use billing::billing;
 pub use classify::classify_bounce;
 pub use deliveries::deliveries;
 pub use erase::erase;
+pub use master_key::master_key;
 
 /// How many records one page of a walk holds.
 const PAGE: usize = 1_000;

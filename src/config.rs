@@ -171,6 +171,7 @@ pub struct Blobs {
 #[expect(missing_docs, reason = "the default file documents each key")]
 pub struct Secrets {
     pub master_key_file: String,
+    pub previous_master_key_files: Vec<String>,
     pub pepper_file: String,
 }
 

@@ -68,6 +68,17 @@ impl Options {
     }
 }
 
+/// What sealing secrets anew has done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resealed {
+    /// How many were sealed with the current key.
+    pub resealed: u64,
+    /// Those that none of the keys opens.
+    pub unopened: Vec<SecretId>,
+    /// The last that was looked at; `None` at the end.
+    pub last: Option<SecretId>,
+}
+
 /// The log could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -432,6 +443,38 @@ impl EventLog {
             Some(sealed) => Ok(Some(self.shared.master_key.open(team, id.as_str(), purpose, &sealed)?)),
             None => Ok(None),
         }
+    }
+
+    /// Seals a page of a team's secrets anew that an earlier master key had sealed: those after a given one, at most
+    /// `limit`. `purposes` are all that secrets are sealed for.
+    ///
+    /// Whoever reads meanwhile reads one or the other. May be repeated at any time.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn reseal(
+        &self,
+        team: &TeamId,
+        after: Option<&SecretId>,
+        limit: usize,
+        purposes: &[&str],
+    ) -> Result<Resealed, LogError> {
+        let shared = &self.shared;
+        let mut done = Resealed::default();
+        for row in shared.backend.secrets(team, after, limit).await? {
+            let seal = |purpose: &&str| {
+                shared.master_key.reseal(shared.random(), team, row.id.as_str(), purpose, &row.sealed).ok()
+            };
+            match purposes.iter().find_map(seal) {
+                Some(Some(sealed)) => {
+                    done.resealed += u64::from(shared.backend.replace_secret(team, &row, &sealed).await?);
+                }
+                Some(None) => {}
+                None => done.unopened.push(row.id.clone()),
+            }
+            done.last = Some(row.id);
+        }
+        Ok(done)
     }
 
     /// Drops answers older than 24 hours, at most `limit`; returns how many.

@@ -31,7 +31,7 @@ macro_rules! row_readers {
         use domain::id::{BlobId, Position, TeamId};
         use sqlx::Row;
 
-        use $crate::backend::{AnswerKey, AnswerRow, BlobRow, Head, SnapshotRow};
+        use $crate::backend::{AnswerKey, AnswerRow, BlobRow, Head, SecretRow, SnapshotRow};
         use $crate::directory::{DirectoryEntry, DirectoryKey};
         use $crate::record::{StoredPersonal, StoredRecord};
         use $crate::rows::decode;
@@ -62,6 +62,11 @@ macro_rules! row_readers {
 
         pub(super) fn team(row: &$row) -> Result<TeamId, sqlx::Error> {
             parse(row, 0)
+        }
+
+        /// secret_id, sealed
+        pub(super) fn secret(row: &$row) -> Result<SecretRow, sqlx::Error> {
+            Ok(SecretRow { id: parse(row, 0)?, sealed: row.try_get(1)? })
         }
 
         /// team_id, erasures
