@@ -66,15 +66,15 @@ pub enum Command {
     ///
     /// Without downtime, on any number of nodes:
     ///
-    /// 1. `postlog master-key new FILE`, and bring the file to every node.
+    /// (1) `postlog master-key new FILE`, and bring the file to every node.
     ///
-    /// 2. On each node add it to secrets.previous_master_key_files and start it again: now all can open what the new key
-    /// will seal.
+    /// (2) On each node add it to secrets.previous_master_key_files and start it again: now all can open what the new
+    /// key will seal.
     ///
-    /// 3. On each node name it in secrets.master_key_file, and the old one in previous_master_key_files; start again.
+    /// (3) On each node name it in secrets.master_key_file, and the old one in previous_master_key_files; start again.
     ///
-    /// 4. `postlog master-key reseal`. A day later, when kept answers of requests have expired, take the old one away.
-    #[command(subcommand, verbatim_doc_comment)]
+    /// (4) `postlog master-key reseal`. A day later, when kept answers of requests have expired, take the old one away.
+    #[command(subcommand)]
     MasterKey(MasterKeyCommand),
     /// Read a returned mail from standard input and print, as JSON, what it says of each recipient.
     ///

@@ -87,7 +87,7 @@ impl Store {
                 !batch.releases.iter().any(|(team, id)| *team == entry.team && id == entry.target.id())
             })
         });
-        let has_secret = |(team, row): &(TeamId, crate::SecretRow)| {
+        let has_secret = |(team, row): &(TeamId, SecretRow)| {
             self.teams.get(team).is_some_and(|team| team.secrets.contains_key(&row.id))
         };
         let has_blob =
