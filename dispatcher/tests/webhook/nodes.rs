@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -120,4 +121,23 @@ async fn work_that_was_handed_over_is_taken_up_without_waiting_for_the_lease() {
     assert_eq!(places(&receiver.wait(3).await)[2], (position, 3));
     eventually("it is written", || async { world.attempts(&webhook).await.len() == 3 }).await;
     c.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stops_while_it_takes_a_lease_gives_it_back() {
+    let world = World::new().await;
+    let receiver = world.receiver(|_| Manner::Answer(200)).await;
+    world.webhook(&receiver).await;
+    let mailbox = world.mailbox().await;
+    for n in 0..60 {
+        let stopping = world.start_as(&format!("stopping {n}"));
+        world.receive(&mailbox).await;
+        // It is told of the event, and asks for the lease, at any moment around this one.
+        tokio::time::sleep(Duration::from_micros(u64::try_from(n).unwrap() * 100)).await;
+        stopping.stop().await;
+        let next = world.start_as(&format!("next {n}"));
+        receiver.wait(n + 1).await;
+        next.stop().await;
+    }
+    assert_eq!(receiver.count(), 60);
 }
