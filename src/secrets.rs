@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use api::auth::secret::Pepper;
-use eventlog::{Allot, MasterKey};
+use eventlog::{Allot, EventLog, MasterKey};
 
 use crate::config::Config;
 
@@ -16,6 +16,15 @@ pub struct InstallationSecrets {
     pub master_key: MasterKey,
     /// The key of the digests by which API keys are looked up.
     pub pepper: Pepper,
+    /// What each is recognised by: its name, its file, and a digest that tells nothing of it.
+    marks: [Mark; 2],
+}
+
+#[derive(Clone)]
+struct Mark {
+    name: &'static str,
+    file: PathBuf,
+    digest: String,
 }
 
 /// Reads the secrets; on the first start with default locations it makes them, readable by the owner only.
@@ -24,9 +33,40 @@ pub struct InstallationSecrets {
 /// A file cannot be read or made, or does not hold 64 hexadecimal characters.
 pub fn load(config: &Config, allot: &Allot) -> anyhow::Result<InstallationSecrets> {
     let data = &config.server.data_dir;
-    let master = read_or_make(&config.secrets.master_key_file, &data.join("master.key"), allot)?;
-    let pepper = read_or_make(&config.secrets.pepper_file, &data.join("pepper.key"), allot)?;
-    Ok(InstallationSecrets { master_key: MasterKey::new(&master), pepper: Pepper::new(pepper) })
+    let place = |configured: &str, default: &str| match configured {
+        "" => data.join(default),
+        configured => PathBuf::from(configured),
+    };
+    let (master_key_file, pepper_file) = (&config.secrets.master_key_file, &config.secrets.pepper_file);
+    let (master_at, pepper_at) = (place(master_key_file, "master.key"), place(pepper_file, "pepper.key"));
+    let master = read_or_make(master_key_file, &master_at, allot)?;
+    let pepper = read_or_make(pepper_file, &pepper_at, allot)?;
+    let mark = |name, file, key| {
+        // Under a purpose of its own, so that what is kept in the database is of no other use.
+        let digest = hex::encode(Pepper::new(key).mac(b"postlog/key-mark/1\0", &[]));
+        Mark { name, file, digest }
+    };
+    let marks = [mark("master key", master_at, master), mark("pepper", pepper_at, pepper)];
+    Ok(InstallationSecrets { master_key: MasterKey::new(&master), pepper: Pepper::new(pepper), marks })
+}
+
+/// Compares the secrets with those that the database was made with, which the first start notes.
+///
+/// # Errors
+/// One of them is another: what is sealed would not open, no API key would work, and what this node wrote no other node
+/// could use.
+pub async fn check(log: &EventLog, secrets: &InstallationSecrets) -> anyhow::Result<()> {
+    for Mark { name, file, digest } in &secrets.marks {
+        let kept = log.keep_first(&format!("mark of the {name}"), digest).await?;
+        if kept != *digest {
+            bail!(
+                "{} does not hold the {name} that this database was made with; copy the file from the node that made it, \
+                 or from where it was kept apart",
+                file.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 fn read_or_make(configured: &str, default: &Path, allot: &Allot) -> anyhow::Result<[u8; 32]> {
