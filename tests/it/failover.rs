@@ -95,6 +95,9 @@ impl Pair {
             .replace("/srv/pg", &self.place.path().display().to_string())
             .replace("5433", &self.ports[0].to_string())
             .replace("5434", &self.ports[1].to_string())
+            // What a crash of this machine would do to files of a test is of no interest.
+            .replace("initdb -D", "initdb --no-sync -D")
+            .replace("pg_basebackup -D", "pg_basebackup --no-sync -D")
     }
 
     /// Runs commands of the manual, or others, as the owner of the servers.
@@ -244,7 +247,8 @@ async fn no_acknowledged_event_is_lost_when_the_primary_dies_and_its_standby_tak
         .with("SMTP__RATES__MAILS_PER_MINUTE_PER_MAILBOX", "0");
     let a = installation.start();
     let keys = a.keys.clone().unwrap();
-    let b = installation.another_node().start();
+    let other = installation.another_node();
+    let b = other.start();
     let nodes = [a, b];
     let ledger = Arc::new(Ledger::default());
     let mut work = tokio::task::JoinSet::new();

@@ -193,7 +193,8 @@ async fn mail(server: &Server, subject: &str) {
     server.mail("ann@example.com", "agent@postlog.test", subject, "x").await;
 }
 
-#[tokio::test]
+// The proxy goes on while this thread waits for a program to start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_loses_its_database_is_followed_and_repeats_nothing_when_it_has_it_back() {
     let Proxied { proxy, installation, a, keys, other, b } = first_behind_a_proxy().await;
     let sink = Sink::start().await;
@@ -247,7 +248,8 @@ async fn a_node_that_loses_its_database_is_followed_and_repeats_nothing_when_it_
     assert!(other.run(&["verify"]).contains("the chain holds"));
 }
 
-#[tokio::test]
+// The proxy goes on while this thread waits for a program to start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn views_are_kept_up_by_the_other_node_when_one_falls_silent_in_the_middle_of_a_page() {
     let Proxied { proxy, a, keys, other, b, installation: _kept } = first_behind_a_proxy().await;
     // The list of projections whose cursors move is sent right before a page is committed.
