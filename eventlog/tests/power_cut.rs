@@ -20,6 +20,8 @@ use eventlog::sqlite::SqliteBackend;
 use eventlog::{Allot, BlobStore, DirectoryKey, EventLog, Failpoints, MasterKey, Options, Point, Submission};
 
 const SECTOR: usize = 512;
+/// How long the head of a write-ahead file is.
+const HEAD: usize = 32;
 /// Commits that are recorded in one go.
 const COMMITS: u32 = 60;
 /// Of these every third is cut in the middle.
@@ -78,8 +80,13 @@ fn mixed(old: &[u8], new: &[u8], seed: u64) -> Vec<u8> {
 /// Returns what a power cut leaves in the middle of a commit: `before` is the end of the last one, `earlier` that of the
 /// one before it, `after` what this one would have ended with.
 fn cut(earlier: &Files, before: &Files, after: &Files, seed: u64) -> Files {
-    let wal = mixed(&before.wal, &after.wal, seed);
     let started_over = before.salt() != after.salt();
+    let mut from = before.wal.clone();
+    if started_over {
+        // The head of a file that starts over is flushed before anything else of it is written.
+        from[..HEAD].copy_from_slice(&after.wal[..HEAD]);
+    }
+    let wal = mixed(&from, &after.wal, seed);
     let database = if started_over {
         // Only after the database was flushed.
         after.database.clone()

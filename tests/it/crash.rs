@@ -1,11 +1,13 @@
 //! `kill -9` at random moments under load: what was acknowledged is there exactly once, and the chain holds.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Installation, Keys, PATIENCE, Server, report};
+use crate::harness::{Client, Installation, Keys, PATIENCE, Server, pause, report};
 use crate::stream_client::Stream;
 use crate::webhook_sink::Sink;
 
@@ -28,6 +30,8 @@ struct Ledger {
     tests: BTreeMap<String, Option<String>>,
     /// Mails that are sent: idempotency key to the id that was answered.
     sends: BTreeMap<String, Option<String>>,
+    /// How often a client heard what it wanted to hear.
+    answers: Arc<AtomicU64>,
     /// What a stream has told of received mails, over all its connections: event id and subject.
     streamed: Vec<(String, String)>,
 }
@@ -98,9 +102,14 @@ async fn load(server: &Server, keys: &Keys, hook: &str, ledger: &mut Ledger) {
     let first = ledger.mails.keys().last().map_or(0, |n| n + 1);
     let again: Vec<u64> = ledger.mails.iter().filter(|(_, answered)| !**answered).map(|(n, _)| *n).collect();
     let (mut mails, mut tests, mut sends) = (vec![], vec![], vec![]);
+    let answers = Arc::clone(&ledger.answers);
+    let heard = |answered: bool| {
+        answers.fetch_add(u64::from(answered), Ordering::SeqCst);
+    };
     let mailing = async {
         for n in again.into_iter().chain(first..first + 500) {
             let answered = send(&server.smtp, n).await.is_ok();
+            heard(answered);
             mails.push((n, answered));
             if !answered {
                 return;
@@ -110,6 +119,7 @@ async fn load(server: &Server, keys: &Keys, hook: &str, ledger: &mut Ledger) {
     let testing = async {
         for key in Ledger::keys(&ledger.tests, "test") {
             let answered = test_webhook(&root, hook, &key).await;
+            heard(answered.is_some());
             tests.push((key, answered.clone()));
             if answered.is_none() {
                 return;
@@ -119,6 +129,7 @@ async fn load(server: &Server, keys: &Keys, hook: &str, ledger: &mut Ledger) {
     let sending = async {
         for key in Ledger::keys(&ledger.sends, "send") {
             let answered = send_by_http(&mailbox, &key).await;
+            heard(answered.is_some());
             sends.push((key, answered.clone()));
             if answered.is_none() {
                 return;
@@ -141,11 +152,14 @@ fn scattered(n: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Kills a process after a time.
-fn kill_after(pid: u32, delay: Duration) -> std::thread::JoinHandle<()> {
+/// Kills a process some time after so many answers were given, whatever the pace of the machine.
+fn kill_after(pid: u32, answers: Arc<AtomicU64>, after: u64, delay: Duration) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
-        let (_keep, never) = std::sync::mpsc::sync_channel::<()>(0);
-        let _ = never.recv_timeout(delay);
+        let patience = Instant::now() + PATIENCE;
+        while answers.load(Ordering::SeqCst) < after && Instant::now() < patience {
+            pause(Duration::from_millis(1));
+        }
+        pause(delay);
         let _ = std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status();
     })
 }
@@ -173,12 +187,19 @@ async fn survive(store: &str, installation: Installation, kills: u64) {
     let (status, made) = server.client(&keys.root).post("/webhooks", hook).await;
     assert_eq!(status, 201, "{made}");
     let hook = made["data"]["id"].as_str().unwrap().to_owned();
-    drop(server);
-
+    // The stream begins with the first mail; from there on it is only ever resumed.
     let mut ledger = Ledger::default();
+    let mut stream = Stream::open(&server.client(&keys.mailbox), "/mailbox/events", None).await;
+    ledger.mails.insert(0, send(&server.smtp, 0).await.is_ok());
+    let event = stream.next().await;
+    ledger.streamed.push((event.id, event.data["message"]["subject"].as_str().unwrap().to_owned()));
+    drop((stream, server));
+
     for kill in 0..kills {
         let server = installation.start();
-        let killer = kill_after(server.pid(), Duration::from_millis(20 + scattered(kill) % 400));
+        let after = ledger.answers.load(Ordering::SeqCst) + scattered(kill) % 24;
+        let delay = Duration::from_micros(scattered(!kill) % 30_000);
+        let killer = kill_after(server.pid(), Arc::clone(&ledger.answers), after, delay);
         load(&server, &keys, &hook, &mut ledger).await;
         killer.join().unwrap();
     }
