@@ -143,6 +143,7 @@ pub struct Server {
     pub grace_seconds: u64,
     pub poll_idle_milliseconds: u64,
     pub poll_busy_milliseconds: u64,
+    pub duty_lease_seconds: u64,
 }
 
 /// See `[database]` in the default file.
@@ -151,6 +152,7 @@ pub struct Server {
 #[expect(missing_docs, reason = "the default file documents each key")]
 pub struct Database {
     pub url: String,
+    pub notify: bool,
     pub lanes: usize,
     pub queue_max: usize,
     pub write_ahead_reserve_mebibytes: u64,
@@ -300,6 +302,7 @@ impl Config {
         check((1..=300).contains(&self.server.grace_seconds), "server.grace_seconds must be 1 to 300");
         let polls = [self.server.poll_idle_milliseconds, self.server.poll_busy_milliseconds];
         check(polls.iter().all(|p| (5..=60_000).contains(p)), "server.poll_*_milliseconds must be 5 to 60000");
+        check((3..=3_600).contains(&self.server.duty_lease_seconds), "server.duty_lease_seconds must be 3 to 3600");
         check((1..=64).contains(&self.database.lanes), "database.lanes must be 1 to 64");
         check(
             self.database.write_ahead_reserve_mebibytes <= 4_096,

@@ -8,7 +8,9 @@ use anyhow::{Context as _, bail};
 use api::receive::Receiver;
 use axum::Router;
 use axum::routing::get;
+use dispatcher::duty::Duty;
 use dispatcher::queue::Queue;
+use eventlog::postgres::Servers;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, Role};
 use crate::dns::Names;
 use crate::doors::{self, Doors, bind};
+use crate::duties::{Held, Keeper};
 use crate::first_run::{self, Addresses};
 use crate::local::LocalMail;
 use crate::outgoing::Outgoing;
@@ -117,22 +120,71 @@ fn start_below(
     stop: &CancellationToken,
 ) -> Option<watch::Receiver<bool>> {
     let (log, allot) = (store.log.clone(), store.allot.clone());
-    let idle = Duration::from_millis(config.server.poll_idle_milliseconds);
-    let busy = Duration::from_millis(config.server.poll_busy_milliseconds);
-    below.start("heads", poll::heads(log.clone(), allot.clone(), idle, busy, stop.clone()));
-    below.start("housekeeping", poll::housekeeping(log.clone(), store.work.clone(), allot, stop.clone()));
+    let pace = poll::Pace {
+        idle: Duration::from_millis(config.server.poll_idle_milliseconds),
+        busy: Duration::from_millis(config.server.poll_busy_milliseconds),
+        heard: Arc::default(),
+    };
+    if let Some(servers) = store.servers.clone() {
+        start_servers(below, config, store, servers, &pace, stop);
+    }
+    below.start("heads", poll::heads(log.clone(), allot.clone(), pace, stop.clone()));
+    below.start("erasures elsewhere", poll::erasures(log.clone(), stop.clone()));
+    let duty = keep(below, "housekeeping duty", config, store, "housekeeping", stop);
+    below.start("housekeeping", poll::housekeeping(log.clone(), store.work.clone(), allot, duty, stop.clone()));
     if !config.server.roles.contains(&Role::Project) {
         return None;
     }
     let runner = projections::Runner::new(log.clone(), store.views.clone());
     let ready = runner.ready();
+    let duty = keep(below, "erasures duty", config, store, "erasures", stop);
     let (views, stop, erasing) = (store.views.clone(), stop.clone(), stop.clone());
     below.start("erasures", async move {
-        projections::erasure::follow(views, log, erasing).await;
+        projections::erasure::follow(views, log, move || duty.is_mine(), erasing).await;
         Ok(())
     });
     below.start("read models", async move { Ok(runner.run(stop).await?) });
     Some(ready)
+}
+
+/// Follows the PostgreSQL servers, and has nodes tell each other of appends where that is configured.
+fn start_servers(
+    below: &mut Tasks,
+    config: &Config,
+    store: &Store,
+    servers: Servers,
+    pace: &poll::Pace,
+    stop: &CancellationToken,
+) {
+    let (followed, following) = (servers.clone(), stop.clone());
+    below.start("PostgreSQL servers", async move {
+        followed.follow(following).await;
+        Ok(())
+    });
+    if config.database.notify {
+        let (wake, node) = (store.log.wake().clone(), store.node.clone());
+        let (heard, stop) = (Arc::clone(&pace.heard), stop.clone());
+        below.start("notifications", async move {
+            eventlog::postgres::notify(servers, wake, node, heard, stop).await;
+            Ok(())
+        });
+    }
+}
+
+/// Starts keeping a duty; returns what tells whether this node has it.
+fn keep(
+    below: &mut Tasks,
+    task: &'static str,
+    config: &Config,
+    store: &Store,
+    duty: &'static str,
+    stop: &CancellationToken,
+) -> Held {
+    let lease = Duration::from_secs(config.server.duty_lease_seconds);
+    let (keeper, held) =
+        Keeper::new(Duty::new(store.work.clone(), duty, store.node.clone()), store.allot.clone(), lease);
+    below.start(task, keeper.run(stop.clone()));
+    held
 }
 
 async fn start_metrics(

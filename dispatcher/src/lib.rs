@@ -6,6 +6,7 @@
 //! - [`egress`] is the only client for URLs that strangers gave us. It reaches public addresses and nothing else.
 //! - [`retry`] says when the next attempt is due. It is a function of stored numbers, so a restart changes nothing.
 //! - [`queue`] keeps leases, cursors and failures: durable, fenced, and never the truth.
+//! - [`duty`] is the lease of work that one node does for all.
 //!
 //! - [`smtp`] hands mail over, to public addresses only as well.
 //!
@@ -17,6 +18,7 @@
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests may fail loudly"))]
 
 pub mod dns;
+pub mod duty;
 pub mod egress;
 pub mod outbound;
 pub mod queue;

@@ -249,6 +249,17 @@ pub trait Backend: Send + Sync + 'static {
     /// Drops the rows of bodies, with the bytes of those that are inline. Returns how many there were.
     async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError>;
 
+    /// Keeps a value of the installation under a name unless there is one; returns the one that is kept. A store that
+    /// outlives no process keeps nothing.
+    async fn keep_first(&self, _name: &str, value: &str) -> Result<String, StoreError> {
+        Ok(value.to_owned())
+    }
+
+    /// Keeps a value of the installation under a name, instead of the one that may be there.
+    async fn keep(&self, _name: &str, _value: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Ends background work and closes connections.
     async fn close(&self);
 }

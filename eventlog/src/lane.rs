@@ -209,6 +209,9 @@ impl Lane {
             }
             self.shared.wake.moved(team, head.position);
         }
+        if !attempted.batch.heads.is_empty() {
+            self.shared.wake.wrote();
+        }
         for (job, fate) in jobs.into_iter().zip(attempted.fates) {
             match fate {
                 Fate::Repeat(answer) => job.repeat(answer),

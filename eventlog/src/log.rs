@@ -521,6 +521,23 @@ impl EventLog {
         Ok(self.shared.backend.erase_blobs(team, ids).await?)
     }
 
+    /// Keeps a value of the installation under a name unless there is one; returns the one that is kept. It is not part of
+    /// any team's log.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn keep_first(&self, name: &str, value: &str) -> Result<String, LogError> {
+        Ok(self.shared.backend.keep_first(name, value).await?)
+    }
+
+    /// Keeps a value of the installation under a name, instead of the one that may be there.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn keep(&self, name: &str, value: &str) -> Result<(), LogError> {
+        Ok(self.shared.backend.keep(name, value).await?)
+    }
+
     /// Waits until a flush has failed; the process must then stop.
     pub async fn failed(&self) {
         self.shared.failed.cancelled().await;

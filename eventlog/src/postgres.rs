@@ -4,7 +4,9 @@
 //! sequence, no advisory lock (but around migrations) and no LISTEN/NOTIFY, so that the tables can be spread by team.
 //! All of it lies in the schema `log`.
 
+mod notify;
 mod read;
+mod servers;
 mod write;
 
 use std::time::Duration;
@@ -14,7 +16,7 @@ use domain::StreamId;
 use domain::id::{BlobId, Position, SecretId, TeamId};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgPool, Postgres, Transaction};
+use sqlx::{PgPool, Postgres, Transaction};
 
 use crate::backend::{
     AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, Head, Hold, SecretRow, SnapshotRow, StoreError,
@@ -23,6 +25,9 @@ use crate::backend::{
 use crate::directory::{DirectoryEntry, DirectoryKey};
 use crate::record::StoredRecord;
 use crate::rows::{all, limited, signed};
+
+pub use notify::notify;
+pub use servers::{Answering, Servers};
 
 use read::{HISTORIES, READ, SNAPSHOTS, unavailable};
 use write::append_error;
@@ -33,7 +38,7 @@ const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 /// How the server is reached.
 #[derive(Clone)]
 pub struct Config {
-    /// `postgres://user:password@host:port/database`
+    /// `postgres://user:password@host:port/database`; several hosts are separated by commas, see [`Servers`].
     pub url: String,
     /// The most connections of this node; more than the log has lanes, since a lane may hold one and read by another.
     pub connections_max: u32,
@@ -83,6 +88,7 @@ pub enum OpenError {
 /// See the module.
 pub struct PostgresBackend {
     pool: PgPool,
+    answering: Answering,
     epoch: u16,
 }
 
@@ -92,23 +98,18 @@ impl PostgresBackend {
     /// # Errors
     /// See [`OpenError`].
     pub async fn open(config: &Config) -> Result<Self, OpenError> {
-        let options: PgConnectOptions = config.url.parse().map_err(OpenError::Connect)?;
-        let options = options.application_name("postlog").disable_statement_logging();
-        let pool = PgPoolOptions::new()
+        Self::open_on(&config.url.parse().map_err(OpenError::Connect)?, config).await
+    }
+
+    /// The same with servers that somebody follows, see [`Servers::follow`]; the URL of the configuration is not looked at.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open_on(servers: &Servers, config: &Config) -> Result<Self, OpenError> {
+        let options = PgPoolOptions::new()
             .max_connections(config.connections_max.max(2))
-            .acquire_timeout(Duration::from_millis(config.connect_timeout_milliseconds))
-            .test_before_acquire(false)
-            .before_acquire(|connection, rest| {
-                Box::pin(async move {
-                    if rest.idle_for > TRUSTED_IDLE {
-                        connection.ping().await?;
-                    }
-                    Ok(true)
-                })
-            })
-            .connect_with(options)
-            .await
-            .map_err(OpenError::Connect)?;
+            .acquire_timeout(Duration::from_millis(config.connect_timeout_milliseconds));
+        let pool = servers.pool(options, TRUSTED_IDLE, session).await.map_err(OpenError::Connect)?;
         let problems = problems(&settings(&pool).await.map_err(OpenError::Connect)?);
         if !problems.is_empty() {
             if !config.dangerous_unsafe_postgres {
@@ -123,7 +124,7 @@ impl PostgresBackend {
             .await
             .map_err(OpenError::Connect)?;
         let epoch = u16::try_from(epoch).map_err(|_| OpenError::Damaged(format!("epoch {epoch}")))?;
-        Ok(Self { pool, epoch })
+        Ok(Self { pool, answering: servers.answering(), epoch })
     }
 
     /// Begins a new epoch: after a restore from a backup, ids of events that were lost must not be taken for new ones.
@@ -139,6 +140,11 @@ impl PostgresBackend {
         backend.close().await;
         u16::try_from(epoch).map_err(|_| OpenError::Damaged(format!("epoch {epoch}")))
     }
+}
+
+/// Adds what every session is told: a node that stops in the middle of a transaction does not keep its locks for ever.
+fn session(options: PgConnectOptions) -> PgConnectOptions {
+    options.options([("idle_in_transaction_session_timeout", "10s")])
 }
 
 async fn migrate(pool: &PgPool) -> Result<(), OpenError> {
@@ -177,9 +183,19 @@ fn problems(settings: &[(String, String)]) -> Vec<String> {
     problems
 }
 
+/// What is asked of the server ends when the server is given up.
+trait Guarded<T>: Future<Output = Result<T, sqlx::Error>> + Sized {
+    async fn guarded(self, answering: &Answering) -> Result<T, sqlx::Error> {
+        answering.guard(self).await
+    }
+}
+
+impl<T, F: Future<Output = Result<T, sqlx::Error>>> Guarded<T> for F {}
+
 /// Row locks on some heads.
 struct Held {
     transaction: Transaction<'static, Postgres>,
+    answering: Answering,
 }
 
 impl Held {
@@ -195,7 +211,8 @@ impl Held {
 #[async_trait]
 impl Hold for Held {
     async fn append(self: Box<Self>, batch: &Batch) -> Result<(), AppendError> {
-        self.write(batch).await.map_err(|e| append_error(&e))
+        let answering = self.answering.clone();
+        answering.guard(self.write(batch)).await.map_err(|e| append_error(&e))
     }
 }
 
@@ -203,7 +220,7 @@ impl PostgresBackend {
     async fn lock(&self, teams: &[TeamId]) -> Result<Box<Held>, sqlx::Error> {
         let mut transaction = self.pool.begin().await?;
         write::lock(&mut transaction, teams).await?;
-        Ok(Box::new(Held { transaction }))
+        Ok(Box::new(Held { transaction, answering: self.answering.clone() }))
     }
 
     async fn write(&self, batch: &Batch) -> Result<(), sqlx::Error> {
@@ -226,6 +243,7 @@ impl Backend for PostgresBackend {
         let rows = sqlx::query("SELECT team_id, epoch, position, hash FROM log.heads WHERE team_id = ANY($1::text[])")
             .bind(teams)
             .fetch_all(&self.pool)
+            .guarded(&self.answering)
             .await
             .map_err(|e| unavailable(&e))?;
         all(&rows, read::head)
@@ -238,6 +256,7 @@ impl Backend for PostgresBackend {
         .bind(at)
         .bind(limited(limit))
         .fetch_all(&self.pool)
+        .guarded(&self.answering)
         .await
         .map_err(|e| unavailable(&e))?;
         all(&rows, read::moved)
@@ -246,6 +265,7 @@ impl Backend for PostgresBackend {
     async fn appended(&self) -> Result<u64, StoreError> {
         let row = sqlx::query("SELECT COALESCE(SUM(position), 0)::bigint FROM log.heads")
             .fetch_one(&self.pool)
+            .guarded(&self.answering)
             .await
             .map_err(|e| unavailable(&e))?;
         read::unsigned(&row, 0).map_err(|e| unavailable(&e))
@@ -257,6 +277,7 @@ impl Backend for PostgresBackend {
                 .bind(after.map_or("", TeamId::as_str))
                 .bind(limited(limit))
                 .fetch_all(&self.pool)
+                .guarded(&self.answering)
                 .await
                 .map_err(|e| unavailable(&e))?;
         all(&rows, read::team)
@@ -268,6 +289,7 @@ impl Backend for PostgresBackend {
             .bind(signed(after))
             .bind(limited(limit))
             .fetch_all(&self.pool)
+            .guarded(&self.answering)
             .await
             .map_err(|e| unavailable(&e))?;
         all(&rows, read::record)
@@ -283,6 +305,7 @@ impl Backend for PostgresBackend {
             .bind(&names)
             .bind(domain::entity::SNAPSHOT_VERSION)
             .fetch_all(&self.pool)
+            .guarded(&self.answering)
             .await
             .map_err(|e| unavailable(&e))?;
         let mut histories = vec![StreamHistory::default(); streams.len()];
@@ -299,6 +322,7 @@ impl Backend for PostgresBackend {
             .bind(&names)
             .bind(after)
             .fetch_all(&self.pool)
+            .guarded(&self.answering)
             .await
             .map_err(|e| unavailable(&e))?;
         for (i, record) in all(&rows, |row| Ok((read::index(row, 16)?, read::record(row)?)))? {
@@ -333,6 +357,7 @@ impl Backend for PostgresBackend {
         .bind(snapshots.iter().map(|s| s.state.as_str()).collect::<Vec<_>>())
         .bind(snapshots.iter().map(|s| s.erasures).collect::<Vec<_>>())
         .execute(&self.pool)
+        .guarded(&self.answering)
         .await
         .map_err(|e| unavailable(&e))?;
         Ok(())
@@ -352,6 +377,7 @@ impl Backend for PostgresBackend {
         .bind(keys.iter().map(|k| k.scope.as_str()).collect::<Vec<_>>())
         .bind(keys.iter().map(|k| k.key.as_str()).collect::<Vec<_>>())
         .fetch_all(&self.pool)
+        .guarded(&self.answering)
         .await
         .map_err(|e| unavailable(&e))?;
         all(&rows, read::answer)
@@ -367,6 +393,7 @@ impl Backend for PostgresBackend {
         .bind(before)
         .bind(limited(limit))
         .execute(&self.pool)
+        .guarded(&self.answering)
         .await
         .map_err(|e| unavailable(&e))?;
         Ok(done.rows_affected())
@@ -377,17 +404,18 @@ impl Backend for PostgresBackend {
         let rows = sqlx::query("SELECT entry, team_id, target FROM log.directory WHERE entry = ANY($1::text[])")
             .bind(wanted)
             .fetch_all(&self.pool)
+            .guarded(&self.answering)
             .await
             .map_err(|e| unavailable(&e))?;
         all(&rows, read::entry)
     }
 
     async fn append(&self, batch: &Batch) -> Result<(), AppendError> {
-        self.write(batch).await.map_err(|e| append_error(&e))
+        self.answering.guard(self.write(batch)).await.map_err(|e| append_error(&e))
     }
 
     async fn hold(&self, teams: &[TeamId]) -> Result<Box<dyn Hold>, StoreError> {
-        Ok(self.lock(teams).await.map_err(|e| unavailable(&e))?)
+        Ok(self.answering.guard(self.lock(teams)).await.map_err(|e| unavailable(&e))?)
     }
 
     async fn blob(&self, team: &TeamId, id: &BlobId) -> Result<Option<BlobRow>, StoreError> {
@@ -395,6 +423,7 @@ impl Backend for PostgresBackend {
             .bind(team.as_str())
             .bind(id.as_str())
             .fetch_optional(&self.pool)
+            .guarded(&self.answering)
             .await
             .map_err(|e| unavailable(&e))?;
         row.map(|row| read::blob(id, &row)).transpose().map_err(|e| unavailable(&e))
@@ -405,6 +434,7 @@ impl Backend for PostgresBackend {
             .bind(team.as_str())
             .bind(id.as_str())
             .fetch_optional(&self.pool)
+            .guarded(&self.answering)
             .await
             .map_err(|e| unavailable(&e))
     }
@@ -423,6 +453,7 @@ impl Backend for PostgresBackend {
         .bind(after.map_or("", SecretId::as_str))
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
         .fetch_all(&self.pool)
+        .guarded(&self.answering)
         .await
         .map_err(|e| unavailable(&e))?;
         all(&rows, read::secret)
@@ -435,6 +466,7 @@ impl Backend for PostgresBackend {
             .bind(read.sealed.as_slice())
             .bind(sealed)
             .execute(&self.pool)
+            .guarded(&self.answering)
             .await
             .map(|done| done.rows_affected() > 0)
             .map_err(|e| unavailable(&e))
@@ -458,7 +490,7 @@ impl Backend for PostgresBackend {
             transaction.commit().await?;
             Ok(done.rows_affected())
         };
-        erase.await.map_err(|e: sqlx::Error| unavailable(&e))
+        self.answering.guard(erase).await.map_err(|e: sqlx::Error| unavailable(&e))
     }
 
     async fn erasures(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<(TeamId, i64)>, StoreError> {
@@ -468,6 +500,7 @@ impl Backend for PostgresBackend {
         .bind(after.map_or("", TeamId::as_str))
         .bind(limited(limit))
         .fetch_all(&self.pool)
+        .guarded(&self.answering)
         .await
         .map_err(|e| unavailable(&e))?;
         all(&rows, read::erasures)
@@ -478,8 +511,44 @@ impl Backend for PostgresBackend {
             .bind(team.as_str())
             .bind(ids.iter().map(BlobId::as_str).collect::<Vec<_>>())
             .execute(&self.pool)
+            .guarded(&self.answering)
             .await
             .map(|done| done.rows_affected())
+            .map_err(|e| unavailable(&e))
+    }
+
+    async fn keep_first(&self, name: &str, value: &str) -> Result<String, StoreError> {
+        loop {
+            let kept = sqlx::query_scalar("SELECT value FROM log.installation_values WHERE name = $1")
+                .bind(name)
+                .fetch_optional(&self.pool)
+                .guarded(&self.answering)
+                .await
+                .map_err(|e| unavailable(&e))?;
+            if let Some(kept) = kept {
+                return Ok(kept);
+            }
+            sqlx::query(
+                "INSERT INTO log.installation_values (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING",
+            )
+            .bind(name)
+            .bind(value)
+            .execute(&self.pool)
+            .guarded(&self.answering)
+            .await
+            .map_err(|e| unavailable(&e))?;
+        }
+    }
+
+    async fn keep(&self, name: &str, value: &str) -> Result<(), StoreError> {
+        let sql = "INSERT INTO log.installation_values (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+        sqlx::query(sql)
+            .bind(name)
+            .bind(value)
+            .execute(&self.pool)
+            .guarded(&self.answering)
+            .await
+            .map(|_| ())
             .map_err(|e| unavailable(&e))
     }
 

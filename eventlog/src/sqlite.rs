@@ -494,6 +494,37 @@ impl Backend for SqliteBackend {
         Ok(done.rows_affected())
     }
 
+    async fn keep_first(&self, name: &str, value: &str) -> Result<String, StoreError> {
+        let mut writer = self.writer.lock().await;
+        loop {
+            let kept = sqlx::query_scalar("SELECT value FROM installation_values WHERE name = $1")
+                .bind(name)
+                .fetch_optional(&mut *writer)
+                .await
+                .map_err(|e| unavailable(&e))?;
+            if let Some(kept) = kept {
+                return Ok(kept);
+            }
+            sqlx::query("INSERT INTO installation_values (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING")
+                .bind(name)
+                .bind(value)
+                .execute(&mut *writer)
+                .await
+                .map_err(|e| unavailable(&e))?;
+        }
+    }
+
+    async fn keep(&self, name: &str, value: &str) -> Result<(), StoreError> {
+        let sql = "INSERT INTO installation_values (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+        sqlx::query(sql)
+            .bind(name)
+            .bind(value)
+            .execute(&mut *self.writer.lock().await)
+            .await
+            .map(|_| ())
+            .map_err(|e| unavailable(&e))
+    }
+
     async fn close(&self) {
         self.readers.close().await;
         // Whoever died in the middle of a transaction must not keep the write-ahead file from being copied back.

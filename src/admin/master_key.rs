@@ -51,5 +51,6 @@ async fn reseal(store: &Store) -> anyhow::Result<()> {
             unopened.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", ")
         );
     }
+    secrets::note_master_key(&store.log, &store.secrets).await?;
     print(format_args!("{resealed} secrets were sealed anew; the current key opens all"))
 }

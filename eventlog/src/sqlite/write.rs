@@ -275,7 +275,7 @@ pub(super) async fn append(
 ) -> Result<(), AppendError> {
     let mut bytes = Bytes::default();
     let mut rows = Vec::from(core_rows(batch, &mut bytes));
-    let step_by_step = failpoints.is_armed();
+    let step_by_step = failpoints.goes_step_by_step();
     let others = step_by_step || has_others(batch);
     let answered = others || !batch.answers.is_empty() || !batch.expired_answers.is_empty();
     if answered {

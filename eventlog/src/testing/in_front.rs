@@ -130,6 +130,14 @@ impl<T: InFront> Backend for T {
         self.behind().erase_blobs(team, ids).await
     }
 
+    async fn keep_first(&self, name: &str, value: &str) -> Result<String, StoreError> {
+        self.behind().keep_first(name, value).await
+    }
+
+    async fn keep(&self, name: &str, value: &str) -> Result<(), StoreError> {
+        self.behind().keep(name, value).await
+    }
+
     async fn close(&self) {
         self.behind().close().await;
     }
