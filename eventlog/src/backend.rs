@@ -8,6 +8,7 @@ use domain::id::{BlobId, Position, SecretId, TeamId};
 use crate::chain::GENESIS;
 use crate::directory::{DirectoryEntry, DirectoryKey};
 use crate::record::StoredRecord;
+use crate::tree::Trees;
 
 /// Where a team's log ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -237,6 +238,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Drops the rows of bodies, with the bytes of those that are inline. Returns how many there were.
     async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError>;
+
+    /// Returns where the trees over the logs are kept.
+    fn trees(&self) -> &dyn Trees;
 
     /// Ends background work and closes connections.
     async fn close(&self);

@@ -5,6 +5,7 @@
 //! All of it lies in the schema `log`.
 
 mod read;
+mod tree;
 mod write;
 
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::backend::{
 use crate::directory::{DirectoryEntry, DirectoryKey};
 use crate::record::StoredRecord;
 use crate::rows::{all, limited, signed};
+use crate::tree::Trees;
 
 use read::{HISTORIES, READ, SNAPSHOTS, unavailable};
 use write::append_error;
@@ -449,6 +451,10 @@ impl Backend for PostgresBackend {
             .await
             .map(|done| done.rows_affected())
             .map_err(|e| unavailable(&e))
+    }
+
+    fn trees(&self) -> &dyn Trees {
+        self
     }
 
     async fn close(&self) {

@@ -6,6 +6,7 @@
 mod checkpoint;
 mod parcel;
 mod read;
+mod tree;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -31,6 +32,7 @@ use crate::directory::{DirectoryEntry, DirectoryKey};
 use crate::failpoint::Failpoints;
 use crate::record::StoredRecord;
 use crate::rows::{all, limited, signed};
+use crate::tree::Trees;
 
 use read::{HISTORIES, PARCEL_RECORDS, READ, READ_PARCELS, unavailable};
 
@@ -458,6 +460,10 @@ impl Backend for SqliteBackend {
             .map_err(|e| unavailable(&e))?;
         overwrite(&mut writer, false).await?;
         Ok(done.rows_affected())
+    }
+
+    fn trees(&self) -> &dyn Trees {
+        self
     }
 
     async fn close(&self) {
