@@ -92,6 +92,7 @@ impl<'a> Doors<'a> {
         let (log, views, allot) = (store.log.clone(), store.views.clone(), store.allot.clone());
         let mut app = api::App::new(log, views, allot, store.secrets.pepper.clone(), door)
             .with_attempts(store.work.clone())
+            .with_checkpoint_key(store.signer.key.public().clone())
             .with_carrier(self.outgoing.carrier())
             .with_resolver(outgoing::names(dns::fresh_resolver(config)?));
         app.limiter = self.limiter.clone();

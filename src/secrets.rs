@@ -1,4 +1,5 @@
-//! The two secrets of an installation, kept in files outside the database: the master key and the pepper.
+//! The secrets of an installation, kept in files outside the database: the master key, the pepper and the key that signs
+//! checkpoints.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,13 +10,15 @@ use eventlog::{Allot, MasterKey};
 
 use crate::config::Config;
 
-/// Both secrets.
+/// All of them.
 #[derive(Clone)]
 pub struct InstallationSecrets {
     /// Seals webhook secrets and stored answers.
     pub master_key: MasterKey,
     /// The key of the digests by which API keys are looked up.
     pub pepper: Pepper,
+    /// What the key that signs checkpoints is made of.
+    pub checkpoint_seed: [u8; 32],
 }
 
 /// Reads the secrets; on the first start with default locations it makes them, readable by the owner only.
@@ -26,7 +29,9 @@ pub fn load(config: &Config, allot: &Allot) -> anyhow::Result<InstallationSecret
     let data = &config.server.data_dir;
     let master = read_or_make(&config.secrets.master_key_file, &data.join("master.key"), allot)?;
     let pepper = read_or_make(&config.secrets.pepper_file, &data.join("pepper.key"), allot)?;
-    Ok(InstallationSecrets { master_key: MasterKey::new(&master), pepper: Pepper::new(pepper) })
+    let checkpoint_seed =
+        read_or_make(&config.secrets.checkpoint_key_file, &data.join("checkpoint.key"), allot)?;
+    Ok(InstallationSecrets { master_key: MasterKey::new(&master), pepper: Pepper::new(pepper), checkpoint_seed })
 }
 
 fn read_or_make(configured: &str, default: &Path, allot: &Allot) -> anyhow::Result<[u8; 32]> {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use dispatcher::queue::Queue;
-use dispatcher::{dns, outbound};
+use dispatcher::{checkpoints, dns, outbound};
 use eventlog::sqlite::SqliteBackend;
-use eventlog::{Allot, Backend, BlobStore, EventLog, Options};
+use eventlog::{Allot, Backend, BlobStore, EventLog, Options, Signer};
 use projections::Views;
 use projections::webhook_attempts::Work;
 
@@ -25,8 +25,10 @@ pub struct Store {
     pub work: Work,
     /// Clock and randomness.
     pub allot: Allot,
-    /// Master key and pepper.
+    /// Master key, pepper and what signs checkpoints.
     pub secrets: InstallationSecrets,
+    /// Signs checkpoints.
+    pub signer: Signer,
     /// This node's name, kept in its data directory: after a restart it takes up its own leases at once.
     pub node: String,
     /// The SQLite backend, where the log is kept in it.
@@ -66,7 +68,7 @@ impl Store {
         let secrets = secrets::load(config, &allot)?;
         let mut options = Options::new(secrets.master_key.clone(), blobs(config)?, allot.entropy());
         options.queue_max = NonZeroUsize::new(config.database.queue_max).unwrap_or(NonZeroUsize::MIN);
-        let tables = &[Queue::TABLES, outbound::Queue::TABLES, dns::Queue::TABLES];
+        let tables = &[Queue::TABLES, outbound::Queue::TABLES, dns::Queue::TABLES, checkpoints::Lease::TABLES];
         let (backend, views, work, sqlite): (Arc<dyn Backend>, Views, Work, _) = if config.database.url.is_empty() {
             // A command that reads for a moment needs no room to write.
             let reserve = match purpose {
@@ -88,9 +90,11 @@ impl Store {
             let backend = eventlog::postgres::PostgresBackend::open(&settings).await?;
             (Arc::new(backend), Views::open_postgres(url).await?, Work::open_postgres(url, tables).await?, None)
         };
+        let key = config.checkpoints.key(&secrets.checkpoint_seed).context("checkpoints.origin")?;
+        let signer = config.checkpoints.signer(key).context("checkpoints.retired_keys")?;
         let node = node(data, &allot)?;
         let log = EventLog::open(backend, options).await?;
-        Ok(Self { log, views, work, allot, secrets, node, sqlite, _lock: lock })
+        Ok(Self { log, views, work, allot, secrets, signer, node, sqlite, _lock: lock })
     }
 }
 

@@ -6,9 +6,9 @@
 //! ```text
 //! postlog/0123456789abcdef/team_06bqmn3t0d4gq2v8xk1hz7sw
 //! 4711
-//! CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=
+//! 47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=
 //!
-//! — postlog/0123456789abcdef Az3grlgtzPICa5OS8npVmf1Myq/5IZniMp+ZJurmRDeOoRDe4URYN7u5/Zhcyv2q1gGzGku9nTo+zyWE+xeMcTOAYQ8=
+//! — postlog/0123456789abcdef 5KVtbW9k…
 //! ```
 
 use std::fmt;
@@ -192,10 +192,7 @@ impl SigningKey {
     /// Returns the key made of 32 random bytes, under a name made of itself: `postlog/` and 16 hex digits.
     #[must_use]
     pub fn unnamed(seed: &[u8; 32]) -> Self {
-        Self::named(seed, |public| {
-            let hash = Sha256::digest(public);
-            format!("postlog/{}", hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>())
-        })
+        Self::named(seed, |public| format!("postlog/{}", &hex::encode(Sha256::digest(public))[..16]))
     }
 
     fn named(seed: &[u8; 32], name: impl FnOnce(&[u8; 32]) -> String) -> Self {

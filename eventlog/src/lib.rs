@@ -23,6 +23,7 @@ pub mod checkpoint;
 #[expect(clippy::unwrap_used, reason = "a broken promise may fail loudly")]
 pub mod conformance;
 mod directory;
+pub mod export;
 mod failpoint;
 mod fold_cache;
 mod lane;

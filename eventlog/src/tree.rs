@@ -254,7 +254,7 @@ impl EventLog {
         if size > head {
             return Err(Refusal::Shorter { team, head, size }.into());
         }
-        let tiles = self.trees().tiles(&team, &edge(size)).await?;
+        let tiles = self.stored(&team, &edge(size)).await?;
         let Some(tree) = Growing::resume(size, tiles).filter(|tree| tree.root() == last.root) else {
             return Err(Refusal::Tree { team, size }.into());
         };
@@ -287,7 +287,7 @@ impl EventLog {
     async fn is_consistent(&self, team: &TeamId, last: &Checkpoint, tree: &Growing) -> Result<bool, LogError> {
         let Some(plan) = merkle::consistency(last.size, tree.size()) else { return Ok(false) };
         let missing: Vec<_> = plan.nodes().filter(|id| find(tree.tiles(), *id).is_none()).map(TileId::of).collect();
-        let stored = self.trees().tiles(team, &missing).await?;
+        let stored = self.stored(team, &missing).await?;
         let proof = plan.proof(|id| find(tree.tiles(), id).or_else(|| find(&stored, id)));
         Ok(proof.is_some_and(|p| merkle::verify_consistency(last.size, tree.size(), &last.root, &tree.root(), &p)))
     }
@@ -416,6 +416,10 @@ impl EventLog {
         let mut wanted: Vec<_> = nodes.map(TileId::of).collect();
         wanted.sort_unstable();
         wanted.dedup();
-        Ok(self.trees().tiles(team, &wanted).await?)
+        self.stored(team, &wanted).await
+    }
+
+    async fn stored(&self, team: &TeamId, wanted: &[TileId]) -> Result<Tiles, LogError> {
+        if wanted.is_empty() { Ok(Tiles::new()) } else { Ok(self.trees().tiles(team, wanted).await?) }
     }
 }

@@ -136,6 +136,10 @@ impl Backend for Faulty {
     async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError> {
         self.inner.erase_blobs(team, ids).await
     }
+    fn trees(&self) -> &dyn eventlog::Trees {
+        self.inner.trees()
+    }
+
     async fn close(&self) {
         self.inner.close().await;
     }

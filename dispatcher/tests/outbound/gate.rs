@@ -147,6 +147,10 @@ impl Backend for Gate {
         self.inner.erase_blobs(team, ids).await
     }
 
+    fn trees(&self) -> &dyn eventlog::Trees {
+        self.inner.trees()
+    }
+
     async fn close(&self) {
         self.inner.close().await;
     }
