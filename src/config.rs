@@ -240,7 +240,9 @@ impl Config {
         if !problems.is_empty() {
             return Err(Problems(problems));
         }
-        for section in ["http", "smtp", "submission", "bounces", "streams", "webhooks", "outbound", "dns", "checkpoints"] {
+        for section in
+            ["http", "smtp", "submission", "bounces", "streams", "webhooks", "outbound", "dns", "checkpoints"]
+        {
             if let Some(Value::Table(table)) = merged.get_mut(section) {
                 drop_empty(table);
             }

@@ -29,8 +29,7 @@ pub fn load(config: &Config, allot: &Allot) -> anyhow::Result<InstallationSecret
     let data = &config.server.data_dir;
     let master = read_or_make(&config.secrets.master_key_file, &data.join("master.key"), allot)?;
     let pepper = read_or_make(&config.secrets.pepper_file, &data.join("pepper.key"), allot)?;
-    let checkpoint_seed =
-        read_or_make(&config.secrets.checkpoint_key_file, &data.join("checkpoint.key"), allot)?;
+    let checkpoint_seed = read_or_make(&config.secrets.checkpoint_key_file, &data.join("checkpoint.key"), allot)?;
     Ok(InstallationSecrets { master_key: MasterKey::new(&master), pepper: Pepper::new(pepper), checkpoint_seed })
 }
 

@@ -165,26 +165,21 @@ async fn an_export_verifies_and_says_what_it_holds() {
 }
 
 /// Draws numbers that are the same in every run.
-fn random() -> impl FnMut(usize) -> usize {
+fn random(stream: u8) -> impl FnMut(usize) -> usize {
     let seed = std::env::var("POSTLOG_TEST_SEED").ok().and_then(|s| s.parse::<u64>().ok()).unwrap_or(1);
-    let mut bytes = [0; 32];
+    let mut bytes = [stream; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let mut rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     move |below| usize::try_from(rng.next_u64() % u64::try_from(below).unwrap()).unwrap()
 }
 
-/// 2,000 exports with one octet that is not what was written (`POSTLOG_TEST_TAMPERS` sets another number).
-#[tokio::test]
-async fn every_change_of_one_octet_is_found() {
-    let changes = std::env::var("POSTLOG_TEST_TAMPERS").ok().and_then(|n| n.parse().ok()).unwrap_or(2_000);
-    let mut files = export(&history(1_000).await, NOTHING, 64 * 1024).await;
-    verified(&files).unwrap();
-    let names: Vec<_> = files.keys().cloned().collect();
-    let mut roll = random();
-    // The small files as often as the large ones: each of their octets counts.
+/// Changes one octet, sees it found, and changes it back, so many times.
+fn change_octets(mut files: Contents, changes: usize, mut roll: impl FnMut(usize) -> usize) {
+    let (names, segments): (Vec<_>, _) = (files.keys().cloned().collect(), segments(&files));
     for n in 0..changes {
-        let name =
-            if n % 4 == 0 { names[roll(names.len())].clone() } else { segments(&files)[roll(names.len() - 2)].clone() };
+        // The small files often enough: each of their octets counts.
+        let among = if n % 4 == 0 { &names } else { &segments };
+        let name = among[roll(among.len())].clone();
         let (at, by) = (roll(files[&name].len()), u8::try_from(1 + roll(255)).unwrap());
         let change = |files: &mut Contents| files.get_mut(&name).unwrap()[at] ^= by;
         change(&mut files);
@@ -192,6 +187,20 @@ async fn every_change_of_one_octet_is_found() {
         change(&mut files);
     }
     verified(&files).unwrap();
+}
+
+/// 2,000 exports with one octet that is not what was written (`POSTLOG_TEST_TAMPERS` sets another number).
+#[tokio::test]
+async fn every_change_of_one_octet_is_found() {
+    let changes = std::env::var("POSTLOG_TEST_TAMPERS").ok().and_then(|n| n.parse().ok()).unwrap_or(2_000);
+    let files = export(&history(1_000).await, NOTHING, 64 * 1024).await;
+    assert_eq!(verified(&files).unwrap().records, 1_000);
+    std::thread::scope(|scope| {
+        for stream in 0..2 {
+            let files = files.clone();
+            scope.spawn(move || change_octets(files, changes / 2, random(stream)));
+        }
+    });
 }
 
 /// Returns a segment's opening and its entries.

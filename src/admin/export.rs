@@ -30,7 +30,9 @@ pub async fn export(config: &Config, what: cli::Export) -> anyhow::Result<()> {
     copy(&store, &team, &mut writer, size).await?;
     let segments = writer.finish(&store.signer.key, &note).context("the export cannot be sealed")?;
     std::fs::File::open(&what.directory).and_then(|directory| directory.sync_all())?;
-    print(format_args!("{shown} holds {size} events of {team} in {segments} sealed segment(s); to check it anywhere:"))?;
+    print(format_args!(
+        "{shown} holds {size} events of {team} in {segments} sealed segment(s); to check it anywhere:"
+    ))?;
     print(format_args!("postlog verify --export {shown} --key {}", store.signer.key.public()))
 }
 

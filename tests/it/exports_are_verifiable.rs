@@ -24,9 +24,8 @@ async fn team_of(root: &Client) -> String {
 async fn append(root: &Client, key_tag: &str, events: usize) {
     for part in 0..events.div_ceil(20) {
         let count = (events - part * 20).min(20);
-        let made = (0..count).map(|n| {
-            root.post("/suppressions", json!({"email": format!("{key_tag}{part}x{n}@example.com")}))
-        });
+        let made = (0..count)
+            .map(|n| root.post("/suppressions", json!({"email": format!("{key_tag}{part}x{n}@example.com")})));
         for (status, body) in futures_join(made).await {
             assert_eq!(status, 201, "{body}");
         }
@@ -151,8 +150,7 @@ async fn checkpoints_come_by_themselves_and_prove_every_event() {
     assert!(signed.origin.ends_with(&team));
     assert_eq!(root.get(&format!("/audit/checkpoints/{size}")).await.1["data"], latest["data"]);
 
-    let (status, proof) =
-        root.get(&format!("/audit/proofs/inclusion?event_id={}", id.as_str().unwrap())).await;
+    let (status, proof) = root.get(&format!("/audit/proofs/inclusion?event_id={}", id.as_str().unwrap())).await;
     assert_eq!(status, 200, "{proof}");
     let proof = &proof["data"];
     let (over, leaf) = (proof["size"].as_u64().unwrap(), hash(&proof["leaf_hash"]));
@@ -180,7 +178,8 @@ async fn checkpoints_come_by_themselves_and_prove_every_event() {
         let (found, body) = root.get(path).await;
         assert_eq!(found, status, "{path}: {body}");
     }
-    let shown: Value = serde_json::from_str(&installation.run(&["prove", "inclusion", "--team", &team, "--position", "3"])).unwrap();
+    let shown: Value =
+        serde_json::from_str(&installation.run(&["prove", "inclusion", "--team", &team, "--position", "3"])).unwrap();
     assert_eq!(shown["position"], 3);
     installation.run(&["prove", "consistency", "--team", &team, "--from", "2"]);
     assert!(installation.run(&["verify"]).contains("checkpoints"));

@@ -6,6 +6,7 @@ mod crash;
 mod domains_are_verified;
 mod erasure_reaches_everything;
 mod every_route_is_guarded;
+mod exports_are_verifiable;
 mod first_minute;
 mod harness;
 mod interrupted_mails;
