@@ -24,17 +24,17 @@ async fn team_of(root: &Client) -> String {
 async fn append(root: &Client, key_tag: &str, events: usize) {
     for part in 0..events.div_ceil(20) {
         let count = (events - part * 20).min(20);
-        let made = (0..count)
-            .map(|n| root.post("/suppressions", json!({"email": format!("{key_tag}{part}x{n}@example.com")})));
-        for (status, body) in futures_join(made).await {
+        let made = (0..count).map(|n| {
+            let (root, email) = (root.clone(), format!("{key_tag}{part}x{n}@example.com"));
+            async move { root.post("/suppressions", json!({"email": email})).await }
+        });
+        for (status, body) in joined(made).await {
             assert_eq!(status, 201, "{body}");
         }
     }
 }
 
-async fn futures_join<F: Future<Output = (u16, Value)> + Send + 'static>(
-    all: impl Iterator<Item = F>,
-) -> Vec<(u16, Value)> {
+async fn joined<F: Future<Output = (u16, Value)> + Send + 'static>(all: impl Iterator<Item = F>) -> Vec<(u16, Value)> {
     let mut set = tokio::task::JoinSet::new();
     all.for_each(|future| drop(set.spawn(future)));
     set.join_all().await
@@ -44,6 +44,7 @@ fn judge(script: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Outp
     Command::new(judges_python())
         .arg(format!("{}/tests/judges/{script}", env!("CARGO_MANIFEST_DIR")))
         .args(arguments)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
         .envs(environment.iter().copied())
         .output()
         .unwrap()
