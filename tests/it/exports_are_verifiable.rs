@@ -2,6 +2,9 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -11,6 +14,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use eventlog::checkpoint::VerifyingKey;
 use eventlog::merkle::{self, Hash};
+use eventlog::sqlite::SqliteBackend;
+use eventlog::{Allot, BlobStore, EventLog, MasterKey, Options, Submission};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -34,7 +39,7 @@ async fn append(root: &Client, key_tag: &str, events: usize) {
     }
 }
 
-async fn joined<F: Future<Output = (u16, Value)> + Send + 'static>(all: impl Iterator<Item = F>) -> Vec<(u16, Value)> {
+async fn joined<F: Future<Output: Send + 'static> + Send + 'static>(all: impl Iterator<Item = F>) -> Vec<F::Output> {
     let mut set = tokio::task::JoinSet::new();
     all.for_each(|future| drop(set.spawn(future)));
     set.join_all().await
@@ -67,6 +72,31 @@ fn both(installation: &Installation, export: &Path, key: &str, kept: &[&Path]) -
     (ours.status.success(), words)
 }
 
+/// Appends many events at once to an installation that nobody serves.
+async fn append_unserved(installation: &Installation, team: &str, mailbox: &str, events: usize) {
+    let backend = SqliteBackend::open(&installation.data().join("log.db")).await.unwrap();
+    // Nothing is sealed.
+    let options = Options::new(MasterKey::new(&[0; 32]), BlobStore::memory(), Allot::system().entropy());
+    let log = EventLog::open(Arc::new(backend), options).await.unwrap();
+    let team: domain::id::TeamId = team.parse().unwrap();
+    let names = (0..events).map(|n| {
+        let (log, team, mailbox) = (log.clone(), team.clone(), mailbox.parse().unwrap());
+        async move {
+            let rename = domain::mailbox::ChangeMailbox {
+                mailbox,
+                display_name: Some(Some(format!("Ann {n} of {events}"))),
+                quota_bytes: None,
+                send_scope: None,
+                if_version: None,
+            };
+            let now = Allot::system().now();
+            log.transact(Submission::new(team, now, domain::Actor::Operator, "req_1", rename)).await.unwrap();
+        }
+    });
+    joined(names).await;
+    log.close().await;
+}
+
 #[tokio::test]
 async fn an_independent_verifier_agrees_with_ours_about_every_change() {
     let installation = Installation::new();
@@ -74,16 +104,22 @@ async fn an_independent_verifier_agrees_with_ours_about_every_change() {
     let keys = server.keys.clone().unwrap();
     let root = server.client(&keys.root);
     let team = team_of(&root).await;
-    append(&root, "a", 60).await;
-    server.mail("ann@example.com", "agent@postlog.test", "one", &"x".repeat(100_000)).await;
+    let (_, mailboxes) = root.get("/mailboxes").await;
+    let mailbox = mailboxes["data"][0]["id"].as_str().unwrap().to_owned();
+    server.mail("ann@example.com", "agent@postlog.test", "one", &"A line of some length.\r\n".repeat(60_000)).await;
+    append(&root, "a", 20).await;
+    // Beside the running server.
     let key = installation.run(&["checkpoint", "key"]).trim().to_owned();
     let kept = installation.data().join("kept.txt");
     std::fs::write(&kept, installation.run(&["checkpoint", "sign", "--team", &team])).unwrap();
-    append(&root, "b", 40).await;
+    let early = installation.data().join("early");
+    installation.run(&["export", &team, early.to_str().unwrap()]);
+    assert!(both(&installation, &early, &key, &[&kept]).0);
+    stop(server);
 
-    // The server goes on; what it wrote before is whole.
+    append_unserved(&installation, &team, &mailbox, 1_000).await;
     let export = installation.data().join("export");
-    let said = installation.run(&["export", &team, export.to_str().unwrap(), "--bodies"]);
+    let said = installation.run(&["export", &team, export.to_str().unwrap(), "--bodies", "--segment-mebibytes", "1"]);
     assert!(said.contains("sealed segment(s)") && said.contains(&key), "{said}");
     let (holds, words) = both(&installation, &export, &key, &[&kept]);
     assert!(holds && words.contains("bodies    1"), "{words}");
@@ -96,7 +132,7 @@ async fn an_independent_verifier_agrees_with_ours_about_every_change() {
 
     let changes = std::env::var("POSTLOG_TEST_JUDGED_TAMPERS").unwrap_or_else(|_| "200".to_owned());
     let environment =
-        [("EXPORT", export.to_str().unwrap()), ("KEY", &key), ("CHANGES", &changes), ("EVENTS_MIN", "100")];
+        [("EXPORT", export.to_str().unwrap()), ("KEY", &key), ("CHANGES", &changes), ("EVENTS_MIN", "1000")];
     let output = judge("tamper.py", &[], &environment);
     assert!(output.status.success() && self::said(&output).contains("all checks passed"), "{}", self::said(&output));
 
@@ -115,7 +151,7 @@ async fn an_independent_verifier_agrees_with_ours_about_every_change() {
     let other = Installation::new().run_after_start(&["checkpoint", "key"]);
     assert!(!both(&installation, &export, other.trim(), &[]).0);
     // A checkpoint of a longer log: what is exported was cut off.
-    append(&root, "c", 1).await;
+    append_unserved(&installation, &team, &mailbox, 3).await;
     std::fs::write(&kept, installation.run(&["checkpoint", "sign", "--team", &team])).unwrap();
     let (holds, words) = both(&installation, &export, &key, &[&kept]);
     assert!(!holds && words.contains("cut off"), "{words}");
@@ -190,10 +226,10 @@ async fn checkpoints_come_by_themselves_and_prove_every_event() {
 #[tokio::test]
 async fn checkpoints_are_posted_until_they_are_taken() {
     let (notes, mut received) = mpsc::channel::<String>(64);
-    let refusals = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(2));
-    let take = {
-        async move |State(refusals): State<std::sync::Arc<std::sync::atomic::AtomicUsize>>, body: String| {
-            use std::sync::atomic::Ordering::SeqCst;
+    let refusals = Arc::new(AtomicUsize::new(2));
+    let take = move |State(refusals): State<Arc<AtomicUsize>>, body: String| {
+        let notes = notes.clone();
+        async move {
             if refusals.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok() {
                 return StatusCode::SERVICE_UNAVAILABLE;
             }
