@@ -154,6 +154,8 @@ struct Pending {
 pub struct Keeper {
     parts: Parts,
     pending: HashMap<TeamId, Pending>,
+    /// Until when the lease need not be prolonged; `None` without it.
+    renew_at: Option<Instant>,
     /// Whether all teams were looked at since this node took the lease and missed no hint.
     swept: bool,
     post_at: Instant,
@@ -164,7 +166,8 @@ impl Keeper {
     /// Returns a keeper.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        Self { parts, pending: HashMap::new(), swept: false, post_at: Instant::now(), post_pause: POST_AGAIN.0 }
+        let (pending, post_at) = (HashMap::new(), Instant::now());
+        Self { parts, pending, renew_at: None, swept: false, post_at, post_pause: POST_AGAIN.0 }
     }
 
     /// Works until it is told to stop.
@@ -204,10 +207,17 @@ impl Keeper {
         pending.head = pending.head.max(head);
     }
 
-    async fn holds_lease(&self) -> Result<bool, projections::Error> {
+    /// Takes the lease, or prolongs it at a third of its time; returns whether this node has it.
+    async fn holds_lease(&mut self) -> Result<bool, projections::Error> {
         let Parts { lease, allot, config, node, .. } = &self.parts;
-        let now = allot.now();
-        lease.hold(node, now, now.saturating_add(i64::from(config.lease_seconds) * 1_000_000)).await
+        let (begun, now) = (Instant::now(), allot.now());
+        if self.renew_at.is_some_and(|at| begun < at) {
+            return Ok(true);
+        }
+        self.renew_at = None;
+        let held = lease.hold(node, now, now.saturating_add(i64::from(config.lease_seconds) * 1_000_000)).await?;
+        self.renew_at = held.then(|| begun + Duration::from_secs(config.lease_seconds.into()) / 3);
+        Ok(held)
     }
 
     async fn turn(&mut self, stop: &CancellationToken) -> Result<(), Unready> {
