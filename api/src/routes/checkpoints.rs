@@ -147,7 +147,7 @@ async fn get_latest_checkpoint(
     path = "/audit/checkpoints/{size}",
     tag = "Audit",
     operation_id = "managementGetCheckpoint",
-    params(("size" = u64, Path, description = "How many events it covers.")),
+    params(("size" = u64, Path, description = "How many events it covers.", example = "4711")),
     responses(
         (status = 200, description = "The checkpoint", body = Data<Checkpoint>),
         (status = 404, description = "None was signed at this size"),
