@@ -103,6 +103,9 @@ impl<'a> Checkpoints<'a> {
 
     /// Checks that the log reaches to its last checkpoint.
     async fn end(&mut self) -> anyhow::Result<()> {
+        if !self.is_begun {
+            self.seek(0).await?;
+        }
         match &self.next {
             // Signed after the walk began.
             Some(row) if self.log.head(self.team).await?.position < row.size => {
