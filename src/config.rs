@@ -25,7 +25,7 @@ pub struct Config {
     pub database: Database,
     /// Where large bodies are.
     pub blobs: Blobs,
-    /// Where the two installation secrets are.
+    /// Where the installation secrets are.
     pub secrets: Secrets,
     /// The HTTP door.
     pub http: Http,
@@ -45,6 +45,8 @@ pub struct Config {
     pub outbound: dispatcher::outbound::Config,
     /// The DNS, and what this installation is called in it.
     pub dns: Dns,
+    /// Signed checkpoints of the logs.
+    pub checkpoints: dispatcher::checkpoints::Config,
     /// Prometheus metrics.
     pub metrics: Metrics,
     /// Log lines.
@@ -175,6 +177,7 @@ pub struct Secrets {
     pub master_key_file: String,
     pub previous_master_key_files: Vec<String>,
     pub pepper_file: String,
+    pub checkpoint_key_file: String,
 }
 
 /// See `[metrics]` in the default file.
@@ -248,7 +251,9 @@ impl Config {
         if !problems.is_empty() {
             return Err(Problems(problems));
         }
-        for section in ["http", "smtp", "submission", "bounces", "streams", "webhooks", "outbound", "dns"] {
+        for section in
+            ["http", "smtp", "submission", "bounces", "streams", "webhooks", "outbound", "dns", "checkpoints"]
+        {
             if let Some(Value::Table(table)) = merged.get_mut(section) {
                 drop_empty(table);
             }
@@ -260,7 +265,7 @@ impl Config {
     }
 
     /// Returns what is wrong with the sections of the doors and the dispatcher.
-    fn sections(&self) -> [(&'static str, Vec<String>); 9] {
+    fn sections(&self) -> [(&'static str, Vec<String>); 10] {
         let mut dns = self.installation().problems();
         dns.extend(self.dns.checks.problems());
         [
@@ -273,6 +278,7 @@ impl Config {
             ("webhooks", self.webhooks.problems()),
             ("outbound", self.outbound.problems()),
             ("dns", dns),
+            ("checkpoints", self.checkpoints.problems()),
         ]
     }
 
@@ -427,6 +433,7 @@ mod tests {
         assert_eq!(config.webhooks, dispatcher::webhook::Config::default());
         assert_eq!(config.outbound, dispatcher::outbound::Config::default());
         assert_eq!(config.dns.checks, dispatcher::dns::Config::default());
+        assert_eq!(config.checkpoints, dispatcher::checkpoints::Config::default());
         assert_eq!(config.installation(), Installation::default());
     }
 
@@ -453,7 +460,8 @@ mod tests {
     fn impossible_values_are_refused_with_the_name_of_the_key() {
         let file = "[server]\nroles = []\ngrace_seconds = 0\n[database]\nurl = \"mysql://x\"\nlanes = 0\n\
                     [webhooks]\nlease_seconds = 1\n[smtp]\nhostname = \"not a name\"\n\
-                    [submission]\ndrain_seconds = 0\n[bounces]\ndomain = \"not a name\"\n";
+                    [submission]\ndrain_seconds = 0\n[bounces]\ndomain = \"not a name\"\n\
+                    [checkpoints]\nevery_events = 0\norigin = \"a b\"\npost_to = \"ftp://x\"\nretired_keys = [\"x\"]\n";
         let problems = load(file, &[]).unwrap_err().0;
         for key in [
             "server.roles",
@@ -464,6 +472,10 @@ mod tests {
             "smtp.hostname",
             "submission.drain_seconds",
             "bounces.domain",
+            "checkpoints.every_events",
+            "checkpoints.origin",
+            "checkpoints.post_to",
+            "checkpoints.retired_keys",
         ] {
             assert!(problems.iter().any(|p| p.contains(key)), "{key} is missing in {problems:?}");
         }

@@ -102,7 +102,8 @@ impl<'a> Doors<'a> {
         let outbound = self.outgoing.settings();
         (door.smtp_hosts, door.mail_lifetime_seconds) = (outbound.policy(), outbound.retry.give_up_seconds.into());
         let (log, views, allot) = (store.log.clone(), store.views.clone(), store.allot.clone());
-        let mut app = api::App::new(log, views, allot, store.secrets.pepper.clone(), door);
+        let mut app = api::App::new(log, views, allot, store.secrets.pepper.clone(), door)
+            .with_checkpoint_key(store.signer.key.public().clone());
         app.limiter = self.limiter.clone();
         app
     }

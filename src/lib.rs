@@ -22,7 +22,7 @@ pub mod store;
 pub mod telemetry;
 
 use anyhow::Context as _;
-use cli::{Cli, Command, ConfigCommand};
+use cli::{Cli, Command, ConfigCommand, Verify};
 use config::{Config, Sources};
 
 /// Carries out a command line.
@@ -36,6 +36,9 @@ pub fn main(cli: Cli) -> anyhow::Result<()> {
     }
     if let Some(Command::ClassifyBounce) = cli.command {
         return admin::classify_bounce(std::io::stdin().lock(), std::io::stdout().lock());
+    }
+    if let Some(Command::Verify(Verify { export: Some(export), key, checkpoint, .. })) = &cli.command {
+        return admin::verify_export(export, key, checkpoint);
     }
     let config = load(&cli)?;
     if let Some(Command::Config(ConfigCommand::Check)) = cli.command {
@@ -71,7 +74,10 @@ async fn carry_out(command: Command, config: Config) -> anyhow::Result<()> {
         Command::Teams(command) => admin::teams(&config, command).await,
         Command::Domains(command) => admin::domains(&config, command).await,
         Command::Keys(command) => admin::keys(&config, command).await,
-        Command::Verify(of) => admin::verify(&config, of).await,
+        Command::Verify(what) => admin::verify(&config, what).await,
+        Command::Checkpoint(command) => admin::checkpoint(&config, command).await,
+        Command::Prove(what) => admin::prove(&config, what).await,
+        Command::Export(what) => admin::export(&config, what).await,
         Command::Rebuild(what) => admin::rebuild(&config, what).await,
         Command::Replay(what) => admin::replay(&config, what).await,
         Command::Erase(what) => admin::erase(&config, what).await,

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use api::receive::Receiver;
 use axum::Router;
 use axum::routing::get;
+use dispatcher::checkpoints;
 use dispatcher::duty::Duty;
 use dispatcher::queue::Queue;
 use eventlog::postgres::Servers;
@@ -243,6 +244,7 @@ fn start_dispatch(
     let local = Arc::new(LocalMail::new(receiver, store.allot.clone(), &config.smtp.hostname));
     let (reactor, carrying) = (outgoing.reactor(store, local), stop.clone());
     doors.start("outgoing mail", async move { Ok(reactor.run(carrying).await?) });
+    start_checkpoints(doors, config, store, stop)?;
     // A sandbox has nobody to ask: what is not looked up stays as it is.
     if let Some(resolver) = names.fresh {
         let checker = dispatcher::dns::Checker::new(dispatcher::dns::Parts {
@@ -261,5 +263,32 @@ fn start_dispatch(
             Ok(())
         });
     }
+    Ok(())
+}
+
+fn start_checkpoints(
+    doors: &mut Tasks,
+    config: &Config,
+    store: &Store,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let settings = &config.checkpoints;
+    let resolve = Arc::new(dispatcher::egress::SystemResolver::default());
+    let places = checkpoints::Places::new(settings.post_to.as_deref(), settings.directory.as_deref(), resolve)
+        .context("checkpoints.post_to")?;
+    let keeper = checkpoints::Keeper::new(checkpoints::Parts {
+        log: store.log.clone(),
+        lease: checkpoints::Lease::new(store.work.clone()),
+        signer: store.signer.clone(),
+        places,
+        allot: store.allot.clone(),
+        config: settings.clone(),
+        node: store.node.clone(),
+    });
+    let stop = stop.clone();
+    doors.start("checkpoints", async move {
+        keeper.run(stop).await;
+        Ok(())
+    });
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! The two secrets of an installation, kept in files outside the database: the master key and the pepper.
+//! The secrets of an installation, kept in files outside the database: the master key, the pepper and the key that signs
+//! checkpoints.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,13 +10,15 @@ use eventlog::{Allot, EventLog, MasterKey};
 
 use crate::config::Config;
 
-/// Both secrets.
+/// All of them.
 #[derive(Clone)]
 pub struct InstallationSecrets {
     /// Seals webhook secrets and stored answers.
     pub master_key: MasterKey,
     /// The key of the digests by which API keys are looked up.
     pub pepper: Pepper,
+    /// What the key that signs checkpoints is made of.
+    pub checkpoint_seed: [u8; 32],
     /// What each is recognised by: its name, its file, and digests that tell nothing of it.
     marks: [Mark; 2],
 }
@@ -54,7 +57,8 @@ pub fn load(config: &Config, allot: &Allot) -> anyhow::Result<InstallationSecret
         Mark { name: MASTER_KEY, file: master_at, digests },
         Mark { name: "pepper", file: pepper_at, digests: vec![digest(pepper)] },
     ];
-    Ok(InstallationSecrets { master_key, pepper: Pepper::new(pepper), marks })
+    let checkpoint_seed = read_or_make(&config.secrets.checkpoint_key_file, &data.join("checkpoint.key"), allot)?;
+    Ok(InstallationSecrets { master_key, pepper: Pepper::new(pepper), checkpoint_seed, marks })
 }
 
 /// Returns what a key is recognised by: under a purpose of its own, so that what is kept in the database is of no other

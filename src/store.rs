@@ -7,10 +7,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use dispatcher::duty::Duty;
 use dispatcher::queue::Queue;
-use dispatcher::{dns, outbound};
+use dispatcher::{checkpoints, dns, outbound};
 use eventlog::postgres::{self, Servers};
 use eventlog::sqlite::SqliteBackend;
-use eventlog::{Allot, Backend, BlobStore, EventLog, Options};
+use eventlog::{Allot, Backend, BlobStore, EventLog, Options, Signer};
 use projections::Views;
 use projections::webhook_attempts::Work;
 
@@ -27,8 +27,10 @@ pub struct Store {
     pub work: Work,
     /// Clock and randomness.
     pub allot: Allot,
-    /// Master key and pepper.
+    /// Master key, pepper and what signs checkpoints.
     pub secrets: InstallationSecrets,
+    /// Signs checkpoints.
+    pub signer: Signer,
     /// This node's name, kept in its data directory: after a restart it takes up its own leases at once.
     pub node: String,
     /// The PostgreSQL servers, where the log is kept there.
@@ -71,7 +73,8 @@ impl Store {
         let secrets = secrets::load(config, &allot)?;
         let mut options = Options::new(secrets.master_key.clone(), blobs(config)?, allot.entropy());
         options.queue_max = NonZeroUsize::new(config.database.queue_max).unwrap_or(NonZeroUsize::MIN);
-        let tables = &[Queue::TABLES, outbound::Queue::TABLES, dns::Queue::TABLES, Duty::TABLES];
+        let tables =
+            &[Queue::TABLES, outbound::Queue::TABLES, dns::Queue::TABLES, checkpoints::Lease::TABLES, Duty::TABLES];
         let mut servers = None;
         let (backend, views, work, sqlite): (Arc<dyn Backend>, Views, Work, _) = if config.database.url.is_empty() {
             // A command that reads for a moment needs no room to write.
@@ -97,10 +100,12 @@ impl Store {
             servers = Some(on);
             (Arc::new(backend), views, work, None)
         };
+        let key = config.checkpoints.key(&secrets.checkpoint_seed).context("checkpoints.origin")?;
+        let signer = config.checkpoints.signer(key).context("checkpoints.retired_keys")?;
         let node = node(data, &allot)?;
         let log = EventLog::open(backend, options).await?;
         secrets::check(&log, &secrets).await?;
-        Ok(Self { log, views, work, allot, secrets, node, servers, sqlite, _lock: lock })
+        Ok(Self { log, views, work, allot, secrets, signer, node, servers, sqlite, _lock: lock })
     }
 }
 

@@ -80,6 +80,8 @@ pub struct App {
     pub links: links::Links,
     /// Turns of those who make RSA keys, which takes a processor for a while.
     pub key_makers: Arc<tokio::sync::Semaphore>,
+    /// What checkpoints of the logs are verified with.
+    pub checkpoint_key: Option<eventlog::checkpoint::VerifyingKey>,
     challenge: HeaderValue,
 }
 
@@ -97,6 +99,7 @@ impl App {
             links: links::Links::new(&config.public_url, &pepper),
             resolver: None,
             key_makers: Arc::new(tokio::sync::Semaphore::new(1)),
+            checkpoint_key: None,
             auth: Authenticator::new(log.clone(), allot.clone(), pepper),
             limiter: Limiter::new(config.rate_limits),
             streams: Streams::new(log.clone(), allot.clone(), stream::Config::default()),
@@ -114,6 +117,13 @@ impl App {
     #[must_use]
     pub fn with_attempts(mut self, attempts: Work) -> Self {
         self.attempts = Some(attempts);
+        self
+    }
+
+    /// Returns this state with the key that checkpoints are verified with.
+    #[must_use]
+    pub fn with_checkpoint_key(mut self, key: eventlog::checkpoint::VerifyingKey) -> Self {
+        self.checkpoint_key = Some(key);
         self
     }
 

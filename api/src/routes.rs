@@ -7,6 +7,7 @@ mod audit;
 mod balance;
 mod billing;
 mod changes;
+mod checkpoints;
 mod connection;
 mod delivery_groups;
 mod domain_filters;
@@ -55,6 +56,7 @@ pub(crate) fn all() -> Routes {
         .and(balance::routes())
         .and(billing::routes())
         .and(changes::routes())
+        .and(checkpoints::routes())
         .and(connection::routes())
         .and(delivery_groups::routes())
         .and(email_control::routes())

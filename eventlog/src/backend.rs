@@ -8,6 +8,7 @@ use domain::id::{BlobId, Position, SecretId, TeamId};
 use crate::chain::GENESIS;
 use crate::directory::{DirectoryEntry, DirectoryKey};
 use crate::record::StoredRecord;
+use crate::tree::Trees;
 
 /// Where a team's log ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -259,6 +260,9 @@ pub trait Backend: Send + Sync + 'static {
     async fn keep(&self, _name: &str, _value: &str) -> Result<(), StoreError> {
         Ok(())
     }
+
+    /// Returns where the trees over the logs are kept.
+    fn trees(&self) -> &dyn Trees;
 
     /// Ends background work and closes connections.
     async fn close(&self);

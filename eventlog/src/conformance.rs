@@ -13,6 +13,7 @@ mod nodes;
 mod order;
 mod queue;
 mod support;
+mod tree;
 
 use std::sync::Arc;
 
@@ -29,6 +30,7 @@ pub use idempotency::*;
 pub use nodes::*;
 pub use order::*;
 pub use queue::*;
+pub use tree::*;
 
 /// An empty store for one test.
 #[async_trait]
@@ -80,6 +82,10 @@ macro_rules! conformance_suite {
             any_change_of_a_record_is_detected
             erasing_personal_halves_leaves_the_chain_whole
             every_erasure_is_counted
+            checkpoints_prove_every_record
+            two_nodes_that_sign_at_once_agree
+            nothing_is_signed_that_does_not_go_on_from_the_last_checkpoint
+            what_is_to_be_posted_is_found_until_it_is_marked
             folds_equal_a_replay_from_scratch
             folds_stay_right_when_caches_hold_almost_nothing
             snapshots_change_nothing

@@ -18,15 +18,18 @@ mod allot;
 mod backend;
 mod blob;
 pub mod chain;
+pub mod checkpoint;
 #[cfg(feature = "conformance")]
 #[expect(clippy::unwrap_used, reason = "a broken promise may fail loudly")]
 pub mod conformance;
 mod directory;
+pub mod export;
 mod failpoint;
 mod fold_cache;
 mod lane;
 mod log;
 mod memory;
+pub mod merkle;
 pub mod postgres;
 mod record;
 mod rows;
@@ -35,6 +38,7 @@ pub mod sqlite;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod transact;
+mod tree;
 mod wake;
 
 pub use allot::Allot;
@@ -50,4 +54,5 @@ pub use memory::MemoryBackend;
 pub use record::{CorruptRecord, Recorded, StoredPersonal, StoredRecord};
 pub use secret::{MasterKey, SealError, SecretText};
 pub use transact::{Answer, Appended, Idempotency, Outcome, Submission, TransactError};
+pub use tree::{CheckpointRow, Growth, Proof, Refusal, SignError, Signed, Signer, Trees};
 pub use wake::{Wake, WakeListener};

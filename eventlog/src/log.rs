@@ -538,6 +538,10 @@ impl EventLog {
         Ok(self.shared.backend.keep(name, value).await?)
     }
 
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        &*self.shared.backend
+    }
+
     /// Waits until a flush has failed; the process must then stop.
     pub async fn failed(&self) {
         self.shared.failed.cancelled().await;

@@ -1,5 +1,7 @@
 //! A log in memory: a real implementation with every promise but surviving the process, for tests and simulation.
 
+mod tree;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +14,9 @@ use crate::backend::{
     StreamHistory,
 };
 use crate::directory::{DirectoryEntry, DirectoryKey};
+use crate::merkle::tiles::Tiles;
 use crate::record::StoredRecord;
+use crate::tree::{CheckpointRow, Trees};
 
 #[derive(Default)]
 struct Team {
@@ -26,6 +30,8 @@ struct Team {
     secrets: BTreeMap<SecretId, Vec<u8>>,
     snapshots: BTreeMap<String, SnapshotRow>,
     erasures: i64,
+    tiles: Tiles,
+    checkpoints: BTreeMap<Position, CheckpointRow>,
 }
 
 #[derive(Default)]
@@ -306,6 +312,10 @@ impl Backend for MemoryBackend {
         let Some(team) = store.teams.get_mut(team) else { return Ok(0) };
         let erased = ids.iter().filter(|id| team.blobs.remove(*id).is_some()).count();
         Ok(u64::try_from(erased).unwrap_or(u64::MAX))
+    }
+
+    fn trees(&self) -> &dyn Trees {
+        self
     }
 
     async fn close(&self) {}

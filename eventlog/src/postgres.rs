@@ -7,6 +7,7 @@
 mod notify;
 mod read;
 mod servers;
+mod tree;
 mod write;
 
 use std::time::Duration;
@@ -25,6 +26,7 @@ use crate::backend::{
 use crate::directory::{DirectoryEntry, DirectoryKey};
 use crate::record::StoredRecord;
 use crate::rows::{all, limited, signed};
+use crate::tree::Trees;
 
 pub use notify::notify;
 pub use servers::{Answering, Servers};
@@ -550,6 +552,10 @@ impl Backend for PostgresBackend {
             .await
             .map(|_| ())
             .map_err(|e| unavailable(&e))
+    }
+
+    fn trees(&self) -> &dyn Trees {
+        self
     }
 
     async fn close(&self) {

@@ -6,6 +6,7 @@
 mod checkpoint;
 mod parcel;
 mod read;
+mod tree;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ use crate::directory::{DirectoryEntry, DirectoryKey};
 use crate::failpoint::Failpoints;
 use crate::record::StoredRecord;
 use crate::rows::{all, limited, signed};
+use crate::tree::Trees;
 
 use read::{HISTORIES, PARCEL_RECORDS, READ, READ_PARCELS, unavailable};
 
@@ -523,6 +525,10 @@ impl Backend for SqliteBackend {
             .await
             .map(|_| ())
             .map_err(|e| unavailable(&e))
+    }
+
+    fn trees(&self) -> &dyn Trees {
+        self
     }
 
     async fn close(&self) {

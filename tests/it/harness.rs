@@ -73,7 +73,7 @@ impl Installation {
     pub fn another_node(&self) -> Self {
         let node = Self { environment: self.environment.clone(), ..Self::new() };
         std::fs::create_dir(node.data()).expect("a data directory");
-        for file in ["master.key", "pepper.key"] {
+        for file in ["master.key", "pepper.key", "checkpoint.key"] {
             std::fs::copy(self.data().join(file), node.data().join(file)).expect("the first node has its secrets");
         }
         // The keys were shown by the first node.
@@ -134,6 +134,12 @@ impl Installation {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "postlog {arguments:?} failed: {stderr}");
         String::from_utf8(output.stdout).expect("utf-8")
+    }
+
+    /// Makes the installation by a first start, and runs an operator command on it.
+    pub fn run_after_start(&self, arguments: &[&str]) -> String {
+        self.start().kill();
+        self.run(arguments)
     }
 
     /// Starts a server and waits until it is ready.

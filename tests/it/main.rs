@@ -7,6 +7,7 @@ mod cut_commits;
 mod domains_are_verified;
 mod erasure_reaches_everything;
 mod every_route_is_guarded;
+mod exports_are_verifiable;
 mod failover;
 mod first_minute;
 mod full_disk;

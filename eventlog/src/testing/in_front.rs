@@ -10,6 +10,7 @@ use crate::backend::{
 };
 use crate::directory::{DirectoryEntry, DirectoryKey};
 use crate::record::StoredRecord;
+use crate::tree::Trees;
 
 /// A store in front of another one: what it does not define goes straight through. Whatever is one, is a [`Backend`].
 #[async_trait]
@@ -136,6 +137,10 @@ impl<T: InFront> Backend for T {
 
     async fn keep(&self, name: &str, value: &str) -> Result<(), StoreError> {
         self.behind().keep(name, value).await
+    }
+
+    fn trees(&self) -> &dyn Trees {
+        self.behind().trees()
     }
 
     async fn close(&self) {
