@@ -20,7 +20,7 @@ use crate::local::LocalMail;
 use crate::outgoing::Outgoing;
 use crate::shutdown::{Signals, Tasks};
 use crate::store::{Purpose, Store};
-use crate::{dns, poll, telemetry};
+use crate::{bodies, dns, poll, telemetry};
 
 /// Serves until a signal, a failed flush of the log, or a task that ends early.
 ///
@@ -119,6 +119,11 @@ fn start_below(
     let busy = Duration::from_millis(config.server.poll_busy_milliseconds);
     below.start("heads", poll::heads(log.clone(), allot.clone(), idle, busy, stop.clone()));
     below.start("housekeeping", poll::housekeeping(log.clone(), store.work.clone(), allot, stop.clone()));
+    if config.server.roles.contains(&Role::Dispatch) {
+        let (log, allot, blobs) = (store.log.clone(), store.allot.clone(), config.blobs.clone());
+        below.start("bodies", bodies::keep_moving(log.clone(), allot.clone(), blobs.clone(), stop.clone()));
+        below.start("orphans", bodies::keep_tidy(log, allot, blobs, stop.clone()));
+    }
     if !config.server.roles.contains(&Role::Project) {
         return None;
     }

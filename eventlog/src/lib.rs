@@ -17,6 +17,7 @@
 mod allot;
 mod backend;
 mod blob;
+mod bodies;
 pub mod chain;
 #[cfg(feature = "conformance")]
 #[expect(clippy::unwrap_used, reason = "a broken promise may fail loudly")]
@@ -43,6 +44,7 @@ pub use backend::{
     StreamHistory,
 };
 pub use blob::{BlobStore, INLINE_BYTES_MAX, StagedBlob};
+pub use bodies::{MovedBodies, Orphans};
 pub use directory::{DirectoryEntry, DirectoryKey, DirectoryTarget};
 pub use failpoint::{Failpoints, Fault, Point};
 pub use log::{Entropy, EventLog, LogError, Options};

@@ -100,7 +100,7 @@ pub(crate) struct Shared {
     pub(crate) master_key: MasterKey,
     pub(crate) failed: CancellationToken,
     pub(crate) failpoints: Failpoints,
-    blobs: BlobStore,
+    pub(crate) blobs: BlobStore,
     entropy: Entropy,
     epoch: u16,
 }
@@ -193,7 +193,7 @@ impl Shared {
 /// The log of every team of an installation. Cheap to clone.
 #[derive(Clone)]
 pub struct EventLog {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     lanes: Arc<[mpsc::Sender<Box<dyn Job>>]>,
     tasks: TaskTracker,
 }
