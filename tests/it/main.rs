@@ -24,6 +24,7 @@ mod smtp_client;
 mod stream_client;
 mod streams_resume_without_gap;
 mod submitted_mail_comes_back;
+mod supply_chain;
 mod tenants_are_strangers;
 mod usage_adds_up;
 mod webhook_sink;
