@@ -278,8 +278,8 @@ impl Config {
                 drop_empty(table);
             }
         }
-        let config: Self =
-            Value::Table(merged).try_into().map_err(|e: toml::de::Error| Problems(vec![e.message().to_owned()]))?;
+        let config: Self = serde_path_to_error::deserialize(Value::Table(merged))
+            .map_err(|e| Problems(vec![format!("{}: {}", e.path(), e.inner().message())]))?;
         let problems = config.problems();
         if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
     }

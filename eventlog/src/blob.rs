@@ -108,13 +108,15 @@ impl BlobStore {
     pub(crate) fn list(&self, team: &TeamId) -> impl Stream<Item = Result<(BlobId, i64), StoreError>> + use<> {
         let prefix = Path::from(team.as_str());
         let objects = self.objects.list(Some(&prefix));
-        objects.filter_map(async |found| match found {
-            Ok(object) => {
+        objects.filter_map(|found| {
+            std::future::ready(match found {
                 // What is not ours is left alone.
-                let id: BlobId = object.location.filename()?.parse().ok()?;
-                Some(Ok((id, object.last_modified.timestamp_micros())))
-            }
-            Err(e) => Some(Err(StoreError::Unavailable(e.to_string()))),
+                Ok(object) => {
+                    let id = object.location.filename().and_then(|name| name.parse::<BlobId>().ok());
+                    id.map(|id| Ok((id, object.last_modified.timestamp_micros())))
+                }
+                Err(e) => Some(Err(StoreError::Unavailable(e.to_string()))),
+            })
         })
     }
 

@@ -41,7 +41,7 @@ fn body(size: usize) -> Bytes {
 /// Appends an event with a body.
 async fn append(log: &EventLog, n: u8, bytes: Bytes) {
     let mailbox = MailboxId::new(NOW, [1; 9]);
-    let (mut facts, personal) = received_halves(u64::from(n), &mailbox);
+    let (mut facts, personal) = received_halves(n, &mailbox);
     facts.blob = blob(n);
     let staged = log.stage_blob(&team(), &blob(n), bytes).await.unwrap();
     let command = ReceiveMessage { facts, personal, mail_from: None };

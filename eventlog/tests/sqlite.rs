@@ -192,9 +192,13 @@ async fn a_sealed_secret_that_was_moved_to_another_row_or_team_does_not_open() {
     for team in &teams {
         assert_eq!(log.secret(team, &secret, "webhook").await.unwrap().unwrap().expose(), b"secret");
     }
-    store.tamper("UPDATE secrets SET sealed = (SELECT sealed FROM secrets AS of WHERE of.team_id <> secrets.team_id LIMIT 1)").await;
-    for team in &teams {
-        let moved = log.secret(team, &secret, "webhook").await;
-        assert!(matches!(moved, Err(LogError::Seal(_))), "{moved:?}");
-    }
+    store
+        .tamper(
+            "UPDATE secrets SET sealed = (SELECT sealed FROM secrets ORDER BY team_id DESC LIMIT 1)
+             WHERE team_id = (SELECT MIN(team_id) FROM secrets)",
+        )
+        .await;
+    let moved = log.secret(&teams[0], &secret, "webhook").await;
+    assert!(matches!(moved, Err(LogError::Seal(_))), "{moved:?}");
+    assert_eq!(log.secret(&teams[1], &secret, "webhook").await.unwrap().unwrap().expose(), b"secret");
 }

@@ -52,7 +52,7 @@ async fn a_body_may_be_as_long_as_the_limit_and_no_longer() {
 async fn lists_in_a_body_may_be_as_long_as_their_limits() {
     let world = World::new().await;
     let (team, key) = crate::sending::sender(&world, "a.test").await;
-    let imports = |count: usize| json!({"suppressions": people(count)});
+    let imports = |count: usize| json!({"entries": people(count)});
     for (count, passes) in [(999, true), (1_000, true), (1_001, false)] {
         let answer = world.post("/suppressions/import").key(&team.root).json(&imports(count)).send().await;
         assert_eq!(answer.status.is_success(), passes, "{count} suppressions: {}", answer.json());
@@ -104,7 +104,7 @@ async fn a_hundred_thousand_names_cost_no_more_than_their_bytes() {
         let call = world.post("/emails/send").key(&key).json(&mail);
         let began = std::time::Instant::now();
         let answer = call.send().await;
-        assert_eq!(answer.status.as_u16(), 400, "{:?}", answer.json());
+        assert!(answer.status.is_client_error(), "{:?}", answer.json());
         began.elapsed()
     };
     timed(1_000).await;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use axum::http::Method;
 use domain::api_key::Kind;
 use domain::permission::{Permissions, SENDING_PERMISSIONS};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::harness::World;
 use crate::walks::{Operation, Things, body, call, is_stream, operations};
@@ -44,7 +44,7 @@ fn unknown(path: &str) -> String {
 
 #[tokio::test]
 async fn every_route_answers_every_kind_of_key_by_its_kind_and_every_foreign_id_like_none() {
-    let world = World::new().await;
+    let world = World::with(api::Config { rate_limits: unlimited(), ..api::Config::default() }).await;
     let (ours, theirs) = (Things::new(&world, "a.test").await, Things::new(&world, "b.test").await);
     let permissions = Permissions::parse(SENDING_PERMISSIONS).unwrap();
     let sending = world.team_key(&ours.team.id, Kind::Sending, permissions).await;
@@ -129,10 +129,9 @@ async fn no_body_takes_a_field_that_is_not_its_own() {
         };
         for name in told.difference(&own) {
             // The strange field comes first, then what the operation asks for.
-            let mut given = Map::from_iter([(name.clone(), Value::Null)]);
-            given.extend(body(&operation).as_object().unwrap().clone());
-            let text = format!("{{\"{name}\":null,{}", &Value::Object(given_without(&given, name)).to_string()[1..]);
-            let text = text.replace(",}", "}");
+            let asked = body(&operation).to_string();
+            let rest = if asked == "{}" { "}".to_owned() } else { format!(",{}", &asked[1..]) };
+            let text = format!("{{\"{name}\":null{rest}");
             let path = things.fill(&operation);
             let answer = world.call(operation.method.clone(), &path).key(key).body(text).send().await;
             let what = format!("{} {} with {name}", operation.method, operation.path);
@@ -143,10 +142,6 @@ async fn no_body_takes_a_field_that_is_not_its_own() {
     }
     assert!(bodies >= 20 && fields >= 1_000, "{bodies} bodies, {fields} fields");
     assert_eq!(world.app.log.head(&things.team.id).await.unwrap(), head, "nothing was changed");
-}
-
-fn given_without(given: &Map<String, Value>, name: &str) -> Map<String, Value> {
-    given.iter().filter(|(key, _)| *key != name).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 fn unlimited() -> api::RateLimits {
@@ -166,6 +161,10 @@ async fn the_document_lists_what_the_router_serves() {
         for method in known {
             let listed = item.get(method.to_ascii_lowercase()).is_some();
             let method: Method = method.parse().unwrap();
+            // A stream that opens does not end.
+            if listed && method == Method::GET && (path.ends_with("/stream") || path == "/mailbox/events") {
+                continue;
+            }
             let answer = world.call(method.clone(), &concrete).key(&team.root).body("").send().await;
             let served = answer.status != 405;
             // One fixed path may also be read as another one's parameter.
