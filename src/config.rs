@@ -4,11 +4,12 @@
 //! misspelt key or a value of the wrong type is an error that names the key, and all errors are shown together.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use domain::sending_domain::records::Installation;
 use serde::Deserialize;
 use toml::{Table, Value};
+use tracing_subscriber::EnvFilter;
 
 /// The default file: documentation and defaults in one.
 pub const DEFAULT: &str = include_str!("config.default.toml");
@@ -162,12 +163,47 @@ pub struct Database {
 }
 
 /// See `[blobs]` in the default file.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "the default file documents each key")]
 pub struct Blobs {
     pub location: String,
+    pub move_after_seconds: u64,
+    pub move_look_seconds: u64,
+    pub move_bodies_per_look_max: u64,
+    pub orphan_after_seconds: u64,
+    pub orphan_look_seconds: u64,
 }
+
+impl Blobs {
+    /// Returns what is wrong with the section; an upload waits for its mail for so many seconds.
+    fn problems(&self, upload_seconds: u64) -> Vec<String> {
+        let mut problems = vec![];
+        if !is_blob_location(&self.location) {
+            problems.push("blobs.location must be a directory or s3://bucket/prefix".to_owned());
+        }
+        for (key, seconds) in
+            [("move_look_seconds", self.move_look_seconds), ("orphan_look_seconds", self.orphan_look_seconds)]
+        {
+            if seconds == 0 {
+                problems.push(format!("blobs.{key} must not be 0"));
+            }
+        }
+        if self.move_bodies_per_look_max == 0 {
+            problems.push("blobs.move_bodies_per_look_max must not be 0".to_owned());
+        }
+        let least = upload_seconds.saturating_add(ORPHAN_MARGIN_SECONDS);
+        if self.orphan_after_seconds != 0 && self.orphan_after_seconds < least {
+            problems.push(format!(
+                "blobs.orphan_after_seconds must be 0 or at least {least}: the life of an upload, and a day"
+            ));
+        }
+        problems
+    }
+}
+
+/// How much longer than an upload may live an object without a row is kept.
+const ORPHAN_MARGIN_SECONDS: u64 = 24 * 60 * 60;
 
 /// See `[secrets]` in the default file.
 #[derive(Debug, Clone, Deserialize)]
@@ -258,8 +294,8 @@ impl Config {
                 drop_empty(table);
             }
         }
-        let config: Self =
-            Value::Table(merged).try_into().map_err(|e: toml::de::Error| Problems(vec![e.message().to_owned()]))?;
+        let config: Self = serde_path_to_error::deserialize(Value::Table(merged))
+            .map_err(|e| Problems(vec![format!("{}: {}", e.path(), e.inner().message())]))?;
         let problems = config.problems();
         if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
     }
@@ -268,7 +304,10 @@ impl Config {
     fn sections(&self) -> [(&'static str, Vec<String>); 10] {
         let mut dns = self.installation().problems();
         dns.extend(self.dns.checks.problems());
+        let door = &self.http.door;
+        let upload_seconds = u64::from(door.upload_seconds).saturating_add(door.upload_url_seconds.into());
         [
+            ("blobs", self.blobs.problems(upload_seconds)),
             ("http", self.http.door.problems()),
             ("smtp", self.smtp.problems()),
             ("submission", self.submission.problems()),
@@ -325,6 +364,13 @@ impl Config {
             listen.is_empty() || listen.parse::<SocketAddr>().is_ok(),
             "metrics.listen must be ADDRESS:PORT or empty",
         );
+        for (key, file) in
+            [("master_key_file", &self.secrets.master_key_file), ("pepper_file", &self.secrets.pepper_file)]
+        {
+            // A configured secret is never made: a misspelt name must not cost every key of an installation.
+            check(file.is_empty() || Path::new(file).is_file(), &format!("secrets.{key}: {file:?} is no file"));
+        }
+        check(EnvFilter::try_new(&self.log.level).is_ok(), "log.level must be a level or a filter");
         let prices = &self.prices;
         let prices = [
             prices.inbound_message_nanos,
@@ -339,6 +385,15 @@ impl Config {
             section.into_iter().map(move |p| if p.starts_with(name) { p } else { format!("{name}.{p}") })
         }));
         problems
+    }
+}
+
+/// Returns whether bodies can be kept there: in a directory, or under a prefix of a bucket that has a name.
+fn is_blob_location(location: &str) -> bool {
+    match location.split_once("://") {
+        Some(("s3", rest)) => rest.split('/').next().is_some_and(|bucket| !bucket.is_empty()),
+        Some(_) => false,
+        None => true,
     }
 }
 

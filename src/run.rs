@@ -25,7 +25,7 @@ use crate::local::LocalMail;
 use crate::outgoing::Outgoing;
 use crate::shutdown::{Signals, Tasks};
 use crate::store::{Purpose, Store};
-use crate::{poll, telemetry};
+use crate::{bodies, poll, telemetry};
 
 /// Serves until a signal, a failed flush of the log, or a task that ends early.
 ///
@@ -133,6 +133,11 @@ fn start_below(
     below.start("erasures elsewhere", poll::erasures(log.clone(), stop.clone()));
     let duty = keep(below, "housekeeping duty", config, store, "housekeeping", stop);
     below.start("housekeeping", poll::housekeeping(log.clone(), store.work.clone(), allot, duty, stop.clone()));
+    if config.server.roles.contains(&Role::Dispatch) {
+        let (log, allot, blobs) = (store.log.clone(), store.allot.clone(), config.blobs.clone());
+        below.start("bodies", bodies::keep_moving(log.clone(), allot.clone(), blobs.clone(), stop.clone()));
+        below.start("orphans", bodies::keep_tidy(log, allot, blobs, stop.clone()));
+    }
     if !config.server.roles.contains(&Role::Project) {
         return None;
     }

@@ -105,6 +105,11 @@ impl Store {
         let node = node(data, &allot)?;
         let log = EventLog::open(backend, options).await?;
         secrets::check(&log, &secrets).await?;
+        // Asked at the start: otherwise the first large mail would be the one to find out.
+        if purpose == Purpose::Serve && config.blobs.location.starts_with("s3://") {
+            let cannot = || format!("blobs.location: {} cannot be used", config.blobs.location);
+            log.check_bodies().await.with_context(cannot)?;
+        }
         Ok(Self { log, views, work, allot, secrets, signer, node, servers, sqlite, _lock: lock })
     }
 }
@@ -143,7 +148,7 @@ fn blobs(config: &Config) -> anyhow::Result<BlobStore> {
     let location = &config.blobs.location;
     if let Some(rest) = location.strip_prefix("s3://") {
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        return BlobStore::s3(bucket, prefix).context("blobs.location: the bucket cannot be used");
+        return BlobStore::s3(bucket, prefix, std::env::vars()).context("blobs.location: the bucket cannot be used");
     }
     let directory = if location.is_empty() { config.server.data_dir.join("blobs") } else { location.into() };
     BlobStore::local(&directory).with_context(|| format!("blobs.location: {} cannot be used", directory.display()))

@@ -264,6 +264,23 @@ pub trait Backend: Send + Sync + 'static {
     /// Returns where the trees over the logs are kept.
     fn trees(&self) -> &dyn Trees;
 
+    /// Returns inline bodies of a team after one id and before another, in the order of their ids, at most `limit`. A store
+    /// that keeps no bodies of its own has none.
+    async fn inline_blobs(
+        &self,
+        _team: &TeamId,
+        _after: Option<&BlobId>,
+        _before: &BlobId,
+        _limit: usize,
+    ) -> Result<Vec<BlobId>, StoreError> {
+        Ok(vec![])
+    }
+
+    /// Drops the bytes of an inline body, whose object is stored already, and keeps its row. Returns whether it was inline.
+    async fn drop_inline(&self, _team: &TeamId, _id: &BlobId) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
     /// Ends background work and closes connections.
     async fn close(&self);
 }

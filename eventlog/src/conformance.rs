@@ -4,6 +4,7 @@
 //! engine can be asked for (a hole made by hand, a full disk) is a test of that engine.
 
 mod atomic;
+mod bodies;
 mod chain;
 mod content;
 mod directory;
@@ -22,6 +23,7 @@ use async_trait::async_trait;
 use crate::backend::Backend;
 
 pub use atomic::*;
+pub use bodies::*;
 pub use chain::*;
 pub use content::*;
 pub use directory::*;
@@ -68,6 +70,10 @@ macro_rules! conformance_suite {
             any_text_comes_back_equal_or_is_refused_alone
             bodies_come_back_equal
             an_erased_body_is_gone_and_its_event_stays
+            old_bodies_move_out_and_read_the_same
+            a_mover_that_stopped_anywhere_is_gone_on_with
+            an_erasure_beside_a_mover_is_final
+            orphans_are_dropped_once_they_are_old_and_only_they
             secrets_come_back_equal_and_only_in_their_place
             secrets_are_sealed_anew_under_another_master_key
             a_secret_that_changed_meanwhile_is_not_replaced

@@ -17,6 +17,7 @@
 mod allot;
 mod backend;
 mod blob;
+mod bodies;
 pub mod chain;
 pub mod checkpoint;
 #[cfg(feature = "conformance")]
@@ -47,6 +48,7 @@ pub use backend::{
     StreamHistory,
 };
 pub use blob::{BlobStore, INLINE_BYTES_MAX, StagedBlob};
+pub use bodies::{MovedBodies, Orphans};
 pub use directory::{DirectoryEntry, DirectoryKey, DirectoryTarget};
 pub use failpoint::{Failpoints, Fault, Point};
 pub use log::{Entropy, EventLog, LogError, Options, Resealed};

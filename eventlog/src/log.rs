@@ -111,7 +111,7 @@ pub(crate) struct Shared {
     pub(crate) master_key: MasterKey,
     pub(crate) failed: CancellationToken,
     pub(crate) failpoints: Failpoints,
-    blobs: BlobStore,
+    pub(crate) blobs: BlobStore,
     entropy: Entropy,
     epoch: u16,
 }
@@ -204,7 +204,7 @@ impl Shared {
 /// The log of every team of an installation. Cheap to clone.
 #[derive(Clone)]
 pub struct EventLog {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     lanes: Arc<[mpsc::Sender<Box<dyn Job>>]>,
     tasks: TaskTracker,
 }
@@ -514,11 +514,16 @@ impl EventLog {
     /// # Errors
     /// A store does not answer; what was not erased then is erased by asking again.
     pub async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, LogError> {
-        // The rows last: as long as a row is there, asking again finds its body.
+        // The rows after them: as long as a row is there, asking again finds its body.
         for id in ids {
             self.shared.blobs.delete(team, id).await?;
         }
-        Ok(self.shared.backend.erase_blobs(team, ids).await?)
+        let erased = self.shared.backend.erase_blobs(team, ids).await?;
+        // A mover may have written a body between the two. Without its row it drops what it writes from here on itself.
+        for id in ids {
+            self.shared.blobs.delete(team, id).await?;
+        }
+        Ok(erased)
     }
 
     /// Keeps a value of the installation under a name unless there is one; returns the one that is kept. It is not part of

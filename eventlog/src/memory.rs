@@ -318,5 +318,25 @@ impl Backend for MemoryBackend {
         self
     }
 
+    async fn inline_blobs(
+        &self,
+        team: &TeamId,
+        after: Option<&BlobId>,
+        before: &BlobId,
+        limit: usize,
+    ) -> Result<Vec<BlobId>, StoreError> {
+        let store = self.store();
+        let rows = store.teams.get(team).into_iter().flat_map(|team| team.blobs.values());
+        let wanted =
+            |row: &&BlobRow| row.inline.is_some() && row.id < *before && after.is_none_or(|after| row.id > *after);
+        Ok(rows.filter(wanted).take(limit).map(|row| row.id.clone()).collect())
+    }
+
+    async fn drop_inline(&self, team: &TeamId, id: &BlobId) -> Result<bool, StoreError> {
+        let mut store = self.store();
+        let row = store.teams.get_mut(team).and_then(|team| team.blobs.get_mut(id));
+        Ok(row.is_some_and(|row| row.inline.take().is_some()))
+    }
+
     async fn close(&self) {}
 }

@@ -531,6 +531,40 @@ impl Backend for SqliteBackend {
         self
     }
 
+    async fn inline_blobs(
+        &self,
+        team: &TeamId,
+        after: Option<&BlobId>,
+        before: &BlobId,
+        limit: usize,
+    ) -> Result<Vec<BlobId>, StoreError> {
+        let ids: Vec<String> = sqlx::query_scalar(
+            "SELECT blob_id FROM blobs
+             WHERE team_id = $1 AND blob_id > $2 AND blob_id < $3 AND bytes IS NOT NULL
+             ORDER BY blob_id LIMIT $4",
+        )
+        .bind(team.as_str())
+        .bind(after.map_or("", BlobId::as_str))
+        .bind(before.as_str())
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(|e| unavailable(&e))?;
+        let read = |id: String| id.parse().map_err(|_| StoreError::Corrupt(format!("{id:?} is no id of a body")));
+        ids.into_iter().map(read).collect()
+    }
+
+    async fn drop_inline(&self, team: &TeamId, id: &BlobId) -> Result<bool, StoreError> {
+        let mut writer = self.writer.lock().await;
+        sqlx::query("UPDATE blobs SET bytes = NULL WHERE team_id = $1 AND blob_id = $2 AND bytes IS NOT NULL")
+            .bind(team.as_str())
+            .bind(id.as_str())
+            .execute(&mut *writer)
+            .await
+            .map(|done| done.rows_affected() > 0)
+            .map_err(|e| unavailable(&e))
+    }
+
     async fn close(&self) {
         self.readers.close().await;
         // Whoever died in the middle of a transaction must not keep the write-ahead file from being copied back.

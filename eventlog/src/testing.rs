@@ -1,10 +1,12 @@
 //! What tests of the log and of everything on it need: stores that fail or wait where a test says ([`InFront`]), and a
 //! private PostgreSQL cluster.
 //!
-//! The cluster is made once per test binary, with a fresh database per test, and gone afterwards. It listens on a socket in its own directory and nowhere else. A shell waits for the end of this process (its standard
-//! input closes), stops the server and removes the directory, so that nothing is left behind even by a killed test.
+//! The cluster is made once per test binary, with a fresh database per test, and gone afterwards. It listens on a socket
+//! in its own directory and nowhere else. A shell waits for the end of this process (its standard input closes), stops
+//! the server and removes the directory, so that nothing is left behind even by a killed test.
 
 mod in_front;
+mod s3;
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 pub use in_front::InFront;
+pub use s3::S3;
 
 /// A running cluster.
 #[derive(Debug)]

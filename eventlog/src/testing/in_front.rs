@@ -139,6 +139,20 @@ impl<T: InFront> Backend for T {
         self.behind().keep(name, value).await
     }
 
+    async fn inline_blobs(
+        &self,
+        team: &TeamId,
+        after: Option<&BlobId>,
+        before: &BlobId,
+        limit: usize,
+    ) -> Result<Vec<BlobId>, StoreError> {
+        self.behind().inline_blobs(team, after, before, limit).await
+    }
+
+    async fn drop_inline(&self, team: &TeamId, id: &BlobId) -> Result<bool, StoreError> {
+        self.behind().drop_inline(team, id).await
+    }
+
     fn trees(&self) -> &dyn Trees {
         self.behind().trees()
     }
