@@ -18,10 +18,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Role};
-use crate::dns;
 use crate::outgoing::{self, Outgoing};
 use crate::shutdown::Tasks;
 use crate::store::Store;
+use crate::{dns, fetch};
 
 /// What all doors share.
 pub struct Doors<'a> {
@@ -93,6 +93,7 @@ impl<'a> Doors<'a> {
         let mut app = api::App::new(log, views, allot, store.secrets.pepper.clone(), door)
             .with_attempts(store.work.clone())
             .with_carrier(self.outgoing.carrier())
+            .with_fetch(fetch::fetch(self.outgoing.settings().policy())?)
             .with_resolver(outgoing::names(dns::fresh_resolver(config)?));
         app.limiter = self.limiter.clone();
         Ok(app)

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod dns;
 pub mod doors;
+pub mod fetch;
 pub mod first_run;
 pub mod local;
 pub mod outgoing;

@@ -113,7 +113,7 @@ impl Report {
 }
 
 /// Returns the numbers of the recipients that an address is.
-fn numbers(mail: &Outbound, address: Option<&Address>) -> Vec<u8> {
+pub(crate) fn numbers(mail: &Outbound, address: Option<&Address>) -> Vec<u8> {
     let Some(canonical) = address.map(Address::canonical) else { return vec![] };
     let is = |email: &str| Address::parse(email).is_ok_and(|of| of.canonical() == canonical);
     let found = mail.recipients.iter().zip(0u8..).filter(|(r, _)| r.email.as_deref().is_some_and(is));
@@ -181,7 +181,7 @@ fn of_outcome(outcome: &Outcome) -> Option<Heard> {
 }
 
 /// Returns a classification in the words of the log.
-fn verdict_of(found: &Classification) -> Verdict {
+pub(crate) fn verdict_of(found: &Classification) -> Verdict {
     let mut parts = found.enhanced_code.as_deref().unwrap_or_default().split('.').map(str::parse::<u16>);
     let enhanced_code = match (parts.next(), parts.next(), parts.next()) {
         (Some(Ok(class)), Some(Ok(subject)), Some(Ok(detail))) => {

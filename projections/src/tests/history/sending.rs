@@ -223,6 +223,7 @@ impl Story {
                     settings: (*to < 4).then(|| settings(to * 10, transport)),
                     identity: (*to > 2).then(|| identity(10 + to)),
                     secret: (*to == 5).then(|| SecretId::new(START, [90 + to; 9])),
+                    topic: None,
                     by: By::Operator,
                     if_version: None,
                 };
