@@ -87,6 +87,7 @@ impl<'a> Doors<'a> {
         door.public_url = public_url;
         (door.prices, door.installation) = (config.prices, config.installation());
         door.webhook_urls = config.webhook_settings().targets;
+        door.bounce_domain = config.bounces.domain.as_deref().map(mail::address::normalise_domain).transpose()?;
         let outbound = self.outgoing.settings();
         (door.smtp_hosts, door.mail_lifetime_seconds) = (outbound.policy(), outbound.retry.give_up_seconds.into());
         let (log, views, allot) = (store.log.clone(), store.views.clone(), store.allot.clone());

@@ -33,7 +33,8 @@ pub fn fetch(outgoing: Policy) -> anyhow::Result<Arc<dyn Fetch>> {
         ..Limits::default()
     };
     let resolve = Arc::new(SystemResolver::default());
-    let client = Client::new(policy.clone(), limits, resolve).map_err(|_| anyhow::anyhow!("the limits make no sense"))?;
+    let client =
+        Client::new(policy.clone(), limits, resolve).map_err(|_| anyhow::anyhow!("the limits make no sense"))?;
     Ok(Arc::new(Guarded { client, policy }))
 }
 
@@ -60,7 +61,8 @@ mod tests {
     #[tokio::test]
     async fn only_public_addresses_are_asked_and_only_by_https() {
         let fetch = fetch(Policy::default()).unwrap();
-        for url in ["http://sns.eu-west-1.amazonaws.com/x.pem", "https://127.0.0.1/x.pem", "https://a.test:8443/", "x"] {
+        for url in ["http://sns.eu-west-1.amazonaws.com/x.pem", "https://127.0.0.1/x.pem", "https://a.test:8443/", "x"]
+        {
             assert_eq!(fetch.get(url).await, Err(FetchError::Refused), "{url}");
         }
     }

@@ -40,6 +40,7 @@ pub mod smtp;
 pub mod sns;
 pub mod stream;
 pub mod submit;
+mod unsubscription;
 mod uploads;
 mod write;
 
@@ -97,7 +98,7 @@ impl App {
         let (kept, prices) = (pepper.clone(), config.prices);
         Self {
             outbox: send::Outbox::new(log.clone(), views.clone(), allot.clone(), kept, prices, lifetime_micros),
-            links: links::Links::new(&config.public_url, &pepper),
+            links: links::Links::new(&config.public_url, &pepper).with_mailto(&pepper, config.bounce_domain.as_deref()),
             notifications: sns::Notifications::new(&config.public_url, &pepper),
             resolver: None,
             key_makers: Arc::new(tokio::sync::Semaphore::new(1)),

@@ -98,6 +98,22 @@ impl Report {
         Self { told: Told::Outcomes(bounce), tokens: tokens.collect(), ids: ids.take(HINTS_MAX).collect() }
     }
 
+    /// Returns whom a report in the standard's form (RFC 3464) is about, and the Message-ID that it quotes; `None` where it
+    /// names a mail by an id or a return path of ours, and for what is no such report.
+    pub(super) fn hearsay(&self) -> Option<(Vec<&Address>, Option<&str>)> {
+        let Told::Outcomes(bounce) = &self.told else { return None };
+        let named = !self.tokens.is_empty() || !self.ids.is_empty();
+        if !bounce.standard || named || bounce.recipients.len() > domain::outbound::RECIPIENTS_MAX {
+            return None;
+        }
+        let about = |outcome: &Outcome| outcome.original_address.is_some() || outcome.address.is_some();
+        if !bounce.recipients.iter().all(about) {
+            return None;
+        }
+        let addresses = bounce.recipients.iter().filter_map(|o| o.original_address.as_ref().or(o.address.as_ref()));
+        Some((addresses.collect(), bounce.original.message_id.as_deref()))
+    }
+
     /// Returns whether it is a complaint.
     pub(super) fn is_complaint(&self) -> bool {
         matches!(self.told, Told::Complaint(_))

@@ -74,6 +74,7 @@ pub fn accept(n: u8, recipients: &[u8]) -> AcceptMail {
         rfc5322_message_id: format!("m{n}@example.org"),
         labels: Labels::default(),
         recipients: recipients.iter().map(recipient).collect(),
+        notices: None,
         blob: blob_id(n),
         size_bytes: 1_000,
         sha256: format!("{n:064x}"),
@@ -299,6 +300,7 @@ fn accepted(mail: &Mail) -> ob::Event {
         subject: Some("Hello".into()),
         rfc5322_message_id: "m1@example.org".into(),
         labels: labels(),
+        notices: None,
     };
     ob::Event::Accepted(Halves::new(facts, letter))
 }

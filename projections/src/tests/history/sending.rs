@@ -432,6 +432,7 @@ impl Story {
             rfc5322_message_id: format!("out{n}@example.org"),
             labels: ob::Labels { tags: vec![format!("tag{}", n % 2)], ..ob::Labels::default() },
             recipients: (0..*recipients).map(recipient).collect(),
+            notices: None,
             blob: BlobId::new(START, [100 + n; 9]),
             size_bytes: 2_000 + i64::from(*n),
             sha256: format!("{n:064x}"),
