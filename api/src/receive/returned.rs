@@ -163,7 +163,7 @@ impl Receiver {
             method: UnsubscribeMethod::Mail,
             actor: Actor::Smtp,
             request: request.to_string(),
-            client_ip: content.correspondence.peer_ip.clone(),
+            client_ip: Some(content.correspondence.peer_ip.clone()),
         };
         wish.record(&self.inner.log, self.inner.allot.now()).await.map(drop).map_err(|error| {
             tracing::warn!(team.id = %subject.team, error, "an unsubscription could not be recorded");
