@@ -18,10 +18,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Role};
-use crate::dns::{self, Names};
+use crate::dns::Names;
 use crate::outgoing::{self, Outgoing};
 use crate::shutdown::Tasks;
 use crate::store::Store;
+use crate::{dns, fetch};
 
 /// What all doors share.
 pub struct Doors<'a> {
@@ -69,9 +70,10 @@ impl<'a> Doors<'a> {
         let public_url = self.public_url(Some(address));
         let streams = api::stream::Streams::new(store.log.clone(), store.allot.clone(), config.streams.clone());
         let app = self
-            .app(public_url)
+            .app(public_url)?
             .with_attempts(store.work.clone())
             .with_carrier(self.outgoing.carrier())
+            .with_fetch(fetch::fetch(self.outgoing.settings().policy())?)
             .with_resolver(outgoing::or_none(self.names.fresh.clone()))
             .with_streams(streams.clone());
         let health = Router::new()
@@ -93,19 +95,20 @@ impl<'a> Doors<'a> {
     }
 
     /// Returns what the doors that keys open have in common.
-    fn app(&self, public_url: String) -> api::App {
+    fn app(&self, public_url: String) -> anyhow::Result<api::App> {
         let (config, store) = (self.config, self.store);
         let mut door = config.http.door.clone();
         door.public_url = public_url;
         (door.prices, door.installation) = (config.prices, config.installation());
         door.webhook_urls = config.webhook_settings().targets;
+        door.bounce_domain = config.bounces.normalised()?;
         let outbound = self.outgoing.settings();
         (door.smtp_hosts, door.mail_lifetime_seconds) = (outbound.policy(), outbound.retry.give_up_seconds.into());
         let (log, views, allot) = (store.log.clone(), store.views.clone(), store.allot.clone());
         let mut app = api::App::new(log, views, allot, store.secrets.pepper.clone(), door)
             .with_checkpoint_key(store.signer.key.public().clone());
         app.limiter = self.limiter.clone();
-        app
+        Ok(app)
     }
 
     /// Returns the origin of links: as configured, or where the API answers here.
@@ -144,7 +147,7 @@ impl<'a> Doors<'a> {
         if !self.opens(Role::Smtp) || (settings.listen.is_empty() && settings.listen_tls.is_empty()) {
             return Ok(None);
         }
-        let app = self.app(self.public_url(http));
+        let app = self.app(self.public_url(http))?;
         let hostname = settings.hostname.as_deref().unwrap_or(&config.smtp.hostname);
         let submitter = api::submit::Submitter::new(&app, hostname);
         let tls = match (&settings.tls.certificate_file, &settings.tls.key_file) {

@@ -37,8 +37,10 @@ pub mod receive;
 mod routes;
 pub mod send;
 pub mod smtp;
+pub mod sns;
 pub mod stream;
 pub mod submit;
+mod unsubscription;
 mod uploads;
 mod write;
 
@@ -78,6 +80,8 @@ pub struct App {
     pub resolver: Option<Arc<dyn mail::auth::Resolver>>,
     /// The links that outgoing mail carries.
     pub links: links::Links,
+    /// The door for notifications of sending accounts.
+    pub notifications: sns::Notifications,
     /// Turns of those who make RSA keys, which takes a processor for a while.
     pub key_makers: Arc<tokio::sync::Semaphore>,
     /// What checkpoints of the logs are verified with.
@@ -96,7 +100,8 @@ impl App {
         let (kept, prices) = (pepper.clone(), config.prices);
         Self {
             outbox: send::Outbox::new(log.clone(), views.clone(), allot.clone(), kept, prices, lifetime_micros),
-            links: links::Links::new(&config.public_url, &pepper),
+            links: links::Links::new(&config.public_url, &pepper).with_mailto(&pepper, config.bounce_domain.as_deref()),
+            notifications: sns::Notifications::new(&config.public_url, &pepper),
             resolver: None,
             key_makers: Arc::new(tokio::sync::Semaphore::new(1)),
             checkpoint_key: None,
@@ -131,6 +136,13 @@ impl App {
     #[must_use]
     pub fn with_carrier(mut self, carrier: Arc<dyn carrier::Carrier>) -> Self {
         self.carrier = Some(carrier);
+        self
+    }
+
+    /// Returns this state with a way to fetch what notifications of sending accounts are checked by.
+    #[must_use]
+    pub fn with_fetch(mut self, fetch: Arc<dyn sns::Fetch>) -> Self {
+        self.notifications = self.notifications.with_fetch(fetch);
         self
     }
 

@@ -40,6 +40,7 @@ mod message_view;
 mod messages;
 mod provider_body;
 mod provider_limits;
+mod provider_notifications;
 mod provider_state;
 mod providers;
 mod submissions;
@@ -81,6 +82,7 @@ pub(crate) fn all() -> Routes {
         .and(message_content::routes())
         .and(messages::routes())
         .and(provider_limits::routes())
+        .and(provider_notifications::routes())
         .and(provider_state::routes())
         .and(providers::routes())
         .and(submissions::routes())

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 mod sending;
 
-pub use sending::{accept, domain_found, provider_created, with_money};
+pub use sending::{accept, domain_found, provider_created, ses_created, with_money};
 
 use crate::entity::{Entity, State, Versioned};
 use crate::id::{

@@ -301,6 +301,13 @@ pub fn classify_failure(text: &str) -> Classification {
     Classification { category: Category::Network, bounce_type: BounceType::Soft, ..found }
 }
 
+/// Classifies what a report says of one recipient by the same rules: its status code, and what the host said with the type
+/// of that in front (`smtp; 550 5.1.1 …`), as in RFC 3464 §2.3.4 and §2.3.6.
+#[must_use]
+pub fn classify_reported(status: Option<&str>, diagnostic: &str) -> Classification {
+    report::Recipient::of_fields(status, diagnostic).outcome("").classification
+}
+
 /// All that is known about one failure.
 struct Evidence<'a> {
     smtp_code: Option<u16>,

@@ -29,6 +29,7 @@ pub mod page;
 pub mod providers;
 mod rebuild;
 mod runner;
+pub mod sent_mail;
 pub mod suppressions;
 mod table;
 #[cfg(test)]
@@ -88,6 +89,7 @@ pub static ALL: &[&dyn Projection] = &[
     &suppressions::Suppressions,
     &balance::Balances,
     &outbound::OutboundMail,
+    &sent_mail::SentMail,
 ];
 
 /// Reading or computing views failed.

@@ -125,8 +125,12 @@ async fn ids_of_another_team_answer_like_ids_that_never_were() {
     let theirs = belongings(&server, other_root, other_mailbox, "box@other.test").await;
     let (_, document) = ours.root.get("/openapi.json").await;
     let mut crossed = 0;
-    for (method, template, _) in operations(&document) {
+    for (method, template, operation) in operations(&document) {
         let template = template.trim_start_matches("/api/v1").to_owned();
+        // Who has the token of a public path has what there is to have.
+        if operation["x-postlog-surface"] == "public" {
+            continue;
+        }
         // System folders are named by their role and are each mailbox's own.
         if !template.contains('{') || template.contains("{folder_id}") {
             continue;

@@ -89,7 +89,6 @@ pub struct World {
     views: Views,
     queue: Queue,
     stop: CancellationToken,
-    #[expect(dead_code, reason = "owns the task that keeps the read models")]
     followers: JoinSet<Result<(), projections::Error>>,
 }
 
@@ -125,11 +124,20 @@ impl World {
     }
 
     pub async fn tell<C: Command>(&self, command: C) {
+        let position = self.tell_the_log(command).await;
+        assert!(self.views.wait_for(&self.team, position, PATIENCE).await);
+    }
+
+    /// Carries out a command, whether or not it can be read; returns the log's head.
+    pub async fn tell_the_log<C: Command>(&self, command: C) -> u64 {
         let submission = Submission::new(self.team.clone(), self.now(), Actor::Operator, "test", command);
-        let appended = self.log.transact(submission).await.unwrap().done().unwrap();
-        if let Some(last) = appended.records.last() {
-            assert!(self.views.wait_for(&self.team, last.position, PATIENCE).await);
-        }
+        self.log.transact(submission).await.unwrap().done().unwrap().head.position
+    }
+
+    /// What is read stays as it is from now on, whatever is written.
+    pub async fn stop_views(&mut self) {
+        self.stop.cancel();
+        while self.followers.join_next().await.is_some() {}
     }
 
     pub fn now(&self) -> i64 {

@@ -106,6 +106,18 @@ fn action(value: &str) -> Option<Action> {
 }
 
 impl Recipient {
+    /// Returns a recipient of whom only these fields are known.
+    pub(super) fn of_fields(status: Option<&str>, diagnostic: &str) -> Self {
+        Self {
+            address: None,
+            original_address: None,
+            action: None,
+            status: status.and_then(Enhanced::parse),
+            diagnostic: Some(after_type(diagnostic).to_owned()),
+            remote_mta: None,
+        }
+    }
+
     /// Classifies with what the report says around it.
     pub(super) fn outcome(&self, surroundings: &str) -> Outcome {
         let diagnostic = self.diagnostic.as_deref().unwrap_or_default();

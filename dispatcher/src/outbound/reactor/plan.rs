@@ -48,7 +48,7 @@ fn note(plan: &mut Plan, record: &Recorded) {
                 | E::Mended(_)
                 | E::Activated(_)
                 | E::Deleted(_) => true,
-                E::Tested(_) | E::Broken(_) | E::Deactivated(_) => false,
+                E::Tested(_) | E::Broken(_) | E::Deactivated(_) | E::TopicBound(_) | E::TopicReleased(_) => false,
             };
         }
         _ => {}

@@ -223,6 +223,7 @@ impl Story {
                     settings: (*to < 4).then(|| settings(to * 10, transport)),
                     identity: (*to > 2).then(|| identity(10 + to)),
                     secret: (*to == 5).then(|| SecretId::new(START, [90 + to; 9])),
+                    topic: None,
                     by: By::Operator,
                     if_version: None,
                 };
@@ -431,6 +432,7 @@ impl Story {
             rfc5322_message_id: format!("out{n}@example.org"),
             labels: ob::Labels { tags: vec![format!("tag{}", n % 2)], ..ob::Labels::default() },
             recipients: (0..*recipients).map(recipient).collect(),
+            notices: None,
             blob: BlobId::new(START, [100 + n; 9]),
             size_bytes: 2_000 + i64::from(*n),
             sha256: format!("{n:064x}"),
