@@ -30,7 +30,7 @@ const DIAGNOSTIC_CHARS_MAX: usize = 1000;
 /// Recipients read from one report.
 const RECIPIENTS_MAX: usize = 1000;
 /// What is read of a text about one recipient, in octets: what matters is said at the beginning.
-const SAID_OCTETS_MAX: usize = 16 * 1024;
+const SAID_OCTETS_MAX: usize = 8 * 1024;
 
 /// Whether an address is worth another mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -266,7 +266,10 @@ impl Mail<'_> {
             return Bounce { recipients: told, original, reporting_mta: status.reporting_mta, standard: false };
         }
         let ours = self.ours(&original);
-        let mut recipients = outcomes(&words, &original, &self.failed_recipients(), &ours);
+        let mut failed = self.failed_recipients();
+        // Some repeat in the header whom they write to.
+        failed.retain(|address| !ours.iter().any(|own| own.eq_ignore_ascii_case(address.as_str())));
+        let mut recipients = outcomes(&words, &original, &failed, &ours);
         if self.is_warning(words.notice) {
             recipients.iter_mut().for_each(|outcome| outcome.action = Action::Delayed);
         }

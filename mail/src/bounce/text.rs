@@ -266,7 +266,9 @@ fn is_contact(line_before: &str, lines_before: &str) -> bool {
         "from <",
     ];
     let before = line_before.trim_end_matches(['<', '"', '\'', ' ', '\t', '(', '[']);
-    ENDS.iter().any(|end| before.ends_with(end))
+    // What became of an address is told so, too: `(generated from bob@example.org)`.
+    let made_from = ["generated from", "expanded from"].iter().any(|word| before.ends_with(word));
+    !made_from && ENDS.iter().any(|end| before.ends_with(end))
         || line_before.contains("message-id")
         || before.is_empty()
             && ["contact", "send your message to", "please write to"].iter().any(|word| lines_before.ends_with(word))
@@ -277,7 +279,7 @@ fn certainty(line: &str, offset: usize, before: &str) -> u8 {
     let head = head.trim_matches(|c: char| {
         c.is_whitespace() || matches!(c, '<' | '"' | '\'' | '*' | '>' | '-' | '[' | '(' | ':' | '•')
     });
-    const INTRODUCTIONS: [&str; 22] = [
+    const INTRODUCTIONS: [&str; 24] = [
         "recipient",
         "rcpt to",
         "address",
@@ -300,6 +302,8 @@ fn certainty(line: &str, offset: usize, before: &str) -> u8 {
         "553",
         "unknown user",
         "the following",
+        "generated from",
+        "expanded from",
     ];
     let introduced = |text: &str| INTRODUCTIONS.iter().any(|word| text.contains(word));
     if head.is_empty() && introduced(before) {

@@ -215,6 +215,15 @@ mod tests {
     }
 
     #[test]
+    fn a_semicolon_may_be_missing_before_the_first_parameter() {
+        let parsed = Parameterised::parse("text/plain charset=\"utf-8\"; format=flowed");
+        assert_eq!(
+            (parsed.value.as_str(), parsed.get("charset"), parsed.get("format")),
+            ("text/plain", Some("utf-8"), Some("flowed"))
+        );
+    }
+
+    #[test]
     fn a_content_type_is_lower_case_and_survives_nonsense() {
         let parsed = Parameterised::parse("Text/Plain; charset=\"UTF-8\"; format=flowed; ;=; x");
         assert_eq!(
