@@ -18,6 +18,8 @@
 
 pub mod dns;
 pub mod egress;
+#[cfg(feature = "model")]
+pub mod model;
 pub mod outbound;
 pub mod queue;
 pub mod retry;

@@ -45,6 +45,8 @@ pub use backend::{
 pub use blob::{BlobStore, INLINE_BYTES_MAX, StagedBlob};
 pub use directory::{DirectoryEntry, DirectoryKey, DirectoryTarget};
 pub use failpoint::{Failpoints, Fault, Point};
+#[cfg(feature = "model")]
+pub use lane::model;
 pub use log::{Entropy, EventLog, LogError, Options};
 pub use memory::MemoryBackend;
 pub use record::{CorruptRecord, Recorded, StoredPersonal, StoredRecord};
