@@ -10,7 +10,7 @@ use domain::testing::{mailbox_id, opened, received_halves, team_created, team_id
 use domain::webhook_endpoint::{RecordExhausted, Status, WebhookEndpoint};
 use domain::{Actor, Command, Event, Moment, StreamId, Versioned};
 use eventlog::model::{Decision, Desk, Ledger};
-use eventlog::{Answer, AppendError, Idempotency, Outcome, Submission};
+use eventlog::{Answer, AppendError, Idempotency, Outcome, Recorded, Submission};
 
 /// What was appended, in one transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,6 +56,8 @@ pub struct Book {
     pub is_on: bool,
     /// Whether the positions are 1, 2, 3 … without holes.
     pub is_gapless: bool,
+    /// The records, in order.
+    pub records: Vec<Recorded>,
     ledger: Ledger,
 }
 
@@ -71,12 +73,6 @@ impl Book {
     pub fn kind(&self, position: Position) -> Kind {
         let index = usize::try_from(position).ok().and_then(|position| position.checked_sub(1));
         index.and_then(|index| self.kinds.get(index)).copied().unwrap_or(Kind::Other)
-    }
-
-    /// Returns the records.
-    #[must_use]
-    pub fn records(&self) -> Vec<eventlog::Recorded> {
-        self.ledger.records(&team_id())
     }
 }
 
@@ -205,7 +201,7 @@ impl Library {
         let is_gapless = records.iter().map(|record| record.position).eq(1..=ledger.head(&team_id()));
         let webhook: Versioned<WebhookEndpoint> = ledger.state(&team_id(), &[StreamId::Webhook(webhook_id(1))]);
         let is_on = webhook.status == Status::Enabled && !webhook.failing;
-        let log = Log(Arc::new(Book { commits: commits.clone(), kinds, is_on, is_gapless, ledger }));
+        let log = Log(Arc::new(Book { commits: commits.clone(), kinds, is_on, is_gapless, records, ledger }));
         self.books.lock().unwrap_or_else(PoisonError::into_inner).insert(commits, log.clone());
         log
     }

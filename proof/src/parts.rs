@@ -88,50 +88,49 @@ pub fn all(level: Level) -> Vec<Part> {
         lost_answers: 2,
         ..nothing.clone()
     };
-    let dispatch = Bounds {
+    let hook = Bounds { clients: vec![1, 1], webhook: true, crashes: 1, ..nothing.clone() };
+    let retries = Bounds {
+        nodes: 1,
         clients: if large { vec![1, 1, 2] } else { vec![1, 1] },
-        webhook: true,
-        crashes: 1,
         leases: pick(2, 3),
         refusals: pick(1, 2),
         lost_replies: 1,
-        ticks: pick(3, 6),
-        ..nothing.clone()
+        ticks: pick(1, 2),
+        ..hook.clone()
     };
-    let pauses = Bounds {
-        clients: vec![1, 1],
-        webhook: true,
-        leases: pick(2, 3),
-        pauses: pick(1, 2),
-        refusals: pick(0, 1),
-        ticks: pick(3, 6),
-        ..nothing.clone()
-    };
+    let takeover = Bounds { leases: pick(2, 3), refusals: pick(0, 1), ticks: pick(3, 6), ..hook.clone() };
+    let pauses = Bounds { crashes: 0, leases: pick(2, 3), pauses: pick(1, 2), ticks: pick(3, 6), ..hook };
     let streams = Bounds {
-        clients: vec![1, 2, 1],
+        clients: if large { vec![1, 2, 1] } else { vec![1, 2] },
         crashes: pick(1, 2),
-        readers: pick(1, 2),
-        drops: pick(2, 3),
+        readers: 1,
+        drops: pick(1, 3),
         ..nothing.clone()
     };
-    let projections =
-        Bounds { clients: vec![1, 2, 1], crashes: pick(2, 3), views: true, cuts: pick(1, 2), ..nothing.clone() };
+    let projections = Bounds {
+        clients: if large { vec![1, 2, 1] } else { vec![1, 2] },
+        crashes: pick(2, 3),
+        views: true,
+        cuts: pick(1, 2),
+        ..nothing.clone()
+    };
     let whole = Bounds {
-        clients: if large { vec![1, 1] } else { vec![1] },
+        nodes: pick(1, 2),
         sendings: 2,
         crashes: 1,
         lost_answers: 1,
         webhook: true,
-        ticks: 3,
+        ticks: pick(0, 3),
         readers: 1,
-        drops: pick(0, 1),
+        drops: 1,
         views: true,
         ..nothing
     };
     let part = |name, bounds, reachable: &[&'static str]| Part { name, bounds, reachable: reachable.to_vec() };
     vec![
         part("append", append, &[ALL_DONE]),
-        part("dispatch", dispatch, &[ALL_DONE, EXHAUSTED, TAKEN_OVER]),
+        part("retries", retries, &[ALL_DONE, EXHAUSTED, TAKEN_OVER]),
+        part("takeover", takeover, &[ALL_DONE, TAKEN_OVER]),
         part("pauses", pauses, &[ALL_DONE, TAKEN_OVER, ONE_LATE]),
         part("streams", streams, &[ALL_DONE]),
         part("projections", projections, &[ALL_DONE]),

@@ -28,8 +28,13 @@ fn appends_survive_crashes_lost_answers_and_two_writers() {
 }
 
 #[test]
-fn webhooks_survive_crashes_takeovers_and_lost_answers() {
-    explore("dispatch");
+fn webhooks_survive_crashes_refusals_and_lost_answers() {
+    explore("retries");
+}
+
+#[test]
+fn webhooks_survive_takeovers() {
+    explore("takeover");
 }
 
 #[test]
@@ -97,7 +102,7 @@ fn a_request_for_the_next_event_before_the_first_is_settled_is_found() {
 #[test]
 fn a_result_written_without_a_fence_is_found() {
     let bounds = Bounds { clients: vec![1, 1], webhook: true, pauses: 1, ticks: 3, ..Bounds::nothing() };
-    finds(DesignError::Unfenced, must::WENT_BACK, bounds);
+    finds(DesignError::Unfenced, must::REPEATED, bounds);
 }
 
 #[test]

@@ -44,9 +44,11 @@ fn a_seed_is_a_way() {
     assert_ne!(walk(7, 500, None), walk(8, 500, None));
 }
 
+/// A write without a fence needs a pause at one moment and a takeover at another: chance does not find it, looking at
+/// everything does (`tests/model.rs`).
 #[test]
-fn every_mistake_is_met_on_some_way() {
-    for error in DesignError::ALL {
+fn eight_of_the_nine_mistakes_are_met_on_some_way() {
+    for error in DesignError::ALL.into_iter().filter(|error| *error != DesignError::Unfenced) {
         let found = (0..400).find_map(|seed| Some((seed, walk(seed, STEPS_MAX, Some(error)).broken?)));
         let (seed, (property, way)) = found.unwrap_or_else(|| panic!("{error:?} is never met"));
         println!("{error:?}: met by seed {seed} after {} steps, as a breach of: {property}", way.len());

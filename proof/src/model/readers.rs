@@ -198,7 +198,7 @@ impl Proof {
     }
 
     fn sit(&self, state: &mut State, reader: u8, node: u8) {
-        let head = Self::visible(state, 0, usize::MAX).last().copied().unwrap_or(0);
+        let head = self.head(state);
         let early = self.has(DesignError::BacklogBeforeSubscribing);
         let connection = state.readers[usize::from(reader)].connection.take();
         if early && connection.is_none() {
@@ -223,15 +223,20 @@ impl Proof {
             Some(Connection { node, is_seated: true, cursor, has_replayed: false });
     }
 
+    /// Returns the last position that can be seen.
+    fn head(&self, state: &State) -> Position {
+        Self::visible(state, self.begin(), usize::MAX).last().copied().unwrap_or(self.begin())
+    }
+
     /// Returns where a stream begins that presents the id of a position, by the program's own rule.
     fn place(&self, state: &State, last: Position) -> Position {
-        let head = Self::visible(state, 0, usize::MAX).last().copied().unwrap_or(0);
+        let head = self.head(state);
         let reach = Reach { records_max: 1_000, age_micros_max: i64::MAX };
         let id = EventId::new(&team_id(), 1, last).to_string();
         let Some(id) = within_reach(&id, &team_id(), head, reach) else { return head };
-        let records = state.log.records();
-        let own = records.iter().find(|record| record.position == last);
-        let next = records.iter().find(|record| record.position == last + 1);
+        let at = |position: Position| position.checked_sub(1).and_then(|index| usize::try_from(index).ok());
+        let own = at(last).and_then(|index| state.log.records.get(index));
+        let next = at(last + 1).and_then(|index| state.log.records.get(index));
         match judge(id, own, next, 1, 1, reach) {
             Start::After(position) => position,
             Start::SyncRequired => head,

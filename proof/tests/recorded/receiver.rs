@@ -36,14 +36,12 @@ struct Shared {
 
 /// See the module.
 pub struct Receiver {
-    pub port: u16,
     shared: Shared,
 }
 
 impl Receiver {
     /// Starts a receiver that refuses some requests; `begin` is the position that others are counted from.
-    pub async fn start(listener: TcpListener, recorder: Recorder, begin: u64, seed: u64) -> Self {
-        let port = listener.local_addr().unwrap().port();
+    pub fn start(listener: TcpListener, recorder: Recorder, begin: u64, seed: u64) -> Self {
         let (requests, connections, changed) = (Arc::default(), Arc::default(), Arc::default());
         let shared = Shared { recorder, begin, requests, connections, changed, seed };
         let serving = shared.clone();
@@ -59,7 +57,7 @@ impl Receiver {
                 });
             }
         });
-        Self { port, shared }
+        Self { shared }
     }
 
     async fn wait(&self, done: impl Fn(&Shared) -> bool) {

@@ -128,7 +128,7 @@ impl World {
         let sealed = SecretText::new(sealed.expose().as_bytes().to_vec());
         let begin = tell(&log, submission(command).with_secret(secret, "webhook", sealed)).await;
         let recorder = Recorder::default();
-        let receiver = Receiver::start(listener, recorder.clone(), begin, seed).await;
+        let receiver = Receiver::start(listener, recorder.clone(), begin, seed);
         let mails = AtomicU8::new(0);
         Self { log, views, queue, allot, clock, receiver, recorder, begin, mails, stop }
     }
