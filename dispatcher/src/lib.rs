@@ -21,6 +21,8 @@ pub mod checkpoints;
 pub mod dns;
 pub mod duty;
 pub mod egress;
+#[cfg(feature = "model")]
+pub mod model;
 pub mod outbound;
 pub mod queue;
 pub mod retry;

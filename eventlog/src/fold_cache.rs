@@ -26,6 +26,14 @@ pub(crate) struct Known {
     generation: u64,
 }
 
+#[cfg(feature = "model")]
+impl Known {
+    /// Returns a head that is known from outside the cache.
+    pub(crate) fn of(head: Head) -> Self {
+        Self { head, generation: 0 }
+    }
+}
+
 /// Marks when a read of a head began, see [`FoldCache::read_began`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ReadBegan(u64);

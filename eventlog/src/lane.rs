@@ -8,6 +8,8 @@
 
 mod attempt;
 mod job;
+#[cfg(feature = "model")]
+pub mod model;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};

@@ -51,6 +51,8 @@ pub use blob::{BlobStore, INLINE_BYTES_MAX, StagedBlob};
 pub use bodies::{MovedBodies, Orphans};
 pub use directory::{DirectoryEntry, DirectoryKey, DirectoryTarget};
 pub use failpoint::{Failpoints, Fault, Point};
+#[cfg(feature = "model")]
+pub use lane::model;
 pub use log::{Entropy, EventLog, LogError, Options, Resealed};
 pub use memory::MemoryBackend;
 pub use record::{CorruptRecord, Recorded, StoredPersonal, StoredRecord};

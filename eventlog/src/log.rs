@@ -116,6 +116,26 @@ pub(crate) struct Shared {
     epoch: u16,
 }
 
+#[cfg(feature = "model")]
+impl Shared {
+    /// Returns what decisions need besides folds: a key to seal answers with, and bytes that are not random, so that the
+    /// same decision is the same value for ever.
+    pub(crate) fn for_model() -> Self {
+        let one = NonZeroUsize::MIN;
+        Self {
+            backend: Arc::new(crate::memory::MemoryBackend::default()),
+            folds: FoldCache::new(one, one),
+            wake: Wake::default(),
+            master_key: MasterKey::new(&[0; 32]),
+            failed: CancellationToken::new(),
+            failpoints: Failpoints::default(),
+            blobs: BlobStore::memory(),
+            entropy: Arc::new(|bytes: &mut [u8]| bytes.fill(0)),
+            epoch: 1,
+        }
+    }
+}
+
 impl Shared {
     pub(crate) fn random<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];

@@ -18,8 +18,8 @@ use crate::merkle::tiles::Tiles;
 use crate::record::StoredRecord;
 use crate::tree::{CheckpointRow, Trees};
 
-#[derive(Default)]
-struct Team {
+#[derive(Clone, Default)]
+pub(crate) struct Team {
     head: Option<(Head, i64)>,
     records: Vec<StoredRecord>,
     /// The last version of each stream.
@@ -34,8 +34,9 @@ struct Team {
     checkpoints: BTreeMap<Position, CheckpointRow>,
 }
 
-#[derive(Default)]
-struct Store {
+/// What the backend holds, as a value.
+#[derive(Clone, Default)]
+pub(crate) struct Store {
     teams: BTreeMap<TeamId, Team>,
     answers: BTreeMap<AnswerKey, AnswerRow>,
     directory: BTreeMap<DirectoryKey, DirectoryEntry>,
@@ -67,6 +68,32 @@ fn index(position: Position) -> usize {
 fn repeats<T: std::hash::Hash + Eq>(keys: impl Iterator<Item = T>) -> bool {
     let mut seen = HashSet::new();
     !keys.into_iter().all(|key| seen.insert(key))
+}
+
+#[cfg(feature = "model")]
+impl Store {
+    pub(crate) fn head(&self, team: &TeamId) -> Option<Head> {
+        self.teams.get(team).and_then(|team| team.head).map(|(head, _)| head)
+    }
+
+    pub(crate) fn records(&self, team: &TeamId) -> &[StoredRecord] {
+        self.teams.get(team).map_or(&[], |team| &team.records)
+    }
+
+    pub(crate) fn records_of(&self, team: &TeamId, stream: &StreamId) -> impl Iterator<Item = &StoredRecord> {
+        let places = |team: &Team| team.places.get(&stream.to_string()).cloned().unwrap_or_default();
+        let places = self.teams.get(team).map(places).unwrap_or_default();
+        let records = self.records(team);
+        places.into_iter().filter_map(|position| records.get(index(position - 1)))
+    }
+
+    pub(crate) fn answer(&self, key: &AnswerKey) -> Option<&AnswerRow> {
+        self.answers.get(key)
+    }
+
+    pub(crate) fn entry(&self, key: &DirectoryKey) -> Option<&DirectoryEntry> {
+        self.directory.get(key)
+    }
 }
 
 impl Store {
@@ -109,7 +136,7 @@ impl Store {
             || repeats(batch.blobs.iter().map(|(team, row)| (team, &row.id)))
     }
 
-    fn append(&mut self, batch: &Batch) -> Result<(), AppendError> {
+    pub(crate) fn append(&mut self, batch: &Batch) -> Result<(), AppendError> {
         if self.conflicts(batch) {
             return Err(AppendError::Conflict);
         }

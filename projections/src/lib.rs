@@ -24,6 +24,8 @@ pub mod folders;
 pub mod inbox_logs;
 pub mod mailboxes;
 pub mod messages;
+#[cfg(feature = "model")]
+pub mod model;
 pub mod outbound;
 pub mod page;
 pub mod providers;
