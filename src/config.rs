@@ -301,7 +301,7 @@ impl Config {
     }
 
     /// Returns what is wrong with the sections of the doors and the dispatcher.
-    fn sections(&self) -> [(&'static str, Vec<String>); 10] {
+    fn sections(&self) -> [(&'static str, Vec<String>); 11] {
         let mut dns = self.installation().problems();
         dns.extend(self.dns.checks.problems());
         let door = &self.http.door;

@@ -146,7 +146,7 @@ async fn load(server: &Server, keys: &Keys, hook: &str, ledger: &mut Ledger) {
 
 /// Returns numbers without a pattern, the same in every run (splitmix64).
 fn scattered(n: u64) -> u64 {
-    let mut z = (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut z = n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)

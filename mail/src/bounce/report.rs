@@ -158,6 +158,7 @@ impl Recipient {
             status: status.and_then(Enhanced::parse),
             diagnostic: Some(after_type(diagnostic).to_owned()),
             remote_mta: None,
+            about_message: false,
         }
     }
 
