@@ -102,11 +102,16 @@ fn team() -> TeamId {
     TeamId::new(1, [1; 9])
 }
 
-fn minted(n: u32) -> Minted {
+/// Returns what makes an id the n-th.
+fn random(n: u32) -> [u8; 9] {
     let mut random = [0; 9];
     random[..4].copy_from_slice(&n.to_be_bytes());
+    random
+}
+
+fn minted(n: u32) -> Minted {
     let (prefix, suffix) = ("smx_inf_ab".into(), "wxyz".into());
-    Minted { key: KeyId::new(1, random), lookup: format!("{n:064x}"), prefix, suffix }
+    Minted { key: KeyId::new(1, random(n)), lookup: format!("{n:064x}"), prefix, suffix }
 }
 
 async fn open(directory: &Path, failpoints: Failpoints) -> EventLog {
@@ -124,7 +129,7 @@ async fn append(log: &EventLog, n: u32) -> u64 {
         permissions: Preset::Full.permissions(),
     };
     let bytes = usize::try_from(scattered(n.into()) % 40_000).unwrap();
-    let id = BlobId::new(i64::from(n), [3; 9]);
+    let id = BlobId::new(1, random(n));
     let body = log.stage_blob(&team(), &id, vec![b'x'; bytes].into()).await.unwrap();
     let submission = Submission::new(team(), 1, Actor::Operator, "req_1", create).with_blob(id, body);
     log.transact(submission).await.unwrap().done().unwrap().records[0].position
@@ -178,7 +183,7 @@ async fn opened(files: &Files) -> Result<u64, String> {
     verifier.end(&log.head(&team()).await.unwrap()).map_err(|e| e.to_string())?;
     for n in 0..u32::try_from(records.len() - 1).unwrap() {
         let entry = log.find(&DirectoryKey::KeyLookup(minted(n).lookup)).await.map_err(|e| e.to_string())?;
-        let body = log.blob(&team(), &BlobId::new(i64::from(n), [3; 9])).await.map_err(|e| e.to_string())?;
+        let body = log.blob(&team(), &BlobId::new(1, random(n))).await.map_err(|e| e.to_string())?;
         if entry.is_none() || body.is_none_or(|body| body.iter().any(|byte| *byte != b'x')) {
             return Err(format!("event {n} came without what belongs to it"));
         }

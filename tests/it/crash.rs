@@ -198,7 +198,7 @@ async fn survive(store: &str, installation: Installation, kills: u64) {
     for kill in 0..kills {
         let server = installation.start();
         let after = ledger.answers.load(Ordering::SeqCst) + scattered(kill) % 24;
-        let delay = Duration::from_micros(scattered(!kill) % 30_000);
+        let delay = Duration::from_micros(scattered(kill + 1_000_000) % 30_000);
         let killer = kill_after(server.pid(), Arc::clone(&ledger.answers), after, delay);
         load(&server, &keys, &hook, &mut ledger).await;
         killer.join().unwrap();
