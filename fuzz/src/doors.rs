@@ -36,7 +36,7 @@ pub fn cursors(data: &[u8]) {
     let (line, rest) = first_line(data);
     let (query, cursor) = first_line(rest);
     World::with(|world| {
-        let operation = world.operation(line, |operation| operation.method == Method::GET && !operation.is_stream());
+        let operation = world.operation(line, |operation| operation.is_list());
         let query = format!("{}&cursor={}", percent_encoded(query, b"=&"), percent_encoded(cursor, b""));
         let path = format!("{}?{query}", world.path_of(operation));
         let answer = world.call(Method::GET, &path, operation.of_mailbox, &[], vec![]);

@@ -63,8 +63,7 @@ fn check(raw: &[u8], parsed: &ParsedMessage, limits: &ParseLimits) {
     for attachment in &parsed.attachments {
         let name = attachment.filename.as_deref().unwrap_or("x");
         assert_line("a file name", name);
-        assert!(!name.is_empty() && name.len() <= 255 && !name.contains(['/', '\\']), "{name:?}");
-        assert!(name != "." && name != "..", "{name:?}");
+        assert!(!name.is_empty() && name.len() <= 255, "{name:?}");
         assert_line("a media type", &attachment.content_type);
         let bytes = attachment_bytes(raw, attachment.part_id, limits);
         let Some(bytes) = bytes else { continue };

@@ -25,19 +25,18 @@ struct Seen {
 pub fn run(data: &[u8]) {
     let (steer, input) = steered(data);
     let config = config(steer);
-    let whole = play(&config, steer, &[input]);
-    check(&config, input, &whole);
-    // What follows STARTTLS in the same piece was injected, what follows in the next may be honest: there, and only
-    // there, cutting matters.
-    if config.start_tls != StartTls::Off {
-        for size in piece_sizes(steer) {
-            check(&config, input, &play(&config, steer, &input.chunks(size).collect::<Vec<_>>()));
-        }
-        return;
-    }
+    check(&config, input, &play(&config, steer, &[input]));
     for size in piece_sizes(steer) {
-        let again = play(&config, steer, &input.chunks(size).collect::<Vec<_>>());
-        assert_eq!(again, whole, "cut into pieces of {size}");
+        check(&config, input, &play(&config, steer, &input.chunks(size).collect::<Vec<_>>()));
+    }
+    // Commands that must be waited for, and TLS, make a difference of what comes together. A client that waits after each
+    // line can cut its lines as it likes.
+    let lines: Vec<_> = input.split_inclusive(|octet| *octet == b'\n').collect();
+    let whole = play(&config, steer, &lines);
+    check(&config, input, &whole);
+    for size in piece_sizes(steer) {
+        let pieces: Vec<_> = lines.iter().flat_map(|line| line.chunks(size)).collect();
+        assert_eq!(play(&config, steer, &pieces), whole, "lines cut into pieces of {size}");
     }
 }
 

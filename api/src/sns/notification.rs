@@ -432,7 +432,7 @@ mod tests {
             json!({"headers": [{"name": "Subject", "value": "x"}, {"name": "x-postlog-id", "value": id}]}),
         ] {
             let text = json!({"eventType": "Bounce", "mail": mail}).to_string();
-            assert_eq!(Notification::read(&text).unwrap().own_ids(), [id.clone()]);
+            assert_eq!(Notification::read(&text).unwrap().own_ids(), std::slice::from_ref(&id));
         }
     }
 

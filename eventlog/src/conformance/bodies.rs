@@ -105,8 +105,9 @@ pub async fn an_erasure_beside_a_mover_is_final(store: &impl Store) {
         log.move_bodies_out(&tenant.id, None, LATER, 100),
     );
     let ((), (first, second)) = futures_util::future::join(erase, movers).await;
-    first.unwrap();
-    second.unwrap();
+    for moved in [first, second] {
+        moved.unwrap();
+    }
     for id in &ids {
         assert_eq!(log.blob(&tenant.id, id).await.unwrap(), None);
         assert_eq!(log.loose(&tenant.id, id).await.unwrap(), None, "{id} came back in the object store");

@@ -46,8 +46,10 @@ pub struct Operation {
 }
 
 impl Operation {
-    pub fn is_stream(&self) -> bool {
-        matches!(self.path.as_str(), "/mailbox/events" | "/events/stream")
+    /// Returns whether it reads and comes to an end in the envelope: streams do not, and the document has a form of its own.
+    pub fn is_list(&self) -> bool {
+        let other = ["/mailbox/events", "/events/stream", "/openapi.json"];
+        self.method == Method::GET && !other.contains(&self.path.as_str())
     }
 }
 
