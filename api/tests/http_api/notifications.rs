@@ -32,7 +32,7 @@ fn key(n: usize) -> &'static RsaPrivateKey {
     static KEYS: [OnceLock<RsaPrivateKey>; 2] = [OnceLock::new(), OnceLock::new()];
     KEYS[n].get_or_init(|| {
         let made = DkimKey::generate_rsa(2048, |out| eventlog::Allot::system().entropy()(out)).unwrap();
-        RsaPrivateKey::from_pkcs1_der(&made.to_der()).unwrap()
+        RsaPrivateKey::from_pkcs1_der(made.to_der()).unwrap()
     })
 }
 
