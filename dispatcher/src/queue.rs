@@ -18,8 +18,8 @@ use serde_json::json;
 
 use crate::webhook::window::{Lane, Phase, Row, Snapshot};
 
-// The databases hold the rule itself; here it is stated for the tests and the model.
-#[cfg(any(test, feature = "model"))]
+// The databases hold the rule itself; here it is stated for the model.
+#[cfg(feature = "model")]
 pub(crate) mod lease;
 mod sql;
 

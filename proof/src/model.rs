@@ -9,7 +9,7 @@
 //! | events of a command; stored answers; positions; conflicts | `Attempt::decide_one` of the lane, `Store::append` |
 //! | what may be attempted, what is settled, what is written down | `webhook::window::Window` |
 //! | what an answer means, when the next attempt is due | `webhook::verdict`, `retry::Schedule` |
-//! | whose lease it is | `queue::lease::Lease`, which a property compares with the statements |
+//! | whose lease it is | `queue::lease::Lease`, which states what the statements in `queue/sql.rs` do |
 //! | where a stream begins and goes on | `stream::resume`, `stream::window::Window`, `stream::feed::Progress` |
 //! | which events a projection takes next | `runner::step::Step` |
 //!

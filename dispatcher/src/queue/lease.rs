@@ -1,7 +1,6 @@
 //! Who may work at a webhook: the rule of leases. Pure.
 //!
-//! The statements in `sql.rs` say the same to the databases, where it has to hold; a property in the tests compares
-//! both, on SQLite and PostgreSQL, row by row.
+//! The statements in `sql.rs` say the same to the databases, where it has to hold: whoever changes one changes both.
 
 use super::Hold;
 

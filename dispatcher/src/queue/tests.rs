@@ -5,7 +5,6 @@ use domain::published::WebhookEventType;
 use projections::Page;
 use projections::webhook_attempts::{AttemptResult, Filter};
 
-use super::lease::Lease;
 use super::*;
 
 const NOW: i64 = 1_700_000_000_000_000;
@@ -226,70 +225,4 @@ async fn a_poisoned_event_is_shown_and_its_release_ends_the_lease() {
             }
         }
     }
-}
-
-/// What nodes do to one lease, and when.
-#[derive(Debug, Clone)]
-enum Deed {
-    Take,
-    Renew,
-    Write(Hold),
-}
-
-fn deeds() -> impl proptest::strategy::Strategy<Value = Vec<(Deed, usize, i64, i64)>> {
-    use proptest::prelude::*;
-    let deed = prop_oneof![
-        3 => Just(Deed::Take),
-        1 => Just(Deed::Renew),
-        1 => Just(Deed::Write(Hold::Keep)),
-        1 => Just(Deed::Write(Hold::Release)),
-        1 => Just(Deed::Write(Hold::HandOver)),
-    ];
-    // Which node, how long after the deed before, and how many epochs it is behind what it last had.
-    prop::collection::vec((deed, 0_usize..3, 0..LEASE + 2, 0_i64..2), 1..24)
-}
-
-#[test]
-fn the_databases_keep_the_rule_of_leases_as_it_is_stated() {
-    use proptest::test_runner::{Config, TestRunner};
-    const NODES: [&str; 3] = ["a", "b", "c"];
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let queues = runtime.block_on(queues());
-    let number = std::sync::atomic::AtomicU8::new(0);
-    TestRunner::new(Config::with_cases(64))
-        .run(&deeds(), |deeds| {
-            let key = of(number.fetch_add(1, Ordering::Relaxed));
-            for queue in &queues {
-                let (mut lease, mut now, mut epochs) = (Lease::free(), NOW, [0; 3]);
-                for (deed, node, after, late) in deeds.clone() {
-                    now += after;
-                    let (name, epoch) = (NODES[node], epochs[node] - late);
-                    let wanted = match deed {
-                        Deed::Take => lease.taken(name, now, now + LEASE),
-                        Deed::Renew => lease.renewed(name, epoch, now + LEASE),
-                        Deed::Write(hold) => lease.written(name, epoch, hold, now + LEASE),
-                    };
-                    let done = runtime.block_on(async {
-                        match deed {
-                            Deed::Take => take(queue, &key, name, now).await.map(|leased| leased.epoch),
-                            Deed::Renew => {
-                                let lost = queue.renew(&[(key.clone(), epoch)], name, now + LEASE).await.unwrap();
-                                lost.is_empty().then_some(epoch)
-                            }
-                            Deed::Write(hold) => {
-                                let write = written(&key, epoch, 7, vec![], hold);
-                                queue.write(&[write], name, 1, now + LEASE).await.unwrap().is_empty().then_some(epoch)
-                            }
-                        }
-                    });
-                    assert_eq!(done, wanted.as_ref().map(|lease| lease.epoch), "{deed:?} by {name} of {lease:?}");
-                    if let Some(wanted) = wanted {
-                        epochs[node] = wanted.epoch;
-                        lease = wanted;
-                    }
-                }
-            }
-            Ok(())
-        })
-        .unwrap();
 }
