@@ -7,6 +7,7 @@ mod classify;
 mod deliveries;
 mod erase;
 mod export;
+mod master_key;
 mod verify;
 
 use std::io::Write as _;
@@ -31,6 +32,7 @@ pub use classify::classify_bounce;
 pub use deliveries::deliveries;
 pub use erase::erase;
 pub use export::export;
+pub use master_key::master_key;
 pub use verify::{verify, verify_export};
 
 /// How many records one page of a walk holds.

@@ -78,6 +78,20 @@ pub enum Command {
     /// Show events that cannot be made into a webhook delivery, and try them again or leave them out.
     #[command(subcommand)]
     Deliveries(Deliveries),
+    /// Change the master key, which seals what must be used again: webhook, provider and signing keys.
+    ///
+    /// Without downtime, on any number of nodes:
+    ///
+    /// (1) `postlog master-key new FILE`, and bring the file to every node.
+    ///
+    /// (2) On each node add it to secrets.previous_master_key_files and start it again: now all can open what the new
+    /// key will seal.
+    ///
+    /// (3) On each node name it in secrets.master_key_file, and the old one in previous_master_key_files; start again.
+    ///
+    /// (4) `postlog master-key reseal`. A day later, when kept answers of requests have expired, take the old one away.
+    #[command(subcommand)]
+    MasterKey(MasterKeyCommand),
     /// Read a returned mail from standard input and print, as JSON, what it says of each recipient.
     ///
     /// For every recipient: address, action (failed, delayed, delivered, relayed, expanded), bounce_type (hard, soft,
@@ -97,6 +111,18 @@ pub enum Command {
     Config(ConfigCommand),
     /// Measure this machine: mails accepted durably, beside how often its disk flushes.
     Bench(Bench),
+}
+
+/// `postlog master-key`
+#[derive(Debug, Subcommand)]
+pub enum MasterKeyCommand {
+    /// Make a file with a new key, readable by its owner only. Nothing uses it yet.
+    New {
+        /// Where; nothing may be there.
+        file: PathBuf,
+    },
+    /// Seal everything with the current key that an earlier one had sealed. Works beside running servers, and again.
+    Reseal,
 }
 
 /// `postlog teams`

@@ -95,10 +95,18 @@ pub struct Bounces {
 }
 
 impl Bounces {
+    /// Returns the domain that reports come back to, as it is compared.
+    ///
+    /// # Errors
+    /// It is no name of a domain.
+    pub fn normalised(&self) -> anyhow::Result<Option<String>> {
+        let domain = self.domain.as_deref().map(mail::address::normalise_domain).transpose();
+        domain.map_err(|e| anyhow::anyhow!("bounces.domain: {e}"))
+    }
+
     /// Returns what is wrong with the section.
     fn problems(&self) -> Vec<String> {
-        let wrong = self.domain.as_deref().and_then(|domain| mail::address::normalise_domain(domain).err());
-        wrong.map(|e| format!("bounces.domain: {e}")).into_iter().collect()
+        self.normalised().err().map(|e| e.to_string()).into_iter().collect()
     }
 }
 
@@ -165,6 +173,7 @@ pub struct Blobs {
 #[expect(missing_docs, reason = "the default file documents each key")]
 pub struct Secrets {
     pub master_key_file: String,
+    pub previous_master_key_files: Vec<String>,
     pub pepper_file: String,
     pub checkpoint_key_file: String,
 }

@@ -82,6 +82,7 @@ async fn carry_out(command: Command, config: Config) -> anyhow::Result<()> {
         Command::Erase(what) => admin::erase(&config, what).await,
         Command::Accounts(command) => admin::accounts(&config, command).await,
         Command::Billing(command) => admin::billing(&config, command).await,
+        Command::MasterKey(command) => admin::master_key(&config, command).await,
         Command::Deliveries(command) => admin::deliveries(&config, command).await,
         Command::Backup(what) => admin::backup(&config, what).await,
         Command::Restore(what) => admin::restore(&config, what).await,

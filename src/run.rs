@@ -15,13 +15,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Role};
+use crate::dns::Names;
 use crate::doors::{self, Doors, bind};
 use crate::first_run::{self, Addresses};
 use crate::local::LocalMail;
 use crate::outgoing::Outgoing;
 use crate::shutdown::{Signals, Tasks};
 use crate::store::{Purpose, Store};
-use crate::{dns, poll, telemetry};
+use crate::{poll, telemetry};
 
 /// Serves until a signal, a failed flush of the log, or a task that ends early.
 ///
@@ -44,9 +45,10 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         // Until the read models were computed once by this build, lists would lie.
         ready.wait_for(|ready| *ready).await.context("the read models stopped")?;
     }
-    let outgoing = Outgoing::new(&config, &store)?;
-    let receiver = doors::receiver(&config, &store)?;
-    let open = Doors::new(&config, &store, &outgoing, &stop);
+    let names = Names::new(&config)?;
+    let outgoing = Outgoing::new(&config, &store, &names)?;
+    let receiver = doors::receiver(&config, &store, &names)?;
+    let open = Doors::new(&config, &store, &outgoing, &names, &stop);
     let http = open.http(&mut doors, ready).await?;
     let addresses = Addresses {
         http,
@@ -54,7 +56,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         submission: open.submission(&mut doors, http).await?,
         metrics: start_metrics(&mut doors, &config, recorder, &stop).await?,
     };
-    start_dispatch(&mut doors, &config, &store, outgoing, &receiver, &stop)?;
+    start_dispatch(&mut doors, &config, &store, outgoing, names, &receiver, &stop)?;
     let log = store.log.clone();
     doors.start("log", {
         let stop = stop.clone();
@@ -164,6 +166,7 @@ fn start_dispatch(
     config: &Config,
     store: &Store,
     outgoing: Outgoing,
+    names: Names,
     receiver: &Receiver,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -191,7 +194,7 @@ fn start_dispatch(
     doors.start("outgoing mail", async move { Ok(reactor.run(carrying).await?) });
     start_checkpoints(doors, config, store, stop)?;
     // A sandbox has nobody to ask: what is not looked up stays as it is.
-    if let Some(resolver) = dns::fresh_resolver(config)? {
+    if let Some(resolver) = names.fresh {
         let checker = dispatcher::dns::Checker::new(dispatcher::dns::Parts {
             log: store.log.clone(),
             views: store.views.clone(),

@@ -29,26 +29,41 @@ pub fn load(config: &Config, allot: &Allot) -> anyhow::Result<InstallationSecret
     let data = &config.server.data_dir;
     let master = read_or_make(&config.secrets.master_key_file, &data.join("master.key"), allot)?;
     let pepper = read_or_make(&config.secrets.pepper_file, &data.join("pepper.key"), allot)?;
+    let mut master_key = MasterKey::new(&master);
+    for file in &config.secrets.previous_master_key_files {
+        master_key = master_key.with_previous(&read(Path::new(file))?);
+    }
     let checkpoint_seed = read_or_make(&config.secrets.checkpoint_key_file, &data.join("checkpoint.key"), allot)?;
-    Ok(InstallationSecrets { master_key: MasterKey::new(&master), pepper: Pepper::new(pepper), checkpoint_seed })
+    Ok(InstallationSecrets { master_key, pepper: Pepper::new(pepper), checkpoint_seed })
+}
+
+/// Reads a secret file that must be there.
+fn read(path: &Path) -> anyhow::Result<[u8; 32]> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    key(&text, path)
+}
+
+fn key(text: &str, path: &Path) -> anyhow::Result<[u8; 32]> {
+    let mut key = [0; 32];
+    hex::decode_to_slice(text.trim(), &mut key)
+        .with_context(|| format!("{} must hold 64 hexadecimal characters", path.display()))?;
+    Ok(key)
 }
 
 fn read_or_make(configured: &str, default: &Path, allot: &Allot) -> anyhow::Result<[u8; 32]> {
     let path = if configured.is_empty() { default.to_owned() } else { PathBuf::from(configured) };
     match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            let mut key = [0; 32];
-            hex::decode_to_slice(text.trim(), &mut key)
-                .with_context(|| format!("{} must hold 64 hexadecimal characters", path.display()))?;
-            Ok(key)
-        }
+        Ok(text) => key(&text, &path),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && configured.is_empty() => make(&path, allot.random()),
         Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
     }
 }
 
 /// Makes a secret file durably before anything is sealed with it.
-fn make(path: &Path, key: [u8; 32]) -> anyhow::Result<[u8; 32]> {
+///
+/// # Errors
+/// The file exists or cannot be written.
+pub fn make(path: &Path, key: [u8; 32]) -> anyhow::Result<[u8; 32]> {
     write_private(path, format!("{}\n", hex::encode(key)).as_bytes())?;
     tracing::info!(file = %path.display(), "made a secret file; keep a copy apart from the database");
     Ok(key)

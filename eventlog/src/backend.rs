@@ -229,6 +229,17 @@ pub trait Backend: Send + Sync + 'static {
     /// Returns a sealed secret.
     async fn secret(&self, team: &TeamId, id: &SecretId) -> Result<Option<Vec<u8>>, StoreError>;
 
+    /// Returns a team's sealed secrets in the order of their ids, after a given one, at most `limit`.
+    async fn secrets(
+        &self,
+        team: &TeamId,
+        after: Option<&SecretId>,
+        limit: usize,
+    ) -> Result<Vec<SecretRow>, StoreError>;
+
+    /// Puts other sealed bytes in the place of a secret's, if it still has those that were read. Returns whether it had.
+    async fn replace_secret(&self, team: &TeamId, read: &SecretRow, sealed: &[u8]) -> Result<bool, StoreError>;
+
     /// Erases the personal halves at the given positions; the chain stays whole. Returns how many there were.
     async fn erase_personal(&self, team: &TeamId, positions: &[Position]) -> Result<u64, StoreError>;
 

@@ -69,6 +69,8 @@ macro_rules! conformance_suite {
             bodies_come_back_equal
             an_erased_body_is_gone_and_its_event_stays
             secrets_come_back_equal_and_only_in_their_place
+            secrets_are_sealed_anew_under_another_master_key
+            a_secret_that_changed_meanwhile_is_not_replaced
             an_address_is_unique_across_teams_until_it_is_closed
             a_key_digest_is_gone_once_it_is_revoked
             one_of_two_claims_in_one_batch_wins

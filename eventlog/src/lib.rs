@@ -49,7 +49,7 @@ pub use backend::{
 pub use blob::{BlobStore, INLINE_BYTES_MAX, StagedBlob};
 pub use directory::{DirectoryEntry, DirectoryKey, DirectoryTarget};
 pub use failpoint::{Failpoints, Fault, Point};
-pub use log::{Entropy, EventLog, LogError, Options};
+pub use log::{Entropy, EventLog, LogError, Options, Resealed};
 pub use memory::MemoryBackend;
 pub use record::{CorruptRecord, Recorded, StoredPersonal, StoredRecord};
 pub use secret::{MasterKey, SealError, SecretText};

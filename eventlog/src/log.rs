@@ -68,6 +68,17 @@ impl Options {
     }
 }
 
+/// What sealing secrets anew has done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resealed {
+    /// How many were sealed with the current key.
+    pub resealed: u64,
+    /// Those that none of the keys opens.
+    pub unopened: Vec<SecretId>,
+    /// The last that was looked at; `None` at the end.
+    pub last: Option<SecretId>,
+}
+
 /// The log could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -300,6 +311,9 @@ impl EventLog {
 
     /// Returns the records after a position, in order, at most `limit`; empty at the head.
     ///
+    /// States that are folded afterwards know of these records: they may be committed before the append that wrote
+    /// them has been answered, and nobody must act on a record and find that it never happened.
+    ///
     /// # Errors
     /// The store does not answer, a record is not readable, or the page has a hole.
     pub async fn read(&self, team: &TeamId, after: Position, limit: usize) -> Result<Vec<Recorded>, LogError> {
@@ -322,6 +336,9 @@ impl EventLog {
             if record.position != expected {
                 return Err(LogError::Gap { team: team.clone(), expected, found: record.position });
             }
+        }
+        if let Some(last) = page.last() {
+            self.shared.folds.outgrown(team, last.position);
         }
         Ok(page)
     }
@@ -352,9 +369,7 @@ impl EventLog {
 
     /// Tells this node that a team's log has grown elsewhere: its folds are read anew and its followers wake.
     pub fn note_moved(&self, team: &TeamId, head: Position) {
-        if self.shared.folds.known(team).is_some_and(|known| known.head.position < head) {
-            self.shared.folds.forget(team);
-        }
+        self.shared.folds.outgrown(team, head);
         self.shared.wake.moved(team, head);
     }
 
@@ -428,6 +443,38 @@ impl EventLog {
             Some(sealed) => Ok(Some(self.shared.master_key.open(team, id.as_str(), purpose, &sealed)?)),
             None => Ok(None),
         }
+    }
+
+    /// Seals a page of a team's secrets anew that an earlier master key had sealed: those after a given one, at most
+    /// `limit`. `purposes` are all that secrets are sealed for.
+    ///
+    /// Whoever reads meanwhile reads one or the other. May be repeated at any time.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn reseal(
+        &self,
+        team: &TeamId,
+        after: Option<&SecretId>,
+        limit: usize,
+        purposes: &[&str],
+    ) -> Result<Resealed, LogError> {
+        let shared = &self.shared;
+        let mut done = Resealed::default();
+        for row in shared.backend.secrets(team, after, limit).await? {
+            let seal = |purpose: &&str| {
+                shared.master_key.reseal(shared.random(), team, row.id.as_str(), purpose, &row.sealed).ok()
+            };
+            match purposes.iter().find_map(seal) {
+                Some(Some(sealed)) => {
+                    done.resealed += u64::from(shared.backend.replace_secret(team, &row, &sealed).await?);
+                }
+                Some(None) => {}
+                None => done.unopened.push(row.id.clone()),
+            }
+            done.last = Some(row.id);
+        }
+        Ok(done)
     }
 
     /// Drops answers older than 24 hours, at most `limit`; returns how many.

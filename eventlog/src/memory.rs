@@ -10,7 +10,8 @@ use domain::StreamId;
 use domain::id::{BlobId, Position, SecretId, TeamId};
 
 use crate::backend::{
-    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, Head, Hold, SnapshotRow, StoreError, StreamHistory,
+    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, Head, Hold, SecretRow, SnapshotRow, StoreError,
+    StreamHistory,
 };
 use crate::directory::{DirectoryEntry, DirectoryKey};
 use crate::merkle::tiles::Tiles;
@@ -92,7 +93,7 @@ impl Store {
                 !batch.releases.iter().any(|(team, id)| *team == entry.team && id == entry.target.id())
             })
         });
-        let has_secret = |(team, row): &(TeamId, crate::SecretRow)| {
+        let has_secret = |(team, row): &(TeamId, SecretRow)| {
             self.teams.get(team).is_some_and(|team| team.secrets.contains_key(&row.id))
         };
         let has_blob =
@@ -256,6 +257,31 @@ impl Backend for MemoryBackend {
 
     async fn secret(&self, team: &TeamId, id: &SecretId) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.store().teams.get(team).and_then(|t| t.secrets.get(id).cloned()))
+    }
+
+    async fn secrets(
+        &self,
+        team: &TeamId,
+        after: Option<&SecretId>,
+        limit: usize,
+    ) -> Result<Vec<SecretRow>, StoreError> {
+        let store = self.store();
+        let Some(team) = store.teams.get(team) else { return Ok(vec![]) };
+        let mut rows: Vec<_> = team
+            .secrets
+            .iter()
+            .filter(|(id, _)| after.is_none_or(|after| *id > after))
+            .map(|(id, sealed)| SecretRow { id: id.clone(), sealed: sealed.clone() })
+            .collect();
+        rows.sort_by(|a, b| a.id.cmp(&b.id));
+        rows.truncate(limit);
+        Ok(rows)
+    }
+
+    async fn replace_secret(&self, team: &TeamId, read: &SecretRow, sealed: &[u8]) -> Result<bool, StoreError> {
+        let mut store = self.store();
+        let found = store.teams.get_mut(team).and_then(|team| team.secrets.get_mut(&read.id));
+        Ok(found.filter(|found| **found == read.sealed).map(|found| *found = sealed.to_vec()).is_some())
     }
 
     async fn erase_personal(&self, team: &TeamId, positions: &[Position]) -> Result<u64, StoreError> {

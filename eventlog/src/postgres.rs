@@ -18,7 +18,8 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgPool, Postgres, Transaction};
 
 use crate::backend::{
-    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, Head, Hold, SnapshotRow, StoreError, StreamHistory,
+    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, Head, Hold, SecretRow, SnapshotRow, StoreError,
+    StreamHistory,
 };
 use crate::directory::{DirectoryEntry, DirectoryKey};
 use crate::record::StoredRecord;
@@ -407,6 +408,37 @@ impl Backend for PostgresBackend {
             .bind(id.as_str())
             .fetch_optional(&self.pool)
             .await
+            .map_err(|e| unavailable(&e))
+    }
+
+    async fn secrets(
+        &self,
+        team: &TeamId,
+        after: Option<&SecretId>,
+        limit: usize,
+    ) -> Result<Vec<SecretRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT secret_id, sealed FROM log.secrets WHERE team_id = $1 AND secret_id > $2
+             ORDER BY secret_id LIMIT $3",
+        )
+        .bind(team.as_str())
+        .bind(after.map_or("", SecretId::as_str))
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(|e| unavailable(&e))?;
+        all(&rows, read::secret)
+    }
+
+    async fn replace_secret(&self, team: &TeamId, read: &SecretRow, sealed: &[u8]) -> Result<bool, StoreError> {
+        sqlx::query("UPDATE log.secrets SET sealed = $4 WHERE team_id = $1 AND secret_id = $2 AND sealed = $3")
+            .bind(team.as_str())
+            .bind(read.id.as_str())
+            .bind(read.sealed.as_slice())
+            .bind(sealed)
+            .execute(&self.pool)
+            .await
+            .map(|done| done.rows_affected() > 0)
             .map_err(|e| unavailable(&e))
     }
 

@@ -45,7 +45,7 @@ macro_rules! row_readers {
         use domain::id::{BlobId, Position, TeamId};
         use sqlx::Row;
 
-        use $crate::backend::{AnswerKey, AnswerRow, BlobRow, Head, SnapshotRow};
+        use $crate::backend::{AnswerKey, AnswerRow, BlobRow, Head, SecretRow, SnapshotRow};
         use $crate::directory::{DirectoryEntry, DirectoryKey};
         use $crate::merkle::tiles::TileId;
         use $crate::record::{StoredPersonal, StoredRecord};
@@ -96,6 +96,11 @@ macro_rules! row_readers {
                 return Err(decode(3, std::fmt::Error));
             }
             Ok((TileId { level, index: unsigned(row, 2)? }, hashes.to_vec()))
+        }
+
+        /// secret_id, sealed
+        pub(super) fn secret(row: &$row) -> Result<SecretRow, sqlx::Error> {
+            Ok(SecretRow { id: parse(row, 0)?, sealed: row.try_get(1)? })
         }
 
         /// team_id, erasures

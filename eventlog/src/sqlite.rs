@@ -26,7 +26,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backend::{
-    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, Head, Hold, SnapshotRow, StoreError, StreamHistory,
+    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, Head, Hold, SecretRow, SnapshotRow, StoreError,
+    StreamHistory,
 };
 use crate::directory::{DirectoryEntry, DirectoryKey};
 use crate::failpoint::Failpoints;
@@ -413,6 +414,39 @@ impl Backend for SqliteBackend {
             .fetch_optional(&self.readers)
             .await
             .map_err(|e| unavailable(&e))
+    }
+
+    async fn secrets(
+        &self,
+        team: &TeamId,
+        after: Option<&SecretId>,
+        limit: usize,
+    ) -> Result<Vec<SecretRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT secret_id, sealed FROM secrets WHERE team_id = $1 AND secret_id > $2 ORDER BY secret_id LIMIT $3",
+        )
+        .bind(team.as_str())
+        .bind(after.map_or("", SecretId::as_str))
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(|e| unavailable(&e))?;
+        all(&rows, read::secret)
+    }
+
+    async fn replace_secret(&self, team: &TeamId, read: &SecretRow, sealed: &[u8]) -> Result<bool, StoreError> {
+        let mut writer = self.writer.lock().await;
+        // What an old key opens is not left on free pages.
+        overwrite(&mut writer, true).await?;
+        let done = sqlx::query("UPDATE secrets SET sealed = $4 WHERE team_id = $1 AND secret_id = $2 AND sealed = $3")
+            .bind(team.as_str())
+            .bind(read.id.as_str())
+            .bind(read.sealed.as_slice())
+            .bind(sealed)
+            .execute(&mut *writer)
+            .await;
+        overwrite(&mut writer, false).await?;
+        Ok(done.map_err(|e| unavailable(&e))?.rows_affected() > 0)
     }
 
     async fn erase_personal(&self, team: &TeamId, positions: &[Position]) -> Result<u64, StoreError> {

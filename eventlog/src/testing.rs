@@ -1,7 +1,10 @@
-//! A private PostgreSQL cluster for tests: made once per test binary, with a fresh database per test, gone afterwards.
+//! What tests of the log and of everything on it need: stores that fail or wait where a test says ([`InFront`]), and a
+//! private PostgreSQL cluster.
 //!
-//! It listens on a socket in its own directory and nowhere else. A shell waits for the end of this process (its standard
+//! The cluster is made once per test binary, with a fresh database per test, and gone afterwards. It listens on a socket in its own directory and nowhere else. A shell waits for the end of this process (its standard
 //! input closes), stops the server and removes the directory, so that nothing is left behind even by a killed test.
+
+mod in_front;
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -10,6 +13,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+pub use in_front::InFront;
 
 /// A running cluster.
 #[derive(Debug)]

@@ -13,6 +13,7 @@ mod interrupted_mails;
 mod judges;
 mod judges_rust;
 mod mail_leaves_by_an_own_account;
+mod master_key_rotation;
 mod nodes;
 mod operator_commands;
 mod paused;

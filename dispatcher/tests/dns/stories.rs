@@ -3,7 +3,8 @@
 use domain::id::DomainId;
 use domain::sending_domain::{RemoveDomain, Status};
 
-use crate::world::{World, eventually};
+use crate::reactor::eventually;
+use crate::world::World;
 
 /// Waits for questions beyond those asked before.
 async fn asked_again(world: &World, before: usize) {
