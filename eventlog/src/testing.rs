@@ -3,8 +3,6 @@
 //! It listens on a socket in its own directory and nowhere else. A shell waits for the end of this process (its standard
 //! input closes), stops the server and removes the directory, so that nothing is left behind even by a killed test.
 
-mod s3;
-
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,8 +10,6 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-
-pub use s3::S3;
 
 /// A running cluster.
 #[derive(Debug)]

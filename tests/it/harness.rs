@@ -81,12 +81,6 @@ impl Installation {
         self
     }
 
-    /// Sets environment variables as they are, for every process of this installation.
-    pub fn with_variables(mut self, variables: Vec<(String, String)>) -> Self {
-        self.environment.extend(variables);
-        self
-    }
-
     /// Returns the data directory.
     pub fn data(&self) -> PathBuf {
         self.directory.path().join("data")
@@ -123,17 +117,12 @@ impl Installation {
 
     /// Starts a server and waits until it is ready.
     pub fn start(&self) -> Server {
-        self.start_with(Stdio::inherit())
-    }
-
-    /// Starts a server whose log lines go to a file, and waits until it is ready.
-    pub fn start_logging_to(&self, file: &Path) -> Server {
-        self.start_with(std::fs::File::create(file).expect("a file for the log").into())
-    }
-
-    fn start_with(&self, log: Stdio) -> Server {
-        let mut child =
-            self.command(&["serve"]).stdout(Stdio::piped()).stderr(log).spawn().expect("the program starts");
+        let mut child = self
+            .command(&["serve"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("the program starts");
         let stdout = child.stdout.take().expect("stdout is piped");
         let (lines, received) = mpsc::sync_channel(1_024);
         std::thread::spawn(move || {
