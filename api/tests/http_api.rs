@@ -3,8 +3,6 @@
 
 #[path = "http_api/audit.rs"]
 mod audit;
-#[path = "http_api/audit_table.rs"]
-mod audit_table;
 #[path = "http_api/conventions.rs"]
 mod conventions;
 #[path = "http_api/delivery.rs"]
@@ -13,24 +11,18 @@ mod delivery;
 mod dns;
 #[path = "http_api/domains.rs"]
 mod domains;
-#[path = "http_api/framing.rs"]
-mod framing;
 #[path = "http_api/harness.rs"]
 mod harness;
 #[path = "http_api/injection.rs"]
 mod injection;
 #[path = "http_api/keys.rs"]
 mod keys;
-#[path = "http_api/limits.rs"]
-mod limits;
 #[path = "http_api/links.rs"]
 mod links;
 #[path = "http_api/mail.rs"]
 mod mail;
 #[path = "http_api/mailboxes.rs"]
 mod mailboxes;
-#[path = "http_api/matrix.rs"]
-mod matrix;
 #[path = "http_api/money.rs"]
 mod money;
 #[path = "http_api/notifications.rs"]

@@ -11,16 +11,16 @@ use serde_json::{Value, json};
 use crate::harness::{Box_, MAIL, Team, World};
 
 /// One operation of the document.
-pub struct Operation {
-    pub method: Method,
-    pub path: String,
-    pub surface: String,
+struct Operation {
+    method: Method,
+    path: String,
+    surface: String,
     permission: Option<String>,
-    pub parameters: Vec<String>,
-    pub has_body: bool,
+    parameters: Vec<String>,
+    has_body: bool,
 }
 
-pub fn operations() -> Vec<Operation> {
+fn operations() -> Vec<Operation> {
     let document = serde_json::to_value(api::document()).unwrap();
     let mut operations = vec![];
     for (path, item) in document["paths"].as_object().unwrap() {
@@ -44,9 +44,9 @@ pub fn operations() -> Vec<Operation> {
 }
 
 /// Ids of things of one team, by the place in the path where they stand.
-pub struct Things {
-    pub team: Team,
-    pub mailbox: Box_,
+struct Things {
+    team: Team,
+    mailbox: Box_,
     webhook: String,
     message: String,
     thread: String,
@@ -74,7 +74,7 @@ async fn sent(world: &World, team: &Team, mailbox: &Box_) -> (String, String) {
 }
 
 impl Things {
-    pub async fn new(world: &World, domain: &str) -> Self {
+    async fn new(world: &World, domain: &str) -> Self {
         // The walk makes a key for each permission that it takes away.
         let team = world.team_with(domain, Limits { active_keys: 1_000, ..Limits::default() }).await;
         let mailbox = world.mailbox(&team, "box").await;
@@ -119,7 +119,7 @@ impl Things {
         }
     }
 
-    pub fn fill(&self, operation: &Operation) -> String {
+    fn fill(&self, operation: &Operation) -> String {
         let mut path = operation.path.clone();
         for name in &operation.parameters {
             let value = match name.as_str() {
@@ -155,7 +155,7 @@ impl Things {
 }
 
 /// A body that some operation of the path accepts.
-pub fn body(operation: &Operation) -> Value {
+fn body(operation: &Operation) -> Value {
     match (operation.method.as_str(), operation.path.as_str()) {
         ("POST", "/mailboxes") => json!({"email": "new@a.test"}),
         ("POST", "/mailboxes/{public_id}/keys") => json!({"app_name": "x"}),
@@ -173,7 +173,7 @@ pub fn body(operation: &Operation) -> Value {
     }
 }
 
-pub async fn call(world: &World, operation: &Operation, path: &str, key: Option<&str>) -> crate::harness::Answer {
+async fn call(world: &World, operation: &Operation, path: &str, key: Option<&str>) -> crate::harness::Answer {
     let call = world.call(operation.method.clone(), path);
     let call = match (operation.has_body, operation.path.contains("attachment-uploads/")) {
         (true, true) => call.header("content-length", "3").body("abc"),
@@ -186,7 +186,7 @@ pub async fn call(world: &World, operation: &Operation, path: &str, key: Option<
     }
 }
 
-pub fn is_stream(operation: &Operation) -> bool {
+fn is_stream(operation: &Operation) -> bool {
     matches!(operation.path.as_str(), "/mailbox/events" | "/events/stream")
 }
 
