@@ -102,6 +102,13 @@ impl Pair {
 
     /// Runs commands of the manual, or others, as the owner of the servers.
     fn run(&self, commands: &str) {
+        if let Err(said) = self.try_run(commands) {
+            panic!("{commands}\nfailed: {said}");
+        }
+    }
+
+    /// The same; returns what they said when they failed.
+    fn try_run(&self, commands: &str) -> Result<(), String> {
         let log = tempfile::tempfile().expect("a temporary file");
         let mut command = Command::new("sh");
         command.args(["-ec", &self.filled(commands)]).env("PATH", path()).current_dir("/").stdin(Stdio::null());
@@ -111,12 +118,13 @@ impl Pair {
             command.uid(user).gid(group);
         }
         let status = command.status().expect("a shell");
-        if !status.success() {
-            use std::io::{Read as _, Seek as _};
-            let (mut log, mut said) = (log, String::new());
-            log.rewind().and_then(|()| log.read_to_string(&mut said)).expect("its words");
-            panic!("{commands}\nfailed: {said}");
+        if status.success() {
+            return Ok(());
         }
+        use std::io::{Read as _, Seek as _};
+        let (mut log, mut said) = (log, String::new());
+        log.rewind().and_then(|()| log.read_to_string(&mut said)).expect("its words");
+        Err(said)
     }
 
     /// Kills the primary as a power cut would.
@@ -133,8 +141,19 @@ impl Pair {
 
     fn promote(&mut self) {
         let commands = block("## Synchronous standby", 2);
-        self.run(&if self.primary == 0 { commands.to_owned() } else { turned(commands) });
-        self.primary = 1 - self.primary;
+        let commands = if self.primary == 0 { commands.to_owned() } else { turned(commands) };
+        // On a busy machine a standby was seen not to hear it for a minute: then it is told again, as an operator would.
+        let mut said = String::new();
+        for _ in 0..6 {
+            match self.try_run(&format!("export PGCTLTIMEOUT=10\n{commands}")) {
+                Err(words) if !words.contains("not in standby mode") => said = words,
+                _ => {
+                    self.primary = 1 - self.primary;
+                    return;
+                }
+            }
+        }
+        panic!("{commands}\nfailed: {said}");
     }
 
     /// Brings the lost server back as a standby.
