@@ -283,12 +283,11 @@ fn start_checkpoints(
         .context("checkpoints.post_to")?;
     let keeper = checkpoints::Keeper::new(checkpoints::Parts {
         log: store.log.clone(),
-        lease: checkpoints::Lease::new(store.work.clone()),
+        duty: Duty::new(store.work.clone(), "checkpoints", store.node.clone()),
         signer: store.signer.clone(),
         places,
         allot: store.allot.clone(),
         config: settings.clone(),
-        node: store.node.clone(),
     });
     let stop = stop.clone();
     doors.start("checkpoints", async move {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use dispatcher::duty::Duty;
 use dispatcher::queue::Queue;
-use dispatcher::{checkpoints, dns, outbound};
+use dispatcher::{dns, outbound};
 use eventlog::postgres::{self, Servers};
 use eventlog::sqlite::SqliteBackend;
 use eventlog::{Allot, Backend, BlobStore, EventLog, Options, Signer};
@@ -73,8 +73,7 @@ impl Store {
         let secrets = secrets::load(config, &allot)?;
         let mut options = Options::new(secrets.master_key.clone(), blobs(config)?, allot.entropy());
         options.queue_max = NonZeroUsize::new(config.database.queue_max).unwrap_or(NonZeroUsize::MIN);
-        let tables =
-            &[Queue::TABLES, outbound::Queue::TABLES, dns::Queue::TABLES, checkpoints::Lease::TABLES, Duty::TABLES];
+        let tables = &[Queue::TABLES, outbound::Queue::TABLES, dns::Queue::TABLES, Duty::TABLES];
         let mut servers = None;
         let (backend, views, work, sqlite): (Arc<dyn Backend>, Views, Work, _) = if config.database.url.is_empty() {
             // A command that reads for a moment needs no room to write.

@@ -3,7 +3,6 @@
 //!
 //! It follows the log and is never waited for: an append does nothing for it. Teams without new events cost nothing.
 
-mod lease;
 mod post;
 
 use std::collections::HashMap;
@@ -17,9 +16,9 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-pub use lease::Lease;
 pub use post::Places;
 
+use crate::duty::Duty;
 use crate::egress::Target;
 
 /// Teams whose growth is written in one transaction.
@@ -127,8 +126,8 @@ impl Config {
 pub struct Parts {
     /// The truth.
     pub log: EventLog,
-    /// Which node signs.
-    pub lease: Lease,
+    /// Which node signs. It saves work and nothing else; two nodes that sign at once write parts of one tree.
+    pub duty: Duty,
     /// Who signs.
     pub signer: Signer,
     /// Where checkpoints are posted.
@@ -137,8 +136,6 @@ pub struct Parts {
     pub allot: Allot,
     /// How often.
     pub config: Config,
-    /// Names who holds the lease. It must differ between nodes, and stay the same when a node is started again.
-    pub node: String,
 }
 
 /// A team with events that no checkpoint covers.
@@ -173,7 +170,7 @@ impl Keeper {
     /// Works until it is told to stop.
     pub async fn run(mut self, stop: CancellationToken) {
         self.work(&stop).await;
-        if let Err(error) = self.parts.lease.give_back(&self.parts.node).await {
+        if let Err(error) = self.parts.duty.give_back().await {
             tracing::warn!(%error, "the lease of checkpoints could not be given back; it ends by itself");
         }
     }
@@ -209,15 +206,15 @@ impl Keeper {
 
     /// Takes the lease, or prolongs it at a third of its time; returns whether this node has it.
     async fn holds_lease(&mut self) -> Result<bool, projections::Error> {
-        let Parts { lease, allot, config, node, .. } = &self.parts;
+        let Parts { duty, allot, config, .. } = &self.parts;
         let (begun, now) = (Instant::now(), allot.now());
         if self.renew_at.is_some_and(|at| begun < at) {
             return Ok(true);
         }
         self.renew_at = None;
-        let held = lease.hold(node, now, now.saturating_add(i64::from(config.lease_seconds) * 1_000_000)).await?;
-        self.renew_at = held.then(|| begun + Duration::from_secs(config.lease_seconds.into()) / 3);
-        Ok(held)
+        let held = duty.hold(now, now.saturating_add(i64::from(config.lease_seconds) * 1_000_000)).await?;
+        self.renew_at = held.map(|_| begun + Duration::from_secs(config.lease_seconds.into()) / 3);
+        Ok(held.is_some())
     }
 
     async fn turn(&mut self, stop: &CancellationToken) -> Result<(), Unready> {

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dispatcher::checkpoints::{Config, Keeper, Lease, Parts, Places};
+use dispatcher::checkpoints::{Config, Keeper, Parts, Places};
+use dispatcher::duty::Duty;
 use dispatcher::egress::SystemResolver;
 use domain::Actor;
 use domain::api_key::{CreateTeamKey, Kind, Minted};
@@ -42,7 +43,7 @@ impl World {
         let limits = Limits { active_keys: 10_000, ..Limits::default() };
         log.transact(submit(CreateTeam { name: "Acme".into(), limits })).await.unwrap();
         let config = Config { poll_milliseconds: 10, ..config };
-        Self { log, work: Work::memory(&[Lease::TABLES]).await.unwrap(), config }
+        Self { log, work: Work::memory(&[Duty::TABLES]).await.unwrap(), config }
     }
 
     async fn append(&self, numbers: std::ops::Range<u32>) {
@@ -62,12 +63,11 @@ impl World {
         let resolve = Arc::new(SystemResolver::default());
         let keeper = Keeper::new(Parts {
             log: self.log.clone(),
-            lease: Lease::new(self.work.clone()),
+            duty: Duty::new(self.work.clone(), "checkpoints", node),
             signer: config.signer(SigningKey::unnamed(&[7; 32])).unwrap(),
             places: Places::new(config.post_to.as_deref(), config.directory.as_deref(), resolve).unwrap(),
             allot: Allot::system(),
             config,
-            node: node.to_owned(),
         });
         let stopped = stop.clone();
         (stop, tokio::spawn(async move { keeper.run(stopped).await }))
