@@ -7,6 +7,8 @@
 mod notify;
 mod read;
 mod servers;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod write;
 
@@ -565,7 +567,7 @@ impl Backend for PostgresBackend {
         before: &BlobId,
         limit: usize,
     ) -> Result<Vec<BlobId>, StoreError> {
-        let ids: Vec<String> = sqlx::query_scalar(
+        let rows = sqlx::query(
             "SELECT blob_id FROM log.blobs
              WHERE team_id = $1 AND blob_id > $2 AND blob_id < $3 AND bytes IS NOT NULL
              ORDER BY blob_id LIMIT $4",
@@ -578,8 +580,7 @@ impl Backend for PostgresBackend {
         .guarded(&self.answering)
         .await
         .map_err(|e| unavailable(&e))?;
-        let read = |id: String| id.parse().map_err(|_| StoreError::Corrupt(format!("{id:?} is no id of a body")));
-        ids.into_iter().map(read).collect()
+        all(&rows, read::blob_id)
     }
 
     async fn drop_inline(&self, team: &TeamId, id: &BlobId) -> Result<bool, StoreError> {
@@ -595,32 +596,5 @@ impl Backend for PostgresBackend {
 
     async fn close(&self) {
         self.pool.close().await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settings(fsync: &str, pages: &str, commit: &str) -> Vec<(String, String)> {
-        [("fsync", fsync), ("full_page_writes", pages), ("synchronous_commit", commit), ("server_encoding", "UTF8")]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into()
-    }
-
-    #[test]
-    fn every_setting_that_can_lose_events_is_named() {
-        for commit in ["on", "local", "remote_write", "remote_apply"] {
-            assert_eq!(problems(&settings("on", "on", commit)), Vec::<String>::new());
-        }
-        let all = problems(&settings("off", "off", "off"));
-        assert_eq!(all.len(), 3);
-        assert!(all[0].starts_with("fsync") && all[1].starts_with("full_page") && all[2].starts_with("synchronous"));
-    }
-
-    #[test]
-    fn the_password_is_not_shown() {
-        let shown = format!("{:?}", Config::new("postgres://u:secret@localhost/x"));
-        assert!(!shown.contains("secret"));
     }
 }

@@ -50,6 +50,7 @@ macro_rules! row_readers {
         use $crate::merkle::tiles::TileId;
         use $crate::record::{StoredPersonal, StoredRecord};
         use $crate::rows::decode;
+        use $crate::tree::CheckpointRow;
 
         pub(super) fn unsigned(row: &$row, column: usize) -> Result<u64, sqlx::Error> {
             u64::try_from(row.try_get::<i64, _>(column)?).map_err(|e| decode(column, e))
@@ -76,6 +77,17 @@ macro_rules! row_readers {
         }
 
         pub(super) fn team(row: &$row) -> Result<TeamId, sqlx::Error> {
+            parse(row, 0)
+        }
+
+        /// size, made_at, note, posted
+        pub(super) fn checkpoint(row: &$row) -> Result<CheckpointRow, sqlx::Error> {
+            let is_posted = row.try_get::<i64, _>(3)? != 0;
+            Ok(CheckpointRow { size: unsigned(row, 0)?, made_at: row.try_get(1)?, note: row.try_get(2)?, is_posted })
+        }
+
+        /// blob_id
+        pub(super) fn blob_id(row: &$row) -> Result<BlobId, sqlx::Error> {
             parse(row, 0)
         }
 

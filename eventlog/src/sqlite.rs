@@ -538,7 +538,7 @@ impl Backend for SqliteBackend {
         before: &BlobId,
         limit: usize,
     ) -> Result<Vec<BlobId>, StoreError> {
-        let ids: Vec<String> = sqlx::query_scalar(
+        let rows = sqlx::query(
             "SELECT blob_id FROM blobs
              WHERE team_id = $1 AND blob_id > $2 AND blob_id < $3 AND bytes IS NOT NULL
              ORDER BY blob_id LIMIT $4",
@@ -550,8 +550,7 @@ impl Backend for SqliteBackend {
         .fetch_all(&self.readers)
         .await
         .map_err(|e| unavailable(&e))?;
-        let read = |id: String| id.parse().map_err(|_| StoreError::Corrupt(format!("{id:?} is no id of a body")));
-        ids.into_iter().map(read).collect()
+        all(&rows, read::blob_id)
     }
 
     async fn drop_inline(&self, team: &TeamId, id: &BlobId) -> Result<bool, StoreError> {

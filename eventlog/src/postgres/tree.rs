@@ -2,12 +2,10 @@
 
 use async_trait::async_trait;
 use domain::id::{Position, TeamId};
-use sqlx::Row as _;
-use sqlx::postgres::PgRow;
 
-use super::PostgresBackend;
 use super::read::{self, unavailable};
 use super::write::column;
+use super::{Guarded as _, PostgresBackend};
 use crate::backend::StoreError;
 use crate::merkle::Hash;
 use crate::merkle::tiles::{TileId, Tiles};
@@ -30,12 +28,6 @@ WHERE (SELECT COUNT(*) FROM tiles) >= 0
 ORDER BY w.team_id, w.size
 ON CONFLICT (team_id, size) DO NOTHING";
 
-/// size, made_at, note, posted
-fn checkpoint(row: &PgRow) -> Result<CheckpointRow, sqlx::Error> {
-    let is_posted = row.try_get::<i64, _>(3)? != 0;
-    Ok(CheckpointRow { size: read::unsigned(row, 0)?, made_at: row.try_get(1)?, note: row.try_get(2)?, is_posted })
-}
-
 #[async_trait]
 impl Trees for PostgresBackend {
     async fn hashes(&self, team: &TeamId, after: Position, limit: usize) -> Result<Vec<Hash>, StoreError> {
@@ -47,6 +39,7 @@ impl Trees for PostgresBackend {
         .bind(signed(after))
         .bind(limited(limit))
         .fetch_all(&self.pool)
+        .guarded(&self.answering)
         .await
         .map_err(|e| unavailable(&e))?;
         Ok(unbroken(after, all(&rows, read::placed_hash)?))
@@ -62,6 +55,7 @@ impl Trees for PostgresBackend {
         .bind(column(wanted, |id| i64::from(id.level)))
         .bind(column(wanted, |id| signed(id.index)))
         .fetch_all(&self.pool)
+        .guarded(&self.answering)
         .await
         .map_err(|e| unavailable(&e))?;
         Ok(all(&rows, read::tile)?.into_iter().collect())
@@ -73,9 +67,10 @@ impl Trees for PostgresBackend {
         )
         .bind(team.as_str())
         .fetch_optional(&self.pool)
+        .guarded(&self.answering)
         .await
         .map_err(|e| unavailable(&e))?;
-        row.map(|row| checkpoint(&row)).transpose().map_err(|e| unavailable(&e))
+        row.map(|row| read::checkpoint(&row)).transpose().map_err(|e| unavailable(&e))
     }
 
     async fn checkpoints(
@@ -92,9 +87,10 @@ impl Trees for PostgresBackend {
         .bind(signed(after))
         .bind(limited(limit))
         .fetch_all(&self.pool)
+        .guarded(&self.answering)
         .await
         .map_err(|e| unavailable(&e))?;
-        all(&rows, checkpoint)
+        all(&rows, read::checkpoint)
     }
 
     async fn signed(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<Signed>, StoreError> {
@@ -106,6 +102,7 @@ impl Trees for PostgresBackend {
         .bind(after.map_or("", TeamId::as_str))
         .bind(limited(limit))
         .fetch_all(&self.pool)
+        .guarded(&self.answering)
         .await
         .map_err(|e| unavailable(&e))?;
         all(&rows, |row| {
@@ -128,6 +125,7 @@ impl Trees for PostgresBackend {
             .bind(column(&checkpoints, |(_, c)| c.note.as_str()))
             .bind(column(&checkpoints, |(_, c)| i64::from(c.is_posted)))
             .execute(&self.pool)
+            .guarded(&self.answering)
             .await
             .map(|_| ())
             .map_err(|e| unavailable(&e))
@@ -140,9 +138,10 @@ impl Trees for PostgresBackend {
         )
         .bind(limited(limit))
         .fetch_all(&self.pool)
+        .guarded(&self.answering)
         .await
         .map_err(|e| unavailable(&e))?;
-        all(&rows, |row| Ok((read::team_at(row, 4)?, checkpoint(row)?)))
+        all(&rows, |row| Ok((read::team_at(row, 4)?, read::checkpoint(row)?)))
     }
 
     async fn mark_posted(&self, posted: &[(TeamId, Position)]) -> Result<(), StoreError> {
@@ -154,6 +153,7 @@ impl Trees for PostgresBackend {
         .bind(column(posted, |(team, _)| team.as_str()))
         .bind(column(posted, |(_, size)| signed(*size)))
         .execute(&self.pool)
+        .guarded(&self.answering)
         .await
         .map(|_| ())
         .map_err(|e| unavailable(&e))

@@ -3,8 +3,6 @@
 use async_trait::async_trait;
 use domain::id::{Position, TeamId};
 use serde_json::json;
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 
 use super::SqliteBackend;
 use super::read::{self, unavailable};
@@ -26,12 +24,6 @@ SELECT value->>0, value->>1, value->>2, value->>3, value->>4 FROM json_each($3) 
 ON CONFLICT (team_id, size) DO NOTHING;
 COMMIT;
 ";
-
-/// size, made_at, note, posted
-fn checkpoint(row: &SqliteRow) -> Result<CheckpointRow, sqlx::Error> {
-    let is_posted = row.try_get::<i64, _>(3)? != 0;
-    Ok(CheckpointRow { size: read::unsigned(row, 0)?, made_at: row.try_get(1)?, note: row.try_get(2)?, is_posted })
-}
 
 #[async_trait]
 impl Trees for SqliteBackend {
@@ -70,7 +62,7 @@ impl Trees for SqliteBackend {
         .fetch_optional(&self.readers)
         .await
         .map_err(|e| unavailable(&e))?;
-        row.map(|row| checkpoint(&row)).transpose().map_err(|e| unavailable(&e))
+        row.map(|row| read::checkpoint(&row)).transpose().map_err(|e| unavailable(&e))
     }
 
     async fn checkpoints(
@@ -89,7 +81,7 @@ impl Trees for SqliteBackend {
         .fetch_all(&self.readers)
         .await
         .map_err(|e| unavailable(&e))?;
-        all(&rows, checkpoint)
+        all(&rows, read::checkpoint)
     }
 
     async fn signed(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<Signed>, StoreError> {
@@ -145,7 +137,7 @@ impl Trees for SqliteBackend {
         .fetch_all(&self.readers)
         .await
         .map_err(|e| unavailable(&e))?;
-        all(&rows, |row| Ok((read::team_at(row, 4)?, checkpoint(row)?)))
+        all(&rows, |row| Ok((read::team_at(row, 4)?, read::checkpoint(row)?)))
     }
 
     async fn mark_posted(&self, posted: &[(TeamId, Position)]) -> Result<(), StoreError> {
