@@ -2,9 +2,13 @@
 
 mod accounts;
 mod billing;
+mod checkpoint;
 mod classify;
 mod deliveries;
 mod erase;
+mod export;
+mod master_key;
+mod verify;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -14,7 +18,6 @@ use api::auth::secret::{Fresh, mint};
 use domain::id::{DomainId, KeyId, Position, TeamId};
 use domain::provider::Transport;
 use domain::{Actor, Command, api_key, balance, permission, sending_domain, team};
-use eventlog::chain::Verifier;
 use eventlog::{EventLog, Outcome, Submission, TransactError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -24,9 +27,13 @@ use crate::store::{Purpose, Store};
 
 pub use accounts::accounts;
 pub use billing::billing;
+pub use checkpoint::{checkpoint, prove};
 pub use classify::classify_bounce;
 pub use deliveries::deliveries;
 pub use erase::erase;
+pub use export::export;
+pub use master_key::master_key;
+pub use verify::{verify, verify_export};
 
 /// How many records one page of a walk holds.
 const PAGE: usize = 1_000;
@@ -238,38 +245,6 @@ fn progress(length: u64, what: &str) -> ProgressBar {
     bar
 }
 
-/// `postlog verify`
-///
-/// # Errors
-/// A log is not what was written; the message names the first place.
-pub async fn verify(config: &Config, of: cli::OfTeam) -> anyhow::Result<()> {
-    let only = of.team.as_deref().map(team_id).transpose()?;
-    let store = Store::open(config, Purpose::Command).await?;
-    let (mut teams, mut records) = (0u64, 0u64);
-    for_each_team(&store.log, only, async |team| {
-        let head = store.log.head(&team).await?;
-        let bar = progress(head.position, team.as_str());
-        let mut verifier = Verifier::new(team.clone());
-        while verifier.verified().0 < head.position {
-            let (position, _) = verifier.verified();
-            let wanted = usize::try_from(head.position - position).unwrap_or(PAGE).min(PAGE);
-            let page = store.log.read_stored(&team, position, wanted).await?;
-            if page.is_empty() {
-                break;
-            }
-            page.iter().try_for_each(|record| verifier.next(record))?;
-            bar.set_position(verifier.verified().0);
-        }
-        verifier.end(&head)?;
-        bar.finish_and_clear();
-        teams += 1;
-        records += head.position;
-        print(format_args!("{team}  {} events  head {}", head.position, hex::encode(head.hash)))
-    })
-    .await?;
-    print(format_args!("the chain holds: {records} events of {teams} team(s)"))
-}
-
 /// `postlog rebuild`
 ///
 /// # Errors
@@ -384,7 +359,7 @@ pub async fn restore(config: &Config, what: cli::Restore) -> anyhow::Result<()> 
     let epoch = eventlog::sqlite::SqliteBackend::begin_epoch(&to).await?;
     std::fs::File::open(&to).and_then(|f| f.sync_all())?;
     print(format_args!(
-        "restored into {} as epoch {epoch}; put master.key and pepper.key beside it, then start postlog",
+        "restored into {} as epoch {epoch}; put master.key, pepper.key and checkpoint.key beside it, then start postlog",
         data.display()
     ))
 }

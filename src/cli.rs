@@ -42,8 +42,24 @@ pub enum Command {
     /// Show and change a team's money.
     #[command(subcommand)]
     Billing(Billing),
-    /// Check the hash chain of every log, or of one team's. Works beside a running server.
-    Verify(OfTeam),
+    /// Check the hash chain of every log, or of one team's, and every checkpoint that was signed over it. Works beside a
+    /// running server.
+    ///
+    /// With --export it checks an export instead, and needs nothing but the public key: no installation, no network.
+    ///
+    /// Example: postlog verify --export acme-2026 --key postlog/0123456789abcdef+e4a56d6d+AZ…
+    Verify(Verify),
+    /// Show the public key and the signed checkpoints, and sign one now.
+    #[command(subcommand)]
+    Checkpoint(Checkpoint),
+    /// Prove, as JSON, that an event is in a team's log, or that the log only grew between two sizes.
+    #[command(subcommand)]
+    Prove(Prove),
+    /// Write a team's whole log as sealed files that can be verified without the installation: see `postlog verify --export`.
+    ///
+    /// Works beside a running server. Signs a checkpoint of the log as it is now. Run again with the same directory, it goes on
+    /// where it was broken off. What is erased later is not erased from an export.
+    Export(Export),
     /// Compute read models anew from the log, while a running server answers from the old ones.
     ///
     /// Makes way for whoever appends: while mail or requests come in, it rests up to nine times as long as it works.
@@ -62,6 +78,20 @@ pub enum Command {
     /// Show events that cannot be made into a webhook delivery, and try them again or leave them out.
     #[command(subcommand)]
     Deliveries(Deliveries),
+    /// Change the master key, which seals what must be used again: webhook, provider and signing keys.
+    ///
+    /// Without downtime, on any number of nodes:
+    ///
+    /// (1) `postlog master-key new FILE`, and bring the file to every node.
+    ///
+    /// (2) On each node add it to secrets.previous_master_key_files and start it again: now all can open what the new
+    /// key will seal.
+    ///
+    /// (3) On each node name it in secrets.master_key_file, and the old one in previous_master_key_files; start again.
+    ///
+    /// (4) `postlog master-key reseal`. A day later, when kept answers of requests have expired, take the old one away.
+    #[command(subcommand)]
+    MasterKey(MasterKeyCommand),
     /// Read a returned mail from standard input and print, as JSON, what it says of each recipient.
     ///
     /// For every recipient: address, action (failed, delayed, delivered, relayed, expanded), bounce_type (hard, soft,
@@ -81,6 +111,18 @@ pub enum Command {
     Config(ConfigCommand),
     /// Measure this machine: mails accepted durably, beside how often its disk flushes.
     Bench(Bench),
+}
+
+/// `postlog master-key`
+#[derive(Debug, Subcommand)]
+pub enum MasterKeyCommand {
+    /// Make a file with a new key, readable by its owner only. Nothing uses it yet.
+    New {
+        /// Where; nothing may be there.
+        file: PathBuf,
+    },
+    /// Seal everything with the current key that an earlier one had sealed. Works beside running servers, and again.
+    Reseal,
 }
 
 /// `postlog teams`
@@ -253,12 +295,91 @@ pub enum Billing {
     },
 }
 
-/// One team, or all.
+/// `postlog verify`
 #[derive(Debug, Args)]
-pub struct OfTeam {
+pub struct Verify {
     /// Only this team.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "export")]
     pub team: Option<String>,
+    /// A directory that `postlog export` wrote.
+    #[arg(long, value_name = "DIR", requires = "key")]
+    pub export: Option<PathBuf>,
+    /// The public key that signed it, as `postlog checkpoint key` printed it once; repeatable after a change of keys.
+    #[arg(long, value_name = "KEY", requires = "export")]
+    pub key: Vec<String>,
+    /// A checkpoint that was kept elsewhere and must go with the log; repeatable.
+    #[arg(long, value_name = "FILE", requires = "export")]
+    pub checkpoint: Vec<PathBuf>,
+}
+
+/// `postlog checkpoint`
+#[derive(Debug, Subcommand)]
+pub enum Checkpoint {
+    /// Print the public key. Keep it where nobody can change it together with the log.
+    Key,
+    /// Print a team's latest checkpoint, or the one of a size.
+    Show {
+        /// The team's id.
+        #[arg(long)]
+        team: String,
+        /// How many events it covers.
+        #[arg(long)]
+        size: Option<u64>,
+    },
+    /// Sign a checkpoint of a team's log as it is now, and print it.
+    Sign {
+        /// The team's id.
+        #[arg(long)]
+        team: String,
+    },
+}
+
+/// `postlog prove`
+#[derive(Debug, Subcommand)]
+pub enum Prove {
+    /// Prove that an event is in the log that a checkpoint was signed over.
+    Inclusion {
+        /// The team's id.
+        #[arg(long)]
+        team: String,
+        /// The event's position.
+        #[arg(long)]
+        position: u64,
+        /// How many events the tree is over; those of the latest checkpoint if absent.
+        #[arg(long)]
+        size: Option<u64>,
+    },
+    /// Prove that the log of one size begins with the log of a smaller one.
+    Consistency {
+        /// The team's id.
+        #[arg(long)]
+        team: String,
+        /// How many events the shorter log has.
+        #[arg(long)]
+        from: u64,
+        /// How many events the longer log has; those of the latest checkpoint if absent.
+        #[arg(long)]
+        to: Option<u64>,
+    },
+}
+
+/// `postlog export`
+#[derive(Debug, Args)]
+pub struct Export {
+    /// The team's id.
+    pub team: String,
+    /// The directory to write.
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Leave out what identifies people: addresses, names, subjects.
+    #[arg(long)]
+    pub without_personal: bool,
+    /// Write the stored mails and other bodies, too.
+    #[arg(long)]
+    pub bodies: bool,
+    /// A file is sealed once it has so many MiB.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub segment_mebibytes: u16,
 }
 
 /// `postlog rebuild`

@@ -4,11 +4,12 @@
 //! misspelt key or a value of the wrong type is an error that names the key, and all errors are shown together.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use domain::sending_domain::records::Installation;
 use serde::Deserialize;
 use toml::{Table, Value};
+use tracing_subscriber::EnvFilter;
 
 /// The default file: documentation and defaults in one.
 pub const DEFAULT: &str = include_str!("config.default.toml");
@@ -25,7 +26,7 @@ pub struct Config {
     pub database: Database,
     /// Where large bodies are.
     pub blobs: Blobs,
-    /// Where the two installation secrets are.
+    /// Where the installation secrets are.
     pub secrets: Secrets,
     /// The HTTP door.
     pub http: Http,
@@ -45,6 +46,8 @@ pub struct Config {
     pub outbound: dispatcher::outbound::Config,
     /// The DNS, and what this installation is called in it.
     pub dns: Dns,
+    /// Signed checkpoints of the logs.
+    pub checkpoints: dispatcher::checkpoints::Config,
     /// Prometheus metrics.
     pub metrics: Metrics,
     /// Log lines.
@@ -93,10 +96,18 @@ pub struct Bounces {
 }
 
 impl Bounces {
+    /// Returns the domain that reports come back to, as it is compared.
+    ///
+    /// # Errors
+    /// It is no name of a domain.
+    pub fn normalised(&self) -> anyhow::Result<Option<String>> {
+        let domain = self.domain.as_deref().map(mail::address::normalise_domain).transpose();
+        domain.map_err(|e| anyhow::anyhow!("bounces.domain: {e}"))
+    }
+
     /// Returns what is wrong with the section.
     fn problems(&self) -> Vec<String> {
-        let wrong = self.domain.as_deref().and_then(|domain| mail::address::normalise_domain(domain).err());
-        wrong.map(|e| format!("bounces.domain: {e}")).into_iter().collect()
+        self.normalised().err().map(|e| e.to_string()).into_iter().collect()
     }
 }
 
@@ -135,6 +146,7 @@ pub struct Server {
     pub grace_seconds: u64,
     pub poll_idle_milliseconds: u64,
     pub poll_busy_milliseconds: u64,
+    pub duty_lease_seconds: u64,
 }
 
 /// See `[database]` in the default file.
@@ -143,6 +155,7 @@ pub struct Server {
 #[expect(missing_docs, reason = "the default file documents each key")]
 pub struct Database {
     pub url: String,
+    pub notify: bool,
     pub lanes: usize,
     pub queue_max: usize,
     pub write_ahead_reserve_mebibytes: u64,
@@ -150,12 +163,47 @@ pub struct Database {
 }
 
 /// See `[blobs]` in the default file.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "the default file documents each key")]
 pub struct Blobs {
     pub location: String,
+    pub move_after_seconds: u64,
+    pub move_look_seconds: u64,
+    pub move_bodies_per_look_max: u64,
+    pub orphan_after_seconds: u64,
+    pub orphan_look_seconds: u64,
 }
+
+impl Blobs {
+    /// Returns what is wrong with the section; an upload waits for its mail for so many seconds.
+    fn problems(&self, upload_seconds: u64) -> Vec<String> {
+        let mut problems = vec![];
+        if !is_blob_location(&self.location) {
+            problems.push("blobs.location must be a directory or s3://bucket/prefix".to_owned());
+        }
+        for (key, seconds) in
+            [("move_look_seconds", self.move_look_seconds), ("orphan_look_seconds", self.orphan_look_seconds)]
+        {
+            if seconds == 0 {
+                problems.push(format!("blobs.{key} must not be 0"));
+            }
+        }
+        if self.move_bodies_per_look_max == 0 {
+            problems.push("blobs.move_bodies_per_look_max must not be 0".to_owned());
+        }
+        let least = upload_seconds.saturating_add(ORPHAN_MARGIN_SECONDS);
+        if self.orphan_after_seconds != 0 && self.orphan_after_seconds < least {
+            problems.push(format!(
+                "blobs.orphan_after_seconds must be 0 or at least {least}: the life of an upload, and a day"
+            ));
+        }
+        problems
+    }
+}
+
+/// How much longer than an upload may live an object without a row is kept.
+const ORPHAN_MARGIN_SECONDS: u64 = 24 * 60 * 60;
 
 /// See `[secrets]` in the default file.
 #[derive(Debug, Clone, Deserialize)]
@@ -163,7 +211,9 @@ pub struct Blobs {
 #[expect(missing_docs, reason = "the default file documents each key")]
 pub struct Secrets {
     pub master_key_file: String,
+    pub previous_master_key_files: Vec<String>,
     pub pepper_file: String,
+    pub checkpoint_key_file: String,
 }
 
 /// See `[metrics]` in the default file.
@@ -237,22 +287,27 @@ impl Config {
         if !problems.is_empty() {
             return Err(Problems(problems));
         }
-        for section in ["http", "smtp", "submission", "bounces", "streams", "webhooks", "outbound", "dns"] {
+        for section in
+            ["http", "smtp", "submission", "bounces", "streams", "webhooks", "outbound", "dns", "checkpoints"]
+        {
             if let Some(Value::Table(table)) = merged.get_mut(section) {
                 drop_empty(table);
             }
         }
-        let config: Self =
-            Value::Table(merged).try_into().map_err(|e: toml::de::Error| Problems(vec![e.message().to_owned()]))?;
+        let config: Self = serde_path_to_error::deserialize(Value::Table(merged))
+            .map_err(|e| Problems(vec![format!("{}: {}", e.path(), e.inner().message())]))?;
         let problems = config.problems();
         if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
     }
 
     /// Returns what is wrong with the sections of the doors and the dispatcher.
-    fn sections(&self) -> [(&'static str, Vec<String>); 9] {
+    fn sections(&self) -> [(&'static str, Vec<String>); 11] {
         let mut dns = self.installation().problems();
         dns.extend(self.dns.checks.problems());
+        let door = &self.http.door;
+        let upload_seconds = u64::from(door.upload_seconds).saturating_add(door.upload_url_seconds.into());
         [
+            ("blobs", self.blobs.problems(upload_seconds)),
             ("http", self.http.door.problems()),
             ("smtp", self.smtp.problems()),
             ("submission", self.submission.problems()),
@@ -262,6 +317,7 @@ impl Config {
             ("webhooks", self.webhooks.problems()),
             ("outbound", self.outbound.problems()),
             ("dns", dns),
+            ("checkpoints", self.checkpoints.problems()),
         ]
     }
 
@@ -291,6 +347,7 @@ impl Config {
         check((1..=300).contains(&self.server.grace_seconds), "server.grace_seconds must be 1 to 300");
         let polls = [self.server.poll_idle_milliseconds, self.server.poll_busy_milliseconds];
         check(polls.iter().all(|p| (5..=60_000).contains(p)), "server.poll_*_milliseconds must be 5 to 60000");
+        check((3..=3_600).contains(&self.server.duty_lease_seconds), "server.duty_lease_seconds must be 3 to 3600");
         check((1..=64).contains(&self.database.lanes), "database.lanes must be 1 to 64");
         check(
             self.database.write_ahead_reserve_mebibytes <= 4_096,
@@ -307,6 +364,13 @@ impl Config {
             listen.is_empty() || listen.parse::<SocketAddr>().is_ok(),
             "metrics.listen must be ADDRESS:PORT or empty",
         );
+        for (key, file) in
+            [("master_key_file", &self.secrets.master_key_file), ("pepper_file", &self.secrets.pepper_file)]
+        {
+            // A configured secret is never made: a misspelt name must not cost every key of an installation.
+            check(file.is_empty() || Path::new(file).is_file(), &format!("secrets.{key}: {file:?} is no file"));
+        }
+        check(EnvFilter::try_new(&self.log.level).is_ok(), "log.level must be a level or a filter");
         let prices = &self.prices;
         let prices = [
             prices.inbound_message_nanos,
@@ -321,6 +385,15 @@ impl Config {
             section.into_iter().map(move |p| if p.starts_with(name) { p } else { format!("{name}.{p}") })
         }));
         problems
+    }
+}
+
+/// Returns whether bodies can be kept there: in a directory, or under a prefix of a bucket that has a name.
+fn is_blob_location(location: &str) -> bool {
+    match location.split_once("://") {
+        Some(("s3", rest)) => rest.split('/').next().is_some_and(|bucket| !bucket.is_empty()),
+        Some(_) => false,
+        None => true,
     }
 }
 
@@ -415,6 +488,7 @@ mod tests {
         assert_eq!(config.webhooks, dispatcher::webhook::Config::default());
         assert_eq!(config.outbound, dispatcher::outbound::Config::default());
         assert_eq!(config.dns.checks, dispatcher::dns::Config::default());
+        assert_eq!(config.checkpoints, dispatcher::checkpoints::Config::default());
         assert_eq!(config.installation(), Installation::default());
     }
 
@@ -441,7 +515,8 @@ mod tests {
     fn impossible_values_are_refused_with_the_name_of_the_key() {
         let file = "[server]\nroles = []\ngrace_seconds = 0\n[database]\nurl = \"mysql://x\"\nlanes = 0\n\
                     [webhooks]\nlease_seconds = 1\n[smtp]\nhostname = \"not a name\"\n\
-                    [submission]\ndrain_seconds = 0\n[bounces]\ndomain = \"not a name\"\n";
+                    [submission]\ndrain_seconds = 0\n[bounces]\ndomain = \"not a name\"\n\
+                    [checkpoints]\nevery_events = 0\norigin = \"a b\"\npost_to = \"ftp://x\"\nretired_keys = [\"x\"]\n";
         let problems = load(file, &[]).unwrap_err().0;
         for key in [
             "server.roles",
@@ -452,6 +527,10 @@ mod tests {
             "smtp.hostname",
             "submission.drain_seconds",
             "bounces.domain",
+            "checkpoints.every_events",
+            "checkpoints.origin",
+            "checkpoints.post_to",
+            "checkpoints.retired_keys",
         ] {
             assert!(problems.iter().any(|p| p.contains(key)), "{key} is missing in {problems:?}");
         }

@@ -17,20 +17,22 @@ use crate::config::Config;
 /// The most answers of one name that are looked at; more is an attack or a mistake.
 const ANSWERS_MAX: usize = 100;
 
-/// Returns a resolver for whatever asks the DNS; `None` for a sandbox that names no server.
-///
-/// # Errors
-/// The configuration of the machine cannot be read.
-pub fn resolver(config: &Config) -> anyhow::Result<Option<Arc<dyn Resolver>>> {
-    made(config, Caching::Kept)
+/// Who may be asked for names. Neither is there in a sandbox that names no server.
+pub struct Names {
+    /// Answers whatever mail needs; what it learnt is kept for its time to live.
+    pub cached: Option<Arc<dyn Resolver>>,
+    /// Answers for the records of sending domains: whoever has just published one wants it to be seen.
+    pub fresh: Option<Arc<dyn Resolver>>,
 }
 
-/// Returns a resolver for the records of sending domains: whoever has just published one wants it to be seen.
-///
-/// # Errors
-/// The configuration of the machine cannot be read.
-pub fn fresh_resolver(config: &Config) -> anyhow::Result<Option<Arc<dyn Resolver>>> {
-    made(config, Caching::Off)
+impl Names {
+    /// Returns the resolvers of an installation.
+    ///
+    /// # Errors
+    /// The configuration of the machine cannot be read.
+    pub fn new(config: &Config) -> anyhow::Result<Self> {
+        Ok(Self { cached: made(config, Caching::Kept)?, fresh: made(config, Caching::Off)? })
+    }
 }
 
 fn made(config: &Config, caching: Caching) -> anyhow::Result<Option<Arc<dyn Resolver>>> {

@@ -18,16 +18,18 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Role};
-use crate::dns;
+use crate::dns::Names;
 use crate::outgoing::{self, Outgoing};
 use crate::shutdown::Tasks;
 use crate::store::Store;
+use crate::{dns, fetch};
 
 /// What all doors share.
 pub struct Doors<'a> {
     config: &'a Config,
     store: &'a Store,
     outgoing: &'a Outgoing,
+    names: &'a Names,
     /// A key has one rate, through whichever door it comes.
     limiter: Limiter,
     stop: CancellationToken,
@@ -35,9 +37,15 @@ pub struct Doors<'a> {
 
 impl<'a> Doors<'a> {
     /// Returns the doors of an installation; they close when `stop` is cancelled.
-    pub fn new(config: &'a Config, store: &'a Store, outgoing: &'a Outgoing, stop: &CancellationToken) -> Self {
+    pub fn new(
+        config: &'a Config,
+        store: &'a Store,
+        outgoing: &'a Outgoing,
+        names: &'a Names,
+        stop: &CancellationToken,
+    ) -> Self {
         let limiter = Limiter::new(config.http.door.rate_limits);
-        Self { config, store, outgoing, limiter, stop: stop.clone() }
+        Self { config, store, outgoing, names, limiter, stop: stop.clone() }
     }
 
     fn opens(&self, role: Role) -> bool {
@@ -61,7 +69,13 @@ impl<'a> Doors<'a> {
         let address = listener.local_addr()?;
         let public_url = self.public_url(Some(address));
         let streams = api::stream::Streams::new(store.log.clone(), store.allot.clone(), config.streams.clone());
-        let app = self.app(public_url)?.with_streams(streams.clone());
+        let app = self
+            .app(public_url)?
+            .with_attempts(store.work.clone())
+            .with_carrier(self.outgoing.carrier())
+            .with_fetch(fetch::fetch(self.outgoing.settings().policy())?)
+            .with_resolver(outgoing::or_none(self.names.fresh.clone()))
+            .with_streams(streams.clone());
         let health = Router::new()
             .route("/health/live", get(|| async { "live" }))
             .route("/health/ready", get(is_ready))
@@ -87,13 +101,12 @@ impl<'a> Doors<'a> {
         door.public_url = public_url;
         (door.prices, door.installation) = (config.prices, config.installation());
         door.webhook_urls = config.webhook_settings().targets;
+        door.bounce_domain = config.bounces.normalised()?;
         let outbound = self.outgoing.settings();
         (door.smtp_hosts, door.mail_lifetime_seconds) = (outbound.policy(), outbound.retry.give_up_seconds.into());
         let (log, views, allot) = (store.log.clone(), store.views.clone(), store.allot.clone());
         let mut app = api::App::new(log, views, allot, store.secrets.pepper.clone(), door)
-            .with_attempts(store.work.clone())
-            .with_carrier(self.outgoing.carrier())
-            .with_resolver(outgoing::names(dns::fresh_resolver(config)?));
+            .with_checkpoint_key(store.signer.key.public().clone());
         app.limiter = self.limiter.clone();
         Ok(app)
     }
@@ -156,16 +169,15 @@ impl<'a> Doors<'a> {
 /// Returns the pipeline of all mail that comes in: by SMTP, and from this installation to itself.
 ///
 /// # Errors
-/// The machine's DNS configuration cannot be read.
-pub fn receiver(config: &Config, store: &Store) -> anyhow::Result<Receiver> {
-    let resolver: Option<Arc<dyn Resolver>> = match (config.smtp.verify_senders, dns::resolver(config)?) {
+/// The machine's DNS configuration cannot be read, or `bounces.domain` is no name of a domain.
+pub fn receiver(config: &Config, store: &Store, names: &Names) -> anyhow::Result<Receiver> {
+    let resolver: Option<Arc<dyn Resolver>> = match (config.smtp.verify_senders, &names.cached) {
         (false, _) => None,
-        (true, Some(resolver)) => Some(resolver),
+        (true, Some(resolver)) => Some(Arc::clone(resolver)),
         (true, None) => Some(Arc::new(dns::SystemDns::new(dns::Caching::Kept)?)),
     };
     let (log, views, allot) = (store.log.clone(), store.views.clone(), store.allot.clone());
-    let domain = config.bounces.domain.as_deref().map(mail::address::normalise_domain).transpose()?;
-    let returns = Returns { key: store.secrets.pepper.return_path_key(), domain };
+    let returns = Returns { key: store.secrets.pepper.return_path_key(), domain: config.bounces.normalised()? };
     Ok(Receiver::new(log, views, allot, config.smtp.receive_options(), resolver).with_returns(returns))
 }
 

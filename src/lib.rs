@@ -5,11 +5,14 @@
 
 pub mod admin;
 pub mod bench;
+pub mod bodies;
 pub mod carrier;
 pub mod cli;
 pub mod config;
 pub mod dns;
 pub mod doors;
+pub mod duties;
+pub mod fetch;
 pub mod first_run;
 pub mod local;
 pub mod outgoing;
@@ -21,7 +24,7 @@ pub mod store;
 pub mod telemetry;
 
 use anyhow::Context as _;
-use cli::{Cli, Command, ConfigCommand};
+use cli::{Cli, Command, ConfigCommand, Verify};
 use config::{Config, Sources};
 
 /// Carries out a command line.
@@ -35,6 +38,9 @@ pub fn main(cli: Cli) -> anyhow::Result<()> {
     }
     if let Some(Command::ClassifyBounce) = cli.command {
         return admin::classify_bounce(std::io::stdin().lock(), std::io::stdout().lock());
+    }
+    if let Some(Command::Verify(Verify { export: Some(export), key, checkpoint, .. })) = &cli.command {
+        return admin::verify_export(export, key, checkpoint);
     }
     let config = load(&cli)?;
     if let Some(Command::Config(ConfigCommand::Check)) = cli.command {
@@ -70,12 +76,16 @@ async fn carry_out(command: Command, config: Config) -> anyhow::Result<()> {
         Command::Teams(command) => admin::teams(&config, command).await,
         Command::Domains(command) => admin::domains(&config, command).await,
         Command::Keys(command) => admin::keys(&config, command).await,
-        Command::Verify(of) => admin::verify(&config, of).await,
+        Command::Verify(what) => admin::verify(&config, what).await,
+        Command::Checkpoint(command) => admin::checkpoint(&config, command).await,
+        Command::Prove(what) => admin::prove(&config, what).await,
+        Command::Export(what) => admin::export(&config, what).await,
         Command::Rebuild(what) => admin::rebuild(&config, what).await,
         Command::Replay(what) => admin::replay(&config, what).await,
         Command::Erase(what) => admin::erase(&config, what).await,
         Command::Accounts(command) => admin::accounts(&config, command).await,
         Command::Billing(command) => admin::billing(&config, command).await,
+        Command::MasterKey(command) => admin::master_key(&config, command).await,
         Command::Deliveries(command) => admin::deliveries(&config, command).await,
         Command::Backup(what) => admin::backup(&config, what).await,
         Command::Restore(what) => admin::restore(&config, what).await,

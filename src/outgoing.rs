@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use api::carrier::Carrier;
 use async_trait::async_trait;
 use dispatcher::outbound::{Config as Settings, LocalDelivery, Parts, Queue, Reactor};
@@ -13,7 +12,7 @@ use mail::auth::{DnsError, MxRecord, Resolver};
 
 use crate::carrier;
 use crate::config::Config;
-use crate::dns;
+use crate::dns::Names;
 use crate::store::Store;
 
 /// All public addresses: everything of IPv4 but 127.0.0.0/8, and what of IPv6 is assigned at all.
@@ -30,21 +29,24 @@ const EVERYWHERE_ELSE: &[&str] = &[
 ];
 
 /// Returns the settings of outgoing mail: a sandbox may hand mail to servers on this machine, and to no others.
-pub fn settings(config: &Config) -> Settings {
+///
+/// # Errors
+/// `bounces.domain` is no name of a domain.
+pub fn settings(config: &Config) -> anyhow::Result<Settings> {
     let mut settings = config.outbound.clone();
     if settings.hostname == Settings::default().hostname {
         settings.hostname.clone_from(&config.smtp.hostname);
     }
-    settings.bounce_domain = config.bounces.domain.clone().unwrap_or_default();
+    settings.bounce_domain = config.bounces.normalised()?.unwrap_or_default();
     if config.server.sandbox {
         settings.dangerous_allow_loopback = true;
         settings.refused_networks.extend(EVERYWHERE_ELSE.iter().filter_map(|text| text.parse::<Network>().ok()));
     }
-    settings
+    Ok(settings)
 }
 
 /// Returns a resolver that there is in any case: without one, a sandbox knows no names.
-pub fn names(resolver: Option<Arc<dyn Resolver>>) -> Arc<dyn Resolver> {
+pub fn or_none(resolver: Option<Arc<dyn Resolver>>) -> Arc<dyn Resolver> {
     resolver.unwrap_or_else(|| Arc::new(NoDns))
 }
 
@@ -60,10 +62,10 @@ impl Outgoing {
     /// Returns what carries the mail of an installation.
     ///
     /// # Errors
-    /// The machine's DNS configuration cannot be read.
-    pub fn new(config: &Config, store: &Store) -> anyhow::Result<Self> {
-        let settings = settings(config);
-        let resolver = names(dns::resolver(config).context("outgoing mail needs DNS")?);
+    /// `bounces.domain` is no name of a domain.
+    pub fn new(config: &Config, store: &Store, names: &Names) -> anyhow::Result<Self> {
+        let settings = settings(config)?;
+        let resolver = or_none(names.cached.clone());
         let mailer = settings.mailer(Arc::clone(&resolver));
         Ok(Self { settings, resolver, mailer, queue: Queue::new(store.work.clone()) })
     }
@@ -131,7 +133,7 @@ mod tests {
     #[test]
     fn a_sandbox_reaches_this_machine_and_no_other() {
         let config = Config::load(&Sources::default()).unwrap();
-        let policy = settings(&config).policy();
+        let policy = settings(&config).unwrap().policy();
         for own in ["127.0.0.1", "127.255.255.254", "::1"] {
             assert!(judge(own.parse().unwrap(), &policy).is_ok(), "{own}");
         }
@@ -140,7 +142,7 @@ mod tests {
             assert!(judge(other.parse().unwrap(), &policy).is_err(), "{other}");
         }
         let config = Config { server: crate::config::Server { sandbox: false, ..config.server.clone() }, ..config };
-        let policy = settings(&config).policy();
+        let policy = settings(&config).unwrap().policy();
         assert!(judge("1.1.1.1".parse().unwrap(), &policy).is_ok());
         assert!(judge("127.0.0.1".parse().unwrap(), &policy).is_err());
     }

@@ -8,19 +8,24 @@ use anyhow::{Context as _, bail};
 use api::receive::Receiver;
 use axum::Router;
 use axum::routing::get;
+use dispatcher::checkpoints;
+use dispatcher::duty::Duty;
 use dispatcher::queue::Queue;
+use eventlog::postgres::Servers;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Role};
+use crate::dns::Names;
 use crate::doors::{self, Doors, bind};
+use crate::duties::{Held, Keeper};
 use crate::first_run::{self, Addresses};
 use crate::local::LocalMail;
 use crate::outgoing::Outgoing;
 use crate::shutdown::{Signals, Tasks};
 use crate::store::{Purpose, Store};
-use crate::{dns, poll, telemetry};
+use crate::{bodies, poll, telemetry};
 
 /// Serves until a signal, a failed flush of the log, or a task that ends early.
 ///
@@ -43,9 +48,10 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         // Until the read models were computed once by this build, lists would lie.
         ready.wait_for(|ready| *ready).await.context("the read models stopped")?;
     }
-    let outgoing = Outgoing::new(&config, &store)?;
-    let receiver = doors::receiver(&config, &store)?;
-    let open = Doors::new(&config, &store, &outgoing, &stop);
+    let names = Names::new(&config)?;
+    let outgoing = Outgoing::new(&config, &store, &names)?;
+    let receiver = doors::receiver(&config, &store, &names)?;
+    let open = Doors::new(&config, &store, &outgoing, &names, &stop);
     let http = open.http(&mut doors, ready).await?;
     let addresses = Addresses {
         http,
@@ -53,7 +59,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         submission: open.submission(&mut doors, http).await?,
         metrics: start_metrics(&mut doors, &config, recorder, &stop).await?,
     };
-    start_dispatch(&mut doors, &config, &store, outgoing, &receiver, &stop)?;
+    start_dispatch(&mut doors, &config, &store, outgoing, names, &receiver, &stop)?;
     let log = store.log.clone();
     doors.start("log", {
         let stop = stop.clone();
@@ -115,22 +121,76 @@ fn start_below(
     stop: &CancellationToken,
 ) -> Option<watch::Receiver<bool>> {
     let (log, allot) = (store.log.clone(), store.allot.clone());
-    let idle = Duration::from_millis(config.server.poll_idle_milliseconds);
-    let busy = Duration::from_millis(config.server.poll_busy_milliseconds);
-    below.start("heads", poll::heads(log.clone(), allot.clone(), idle, busy, stop.clone()));
-    below.start("housekeeping", poll::housekeeping(log.clone(), store.work.clone(), allot, stop.clone()));
+    let pace = poll::Pace {
+        idle: Duration::from_millis(config.server.poll_idle_milliseconds),
+        busy: Duration::from_millis(config.server.poll_busy_milliseconds),
+        heard: Arc::default(),
+    };
+    if let Some(servers) = store.servers.clone() {
+        start_servers(below, config, store, servers, &pace, stop);
+    }
+    below.start("heads", poll::heads(log.clone(), allot.clone(), pace, stop.clone()));
+    below.start("erasures elsewhere", poll::erasures(log.clone(), stop.clone()));
+    let duty = keep(below, "housekeeping duty", config, store, "housekeeping", stop);
+    below.start("housekeeping", poll::housekeeping(log.clone(), store.work.clone(), allot, duty, stop.clone()));
+    if config.server.roles.contains(&Role::Dispatch) {
+        let (log, allot, blobs) = (store.log.clone(), store.allot.clone(), config.blobs.clone());
+        below.start("bodies", bodies::keep_moving(log.clone(), allot.clone(), blobs.clone(), stop.clone()));
+        below.start("orphans", bodies::keep_tidy(log, allot, blobs, stop.clone()));
+    }
     if !config.server.roles.contains(&Role::Project) {
         return None;
     }
     let runner = projections::Runner::new(log.clone(), store.views.clone());
     let ready = runner.ready();
+    let duty = keep(below, "erasures duty", config, store, "erasures", stop);
     let (views, stop, erasing) = (store.views.clone(), stop.clone(), stop.clone());
     below.start("erasures", async move {
-        projections::erasure::follow(views, log, erasing).await;
+        projections::erasure::follow(views, log, move || duty.is_mine(), erasing).await;
         Ok(())
     });
     below.start("read models", async move { Ok(runner.run(stop).await?) });
     Some(ready)
+}
+
+/// Follows the PostgreSQL servers, and has nodes tell each other of appends where that is configured.
+fn start_servers(
+    below: &mut Tasks,
+    config: &Config,
+    store: &Store,
+    servers: Servers,
+    pace: &poll::Pace,
+    stop: &CancellationToken,
+) {
+    let (followed, following) = (servers.clone(), stop.clone());
+    below.start("PostgreSQL servers", async move {
+        followed.follow(following).await;
+        Ok(())
+    });
+    if config.database.notify {
+        let (wake, node) = (store.log.wake().clone(), store.node.clone());
+        let (heard, stop) = (Arc::clone(&pace.heard), stop.clone());
+        below.start("notifications", async move {
+            eventlog::postgres::notify(servers, wake, node, heard, stop).await;
+            Ok(())
+        });
+    }
+}
+
+/// Starts keeping a duty; returns what tells whether this node has it.
+fn keep(
+    below: &mut Tasks,
+    task: &'static str,
+    config: &Config,
+    store: &Store,
+    duty: &'static str,
+    stop: &CancellationToken,
+) -> Held {
+    let lease = Duration::from_secs(config.server.duty_lease_seconds);
+    let (keeper, held) =
+        Keeper::new(Duty::new(store.work.clone(), duty, store.node.clone()), store.allot.clone(), lease);
+    below.start(task, keeper.run(stop.clone()));
+    held
 }
 
 async fn start_metrics(
@@ -163,6 +223,7 @@ fn start_dispatch(
     config: &Config,
     store: &Store,
     outgoing: Outgoing,
+    names: Names,
     receiver: &Receiver,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -188,8 +249,9 @@ fn start_dispatch(
     let local = Arc::new(LocalMail::new(receiver, store.allot.clone(), &config.smtp.hostname));
     let (reactor, carrying) = (outgoing.reactor(store, local), stop.clone());
     doors.start("outgoing mail", async move { Ok(reactor.run(carrying).await?) });
+    start_checkpoints(doors, config, store, stop)?;
     // A sandbox has nobody to ask: what is not looked up stays as it is.
-    if let Some(resolver) = dns::fresh_resolver(config)? {
+    if let Some(resolver) = names.fresh {
         let checker = dispatcher::dns::Checker::new(dispatcher::dns::Parts {
             log: store.log.clone(),
             views: store.views.clone(),
@@ -206,5 +268,31 @@ fn start_dispatch(
             Ok(())
         });
     }
+    Ok(())
+}
+
+fn start_checkpoints(
+    doors: &mut Tasks,
+    config: &Config,
+    store: &Store,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let settings = &config.checkpoints;
+    let resolve = Arc::new(dispatcher::egress::SystemResolver::default());
+    let places = checkpoints::Places::new(settings.post_to.as_deref(), settings.directory.as_deref(), resolve)
+        .context("checkpoints.post_to")?;
+    let keeper = checkpoints::Keeper::new(checkpoints::Parts {
+        log: store.log.clone(),
+        duty: Duty::new(store.work.clone(), "checkpoints", store.node.clone()),
+        signer: store.signer.clone(),
+        places,
+        allot: store.allot.clone(),
+        config: settings.clone(),
+    });
+    let stop = stop.clone();
+    doors.start("checkpoints", async move {
+        keeper.run(stop).await;
+        Ok(())
+    });
     Ok(())
 }

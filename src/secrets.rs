@@ -1,22 +1,37 @@
-//! The two secrets of an installation, kept in files outside the database: the master key and the pepper.
+//! The secrets of an installation, kept in files outside the database: the master key, the pepper and the key that signs
+//! checkpoints.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use api::auth::secret::Pepper;
-use eventlog::{Allot, MasterKey};
+use eventlog::{Allot, EventLog, MasterKey};
 
 use crate::config::Config;
 
-/// Both secrets.
+/// All of them.
 #[derive(Clone)]
 pub struct InstallationSecrets {
     /// Seals webhook secrets and stored answers.
     pub master_key: MasterKey,
     /// The key of the digests by which API keys are looked up.
     pub pepper: Pepper,
+    /// What the key that signs checkpoints is made of.
+    pub checkpoint_seed: [u8; 32],
+    /// What each is recognised by: its name, its file, and digests that tell nothing of it.
+    marks: [Mark; 2],
 }
+
+#[derive(Clone)]
+struct Mark {
+    name: &'static str,
+    file: PathBuf,
+    /// That of the key in use, then those of the keys before it.
+    digests: Vec<String>,
+}
+
+const MASTER_KEY: &str = "master key";
 
 /// Reads the secrets; on the first start with default locations it makes them, readable by the owner only.
 ///
@@ -24,27 +39,95 @@ pub struct InstallationSecrets {
 /// A file cannot be read or made, or does not hold 64 hexadecimal characters.
 pub fn load(config: &Config, allot: &Allot) -> anyhow::Result<InstallationSecrets> {
     let data = &config.server.data_dir;
-    let master = read_or_make(&config.secrets.master_key_file, &data.join("master.key"), allot)?;
-    let pepper = read_or_make(&config.secrets.pepper_file, &data.join("pepper.key"), allot)?;
-    Ok(InstallationSecrets { master_key: MasterKey::new(&master), pepper: Pepper::new(pepper) })
+    let place = |configured: &str, default: &str| match configured {
+        "" => data.join(default),
+        configured => PathBuf::from(configured),
+    };
+    let (master_key_file, pepper_file) = (&config.secrets.master_key_file, &config.secrets.pepper_file);
+    let (master_at, pepper_at) = (place(master_key_file, "master.key"), place(pepper_file, "pepper.key"));
+    let master = read_or_make(master_key_file, &master_at, allot)?;
+    let pepper = read_or_make(pepper_file, &pepper_at, allot)?;
+    let (mut master_key, mut digests) = (MasterKey::new(&master), vec![digest(master)]);
+    for file in &config.secrets.previous_master_key_files {
+        let previous = read(Path::new(file))?;
+        master_key = master_key.with_previous(&previous);
+        digests.push(digest(previous));
+    }
+    let marks = [
+        Mark { name: MASTER_KEY, file: master_at, digests },
+        Mark { name: "pepper", file: pepper_at, digests: vec![digest(pepper)] },
+    ];
+    let checkpoint_seed = read_or_make(&config.secrets.checkpoint_key_file, &data.join("checkpoint.key"), allot)?;
+    Ok(InstallationSecrets { master_key, pepper: Pepper::new(pepper), checkpoint_seed, marks })
+}
+
+/// Returns what a key is recognised by: under a purpose of its own, so that what is kept in the database is of no other
+/// use.
+fn digest(key: [u8; 32]) -> String {
+    hex::encode(Pepper::new(key).mac(b"postlog/key-mark/1\0", &[]))
+}
+
+/// Reads a secret file that must be there.
+fn read(path: &Path) -> anyhow::Result<[u8; 32]> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    key(&text, path)
+}
+
+fn key(text: &str, path: &Path) -> anyhow::Result<[u8; 32]> {
+    let mut key = [0; 32];
+    hex::decode_to_slice(text.trim(), &mut key)
+        .with_context(|| format!("{} must hold 64 hexadecimal characters", path.display()))?;
+    Ok(key)
+}
+
+/// Compares the secrets with those that the database was made with, which the first start notes.
+///
+/// # Errors
+/// One of them is another: what is sealed would not open, no API key would work, and what this node wrote no other node
+/// could use.
+pub async fn check(log: &EventLog, secrets: &InstallationSecrets) -> anyhow::Result<()> {
+    for Mark { name, file, digests } in &secrets.marks {
+        let kept = log.keep_first(&mark_of(name), &digests[0]).await?;
+        if !digests.contains(&kept) {
+            bail!(
+                "{} does not hold the {name} that this database was made with; copy the file from the node that made it, \
+                 or from where it was kept apart",
+                file.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Notes the current master key as the one that everything is sealed with: from now on a node must have it.
+///
+/// # Errors
+/// The log is not available.
+pub async fn note_master_key(log: &EventLog, secrets: &InstallationSecrets) -> anyhow::Result<()> {
+    for Mark { name, digests, .. } in secrets.marks.iter().filter(|mark| mark.name == MASTER_KEY) {
+        log.keep(&mark_of(name), &digests[0]).await?;
+    }
+    Ok(())
+}
+
+fn mark_of(name: &str) -> String {
+    format!("mark of the {name}")
 }
 
 fn read_or_make(configured: &str, default: &Path, allot: &Allot) -> anyhow::Result<[u8; 32]> {
     let path = if configured.is_empty() { default.to_owned() } else { PathBuf::from(configured) };
     match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            let mut key = [0; 32];
-            hex::decode_to_slice(text.trim(), &mut key)
-                .with_context(|| format!("{} must hold 64 hexadecimal characters", path.display()))?;
-            Ok(key)
-        }
+        Ok(text) => key(&text, &path),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && configured.is_empty() => make(&path, allot.random()),
         Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
     }
 }
 
 /// Makes a secret file durably before anything is sealed with it.
-fn make(path: &Path, key: [u8; 32]) -> anyhow::Result<[u8; 32]> {
+///
+/// # Errors
+/// The file exists or cannot be written.
+pub fn make(path: &Path, key: [u8; 32]) -> anyhow::Result<[u8; 32]> {
     write_private(path, format!("{}\n", hex::encode(key)).as_bytes())?;
     tracing::info!(file = %path.display(), "made a secret file; keep a copy apart from the database");
     Ok(key)

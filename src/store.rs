@@ -5,10 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use dispatcher::duty::Duty;
 use dispatcher::queue::Queue;
 use dispatcher::{dns, outbound};
+use eventlog::postgres::{self, Servers};
 use eventlog::sqlite::SqliteBackend;
-use eventlog::{Allot, Backend, BlobStore, EventLog, Options};
+use eventlog::{Allot, Backend, BlobStore, EventLog, Options, Signer};
 use projections::Views;
 use projections::webhook_attempts::Work;
 
@@ -25,10 +27,14 @@ pub struct Store {
     pub work: Work,
     /// Clock and randomness.
     pub allot: Allot,
-    /// Master key and pepper.
+    /// Master key, pepper and what signs checkpoints.
     pub secrets: InstallationSecrets,
+    /// Signs checkpoints.
+    pub signer: Signer,
     /// This node's name, kept in its data directory: after a restart it takes up its own leases at once.
     pub node: String,
+    /// The PostgreSQL servers, where the log is kept there.
+    pub servers: Option<Servers>,
     /// The SQLite backend, where the log is kept in it.
     pub sqlite: Option<Arc<SqliteBackend>>,
     /// Held as long as this process serves from the data directory.
@@ -38,7 +44,7 @@ pub struct Store {
 /// Why an installation is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// To serve: on SQLite, only one process at a time may.
+    /// To serve: only one process at a time may, from one data directory.
     Serve,
     /// For an operator command, which may run beside a server.
     Command,
@@ -60,13 +66,15 @@ impl Store {
         std::fs::create_dir_all(data).with_context(|| format!("cannot make {}", data.display()))?;
         let allot = Allot::system();
         let lock = match purpose {
-            Purpose::Serve if config.database.url.is_empty() => Some(lock(data)?),
-            Purpose::Serve | Purpose::Command => None,
+            // Also on PostgreSQL: the directory holds the node's name, under which it holds leases.
+            Purpose::Serve => Some(lock(data)?),
+            Purpose::Command => None,
         };
         let secrets = secrets::load(config, &allot)?;
         let mut options = Options::new(secrets.master_key.clone(), blobs(config)?, allot.entropy());
         options.queue_max = NonZeroUsize::new(config.database.queue_max).unwrap_or(NonZeroUsize::MIN);
-        let tables = &[Queue::TABLES, outbound::Queue::TABLES, dns::Queue::TABLES];
+        let tables = &[Queue::TABLES, outbound::Queue::TABLES, dns::Queue::TABLES, Duty::TABLES];
+        let mut servers = None;
         let (backend, views, work, sqlite): (Arc<dyn Backend>, Views, Work, _) = if config.database.url.is_empty() {
             // A command that reads for a moment needs no room to write.
             let reserve = match purpose {
@@ -81,16 +89,27 @@ impl Store {
         } else {
             options.lanes = NonZeroUsize::new(config.database.lanes).unwrap_or(NonZeroUsize::MIN);
             let url = &config.database.url;
-            let settings = eventlog::postgres::Config {
+            let settings = postgres::Config {
                 dangerous_unsafe_postgres: config.database.dangerous_unsafe_postgres,
-                ..eventlog::postgres::Config::new(url)
+                ..postgres::Config::new(url)
             };
-            let backend = eventlog::postgres::PostgresBackend::open(&settings).await?;
-            (Arc::new(backend), Views::open_postgres(url).await?, Work::open_postgres(url, tables).await?, None)
+            let on: Servers = url.parse().context("database.url is not a URL of PostgreSQL")?;
+            let backend = postgres::PostgresBackend::open_on(&on, &settings).await?;
+            let (views, work) = (Views::open_postgres_on(&on).await?, Work::open_postgres_on(&on, tables).await?);
+            servers = Some(on);
+            (Arc::new(backend), views, work, None)
         };
+        let key = config.checkpoints.key(&secrets.checkpoint_seed).context("checkpoints.origin")?;
+        let signer = config.checkpoints.signer(key).context("checkpoints.retired_keys")?;
         let node = node(data, &allot)?;
         let log = EventLog::open(backend, options).await?;
-        Ok(Self { log, views, work, allot, secrets, node, sqlite, _lock: lock })
+        secrets::check(&log, &secrets).await?;
+        // Asked at the start: otherwise the first large mail would be the one to find out.
+        if purpose == Purpose::Serve && config.blobs.location.starts_with("s3://") {
+            let cannot = || format!("blobs.location: {} cannot be used", config.blobs.location);
+            log.check_bodies().await.with_context(cannot)?;
+        }
+        Ok(Self { log, views, work, allot, secrets, signer, node, servers, sqlite, _lock: lock })
     }
 }
 
@@ -128,7 +147,7 @@ fn blobs(config: &Config) -> anyhow::Result<BlobStore> {
     let location = &config.blobs.location;
     if let Some(rest) = location.strip_prefix("s3://") {
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        return BlobStore::s3(bucket, prefix).context("blobs.location: the bucket cannot be used");
+        return BlobStore::s3(bucket, prefix, std::env::vars()).context("blobs.location: the bucket cannot be used");
     }
     let directory = if location.is_empty() { config.server.data_dir.join("blobs") } else { location.into() };
     BlobStore::local(&directory).with_context(|| format!("blobs.location: {} cannot be used", directory.display()))

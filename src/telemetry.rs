@@ -44,6 +44,13 @@ pub fn start_metrics() -> anyhow::Result<PrometheusHandle> {
         Unit::Count,
         "Teams for which a follower waits because an event cannot be processed"
     );
+    describe_counter!("checkpoints_signed_total", Unit::Count, "Checkpoints signed");
+    describe_counter!(
+        "checkpoints_refused_total",
+        Unit::Count,
+        "Checkpoints not signed because the log or its tree is not what was signed before: somebody must look"
+    );
+    describe_counter!("checkpoint_posts_total", Unit::Count, "Checkpoints posted to where they are kept, by outcome");
     describe_counter!("delivery_attempts_total", Unit::Count, "Webhook attempts by outcome");
     describe_gauge!("queue_due", Unit::Count, "Deliveries whose next attempt is due");
     describe_gauge!("queue_oldest_seconds", Unit::Seconds, "How long the oldest due delivery waits");

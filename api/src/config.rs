@@ -57,6 +57,9 @@ pub struct Config {
     /// How long mail is tried after it is due, seconds; said by the section of outgoing mail.
     #[serde(skip)]
     pub mail_lifetime_seconds: u64,
+    /// Where returned mail arrives, and mail that unsubscribes; a section of its own in the configuration file.
+    #[serde(skip)]
+    pub bounce_domain: Option<String>,
     /// How deep a JSON body may be nested.
     pub json_depth_max: usize,
     /// How long one request may take before it is given up.
@@ -104,6 +107,7 @@ impl Default for Config {
             body_bytes_max: 10 * 1024 * 1024,
             send_body_bytes_max: 40 * 1024 * 1024,
             mail_lifetime_seconds: 72 * 60 * 60,
+            bounce_domain: None,
             json_depth_max: 32,
             request_seconds_max: 30,
             read_your_writes_milliseconds_max: 2_000,

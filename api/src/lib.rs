@@ -37,8 +37,10 @@ pub mod receive;
 mod routes;
 pub mod send;
 pub mod smtp;
+pub mod sns;
 pub mod stream;
 pub mod submit;
+mod unsubscription;
 mod uploads;
 mod write;
 
@@ -78,8 +80,12 @@ pub struct App {
     pub resolver: Option<Arc<dyn mail::auth::Resolver>>,
     /// The links that outgoing mail carries.
     pub links: links::Links,
+    /// The door for notifications of sending accounts.
+    pub notifications: sns::Notifications,
     /// Turns of those who make RSA keys, which takes a processor for a while.
     pub key_makers: Arc<tokio::sync::Semaphore>,
+    /// What checkpoints of the logs are verified with.
+    pub checkpoint_key: Option<eventlog::checkpoint::VerifyingKey>,
     challenge: HeaderValue,
 }
 
@@ -94,9 +100,11 @@ impl App {
         let (kept, prices) = (pepper.clone(), config.prices);
         Self {
             outbox: send::Outbox::new(log.clone(), views.clone(), allot.clone(), kept, prices, lifetime_micros),
-            links: links::Links::new(&config.public_url, &pepper),
+            links: links::Links::new(&config.public_url, &pepper).with_mailto(&pepper, config.bounce_domain.as_deref()),
+            notifications: sns::Notifications::new(&config.public_url, &pepper),
             resolver: None,
             key_makers: Arc::new(tokio::sync::Semaphore::new(1)),
+            checkpoint_key: None,
             auth: Authenticator::new(log.clone(), allot.clone(), pepper),
             limiter: Limiter::new(config.rate_limits),
             streams: Streams::new(log.clone(), allot.clone(), stream::Config::default()),
@@ -117,10 +125,24 @@ impl App {
         self
     }
 
+    /// Returns this state with the key that checkpoints are verified with.
+    #[must_use]
+    pub fn with_checkpoint_key(mut self, key: eventlog::checkpoint::VerifyingKey) -> Self {
+        self.checkpoint_key = Some(key);
+        self
+    }
+
     /// Returns this state with whoever carries outgoing mail.
     #[must_use]
     pub fn with_carrier(mut self, carrier: Arc<dyn carrier::Carrier>) -> Self {
         self.carrier = Some(carrier);
+        self
+    }
+
+    /// Returns this state with a way to fetch what notifications of sending accounts are checked by.
+    #[must_use]
+    pub fn with_fetch(mut self, fetch: Arc<dyn sns::Fetch>) -> Self {
+        self.notifications = self.notifications.with_fetch(fetch);
         self
     }
 

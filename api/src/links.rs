@@ -14,10 +14,9 @@ use axum::routing::get;
 use domain::bounce::Source;
 use domain::id::{OutboundId, TeamId};
 use domain::outbound::report::Report;
-use domain::outbound::{Feedback, Machine, Outbound, Recipient, RecordFeedback, Rejected, UnsubscribeMethod};
-use domain::suppression::{Cause, Reason, SuppressAddress, Suppression};
+use domain::outbound::{Feedback, Machine, Outbound, Recipient, RecordFeedback, ReturnPath, UnsubscribeMethod};
 use domain::{Actor, Command, StreamId, Versioned};
-use eventlog::{Submission, TransactError};
+use eventlog::Submission;
 use mail::compose::ListUnsubscribe;
 use mail::unsubscribe::{Subscription, is_one_click};
 use mail::verp::MacKey;
@@ -25,6 +24,7 @@ use mail::verp::MacKey;
 use crate::App;
 use crate::auth::secret::Pepper;
 use crate::conventions::Context;
+use crate::unsubscription::Unsubscription;
 
 const UNSUBSCRIBE_KEY: &[u8] = b"postlog/unsubscribe-key/1\0";
 const OPEN_KEY: &[u8] = b"postlog/open-key/1\0";
@@ -39,6 +39,8 @@ pub struct Links {
     origin: String,
     unsubscribe: MacKey,
     open: MacKey,
+    /// Addresses that unsubscribe are made with this key, at this domain.
+    mailto: Option<(MacKey, String)>,
 }
 
 /// One recipient of one mail.
@@ -79,7 +81,15 @@ impl Links {
             origin: origin.trim_end_matches('/').to_owned(),
             unsubscribe: MacKey::new(pepper.mac(UNSUBSCRIBE_KEY, &[])),
             open: MacKey::new(pepper.mac(OPEN_KEY, &[])),
+            mailto: None,
         }
+    }
+
+    /// Returns the same links with an address beside each link that unsubscribes (RFC 2369 §3.2), at the domain where
+    /// returned mail arrives.
+    #[must_use]
+    pub fn with_mailto(self, pepper: &Pepper, bounce_domain: Option<&str>) -> Self {
+        Self { mailto: bounce_domain.map(|domain| (pepper.return_path_key(), domain.to_owned())), ..self }
     }
 
     /// Returns what a mail to one recipient carries so that it can be unsubscribed from, by topic if it has one.
@@ -94,7 +104,11 @@ impl Links {
         let copy =
             MailCopy { team: team.clone(), outbound: outbound.clone(), recipient: 0, topic: topic.map(str::to_owned) };
         let token = copy.subscription().token(&self.unsubscribe)?;
-        Some(ListUnsubscribe { url: format!("{}/u/{token}", self.origin), mailto: None })
+        let mailto = self.mailto.as_ref().and_then(|(key, domain)| {
+            let address = ReturnPath::token(team, outbound, Some(0)).unsubscribe_address(key, domain).ok()?;
+            Some(address.to_string())
+        });
+        Some(ListUnsubscribe { url: format!("{}/u/{token}", self.origin), mailto })
     }
 
     /// Returns the address of the picture that shows that a mail to one recipient was opened.
@@ -208,36 +222,17 @@ async fn record_unsubscription(
     method: UnsubscribeMethod,
     context: Option<&Context>,
 ) -> Result<bool, String> {
-    let mail = mail_of(app, copy).await?;
-    let Some(to) = mail.recipient(copy.recipient).cloned() else { return Ok(false) };
-    let cause = Cause { reason: Reason::Unsubscribe, topic: copy.topic.clone() };
-    let streams = [StreamId::Suppression(to.address.clone())];
-    let listed: Versioned<Suppression> = app.log.state(&copy.team, &streams).await.map_err(|e| e.to_string())?;
-    if to.unsubscribed && listed.causes.get(&cause).is_some_and(Option::is_none) {
-        // Strangers may ask as often as they like: what is so already costs no command.
-        return Ok(true);
-    }
-    let heard = RecordFeedback {
-        outbound: copy.outbound.clone(),
+    let wish = Unsubscription {
+        team: &copy.team,
+        outbound: &copy.outbound,
         recipient: copy.recipient,
-        address: to.address.clone(),
-        feedback: Feedback::Unsubscribed { method },
-        source: Source::Postlog,
-        report: Report::default(),
+        topic: copy.topic.clone(),
+        method,
+        actor: Actor::System("links"),
+        request: context.map(|context| context.request.to_string()).unwrap_or_default(),
+        client_ip: context.and_then(|context| context.client_ip).map(|ip| ip.to_string()),
     };
-    match app.log.transact(submission(app, copy, context, heard)).await {
-        // Whoever has the mail may answer before it is known here that it was taken.
-        Ok(_) | Err(TransactError::Rejected(Rejected::NotSent)) => {}
-        Err(error) => return Err(error.to_string()),
-    }
-    // The mail may be an old one, and the address have been taken off the list since: what counts is what is asked now.
-    let Some(email) = to.email.and_then(|email| mail::address::Address::parse(&email).ok()) else { return Ok(true) };
-    let suppress =
-        SuppressAddress { address: to.address, email: email.canonical(), cause, expires_at: None, note: None };
-    match app.log.transact(submission(app, copy, context, suppress)).await {
-        Ok(_) => Ok(true),
-        Err(error) => Err(error.to_string()),
-    }
+    wish.record(&app.log, app.allot.now()).await
 }
 
 /// Answers with the picture, and writes down that it was asked for, if that is of any use.

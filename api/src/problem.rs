@@ -382,7 +382,8 @@ impl From<domain::provider::Rejected> for Problem {
         use domain::provider::Rejected as R;
         match rejected {
             R::UnknownTeam | R::Unknown => Self::not_found(),
-            R::Exists => Self::new(Code::Conflict, sentence(&rejected)),
+            R::Exists | R::AnotherTopic => Self::new(Code::Conflict, sentence(&rejected)),
+            R::NoNotifications => Self::unacceptable("ses_topic_arn", "not_applicable", sentence(&rejected)),
             R::Managed => Self::new(Code::ValidationError, sentence(&rejected)),
             R::Limit(limit) => limit.into(),
             R::VersionMismatch { current } => Self::version_mismatch(current),

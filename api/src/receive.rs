@@ -41,6 +41,7 @@ use tokio::sync::Semaphore;
 pub use greylist::Times as GreylistTimes;
 pub use recipient::Asked;
 pub use refusal::Refusal;
+pub(crate) use report::{numbers, verdict_of};
 pub use returned::{ReportOn, Returns};
 
 use content::Content;

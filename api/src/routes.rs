@@ -7,6 +7,7 @@ mod audit;
 mod balance;
 mod billing;
 mod changes;
+mod checkpoints;
 mod connection;
 mod delivery_groups;
 mod domain_filters;
@@ -39,6 +40,7 @@ mod message_view;
 mod messages;
 mod provider_body;
 mod provider_limits;
+mod provider_notifications;
 mod provider_state;
 mod providers;
 mod submissions;
@@ -55,6 +57,7 @@ pub(crate) fn all() -> Routes {
         .and(balance::routes())
         .and(billing::routes())
         .and(changes::routes())
+        .and(checkpoints::routes())
         .and(connection::routes())
         .and(delivery_groups::routes())
         .and(email_control::routes())
@@ -79,6 +82,7 @@ pub(crate) fn all() -> Routes {
         .and(message_content::routes())
         .and(messages::routes())
         .and(provider_limits::routes())
+        .and(provider_notifications::routes())
         .and(provider_state::routes())
         .and(providers::routes())
         .and(submissions::routes())

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use domain::billing::PriceBook;
 use domain::id::{AddressId, BlobId, GroupId, KeyId, MailboxId, MessageId, OutboundId, TeamId, ThreadId};
 use domain::message::{Correspondence, Filed, Folder, Person};
-use domain::outbound::{AcceptMail, Labels, NewRecipient, Origin, RecipientKind, SentCopy};
+use domain::outbound::{AcceptMail, Labels, NewRecipient, Notices, Origin, RecipientKind, SentCopy};
 use domain::suppression::Purpose;
 use eventlog::{Allot, EventLog, LogError, StagedBlob};
 use mail::address::Address;
@@ -42,6 +42,8 @@ pub struct Composed {
     pub return_path: Option<Address>,
     /// All recipients, repeats included.
     pub recipients: Vec<Addressee>,
+    /// What was asked of reports about its delivery.
+    pub notices: Option<Notices>,
     /// Header `Reply-To`.
     pub reply_to: Vec<Person>,
     /// Header `Subject`.
@@ -76,6 +78,7 @@ impl Composed {
             from: message.from().clone(),
             return_path: has_return_path.then(|| message.return_path().clone()),
             recipients,
+            notices: None,
             reply_to,
             subject: message.subject().to_owned(),
             references: answered.into_iter().chain(message.references().iter().rev().cloned()).collect(),
@@ -185,6 +188,7 @@ impl Outbox {
             rfc5322_message_id: mail.rfc5322_message_id,
             labels: terms.labels,
             recipients: recipients.collect(),
+            notices: mail.notices,
             blob: blob.clone(),
             size_bytes,
             sha256,

@@ -21,6 +21,8 @@ mod frame;
 mod hub;
 mod list;
 mod live;
+#[cfg(feature = "model")]
+pub mod model;
 mod parameters;
 mod realtime;
 mod render;

@@ -23,7 +23,7 @@ use domain::api_key::Kind;
 use domain::id::{OutboundId, RequestId};
 use domain::mailbox::Mailbox;
 use domain::message::Person;
-use domain::outbound::{Event as OutboundEvent, Labels, Origin, RECIPIENTS_MAX, RecipientKind};
+use domain::outbound::{Event as OutboundEvent, Labels, Notices, Origin, RECIPIENTS_MAX, RecipientKind};
 use domain::suppression::Purpose;
 use domain::team::Team;
 use domain::{Event, StreamId, Versioned};
@@ -265,12 +265,19 @@ fn composed(submitted: Submitted, transaction: &Transaction) -> Composed {
     let author = submitted.from.address.canonical();
     let return_path = envelope.filter(|address| address.canonical() != author).cloned();
     let reply_to = submitted.reply_to.into_iter().take(RECIPIENTS_MAX);
+    let named = transaction.recipients.iter().filter(|to| to.path.address().is_some());
+    let notices = Notices {
+        ret: transaction.parameters.ret,
+        envid: transaction.parameters.envid.clone(),
+        recipients: named.map(|to| to.parameters.clone()).collect(),
+    };
     let name = submitted.from.name.map(|name| cut(name, NAME_OCTETS_MAX));
     Composed {
         bytes: submitted.bytes.into(),
         from: NamedAddress { address: submitted.from.address, name },
         return_path,
         recipients,
+        notices: (!notices.is_nothing()).then_some(notices),
         reply_to: reply_to.map(|of| Person { name: of.name, email: of.email }).collect(),
         subject: cut(submitted.subject, SUBJECT_OCTETS_MAX),
         rfc5322_message_id: submitted.message_id,

@@ -26,6 +26,8 @@ mod mail;
 mod mailboxes;
 #[path = "http_api/money.rs"]
 mod money;
+#[path = "http_api/notifications.rs"]
+mod notifications;
 #[path = "http_api/providers.rs"]
 mod providers;
 #[path = "http_api/sending.rs"]

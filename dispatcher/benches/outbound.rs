@@ -7,6 +7,8 @@
 #[path = "../tests/outbound/gate.rs"]
 #[expect(dead_code, reason = "the stories use the rest")]
 mod gate;
+#[path = "../tests/support/reactor.rs"]
+mod reactor;
 #[path = "../tests/outbound/store_sqlite.rs"]
 mod store;
 #[path = "../tests/outbound/world.rs"]

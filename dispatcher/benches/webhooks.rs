@@ -5,6 +5,9 @@
 #![expect(clippy::disallowed_methods, reason = "receivers end with the runtime of the benchmark")]
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement prints, and may fail loudly")]
 
+#[path = "../tests/support/reactor.rs"]
+#[expect(dead_code, reason = "the stories use the rest")]
+mod reactor;
 #[path = "../tests/webhook/store_sqlite.rs"]
 #[expect(dead_code, reason = "the stories use the rest")]
 mod store;

@@ -8,10 +8,10 @@ mod queue;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::Actor;
 use domain::id::TeamId;
 use domain::sending_domain::records::{Expected, Installation, expected, judge, questions};
-use domain::sending_domain::{Found, RecordCheck, Rejected, Status};
+use domain::sending_domain::{Found, RecordCheck, Rejected, SendingDomain, Status};
+use domain::{Actor, StreamId, Versioned};
 use eventlog::{Allot, EventLog, Submission, TransactError};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
@@ -32,6 +32,8 @@ const SWEEP_PAGES: usize = 10;
 const DOMAINS_PAGE: usize = 100;
 /// Domains of one team looked up at the same time.
 const DOMAINS_TOGETHER: usize = 4;
+/// How often a domain that changed meanwhile is looked up again at once.
+const LOOKS_AGAIN_MAX: usize = 3;
 
 /// How often domains are looked up: the configuration section `dns`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -262,18 +264,41 @@ impl Checker {
     }
 
     async fn look_at(&self, team: &TeamId, row: &Row) -> Result<Look, Unready> {
+        let mut look = self.look_as_of(team, row, &row.domain, row.version).await?;
+        // What is read may be behind what was written: the log says what is asked now.
+        for _ in 0..LOOKS_AGAIN_MAX {
+            if look.is_some() {
+                break;
+            }
+            let stream = [StreamId::Domain(row.id.clone())];
+            let state: Versioned<SendingDomain> =
+                self.parts.log.state(team, &stream).await.map_err(|e| Unready::Log(e.to_string()))?;
+            look = self.look_as_of(team, row, &state, state.version).await?;
+        }
+        // It changes faster than it can be looked up.
+        Ok(look.unwrap_or(Look::Waiting))
+    }
+
+    /// Looks up the records of a domain as it was at a version; `None` if it was changed meanwhile.
+    async fn look_as_of(
+        &self,
+        team: &TeamId,
+        row: &Row,
+        domain: &SendingDomain,
+        version: u64,
+    ) -> Result<Option<Look>, Unready> {
         let Parts { log, resolver, allot, installation, config, .. } = &*self.parts;
-        let Some(mode) = row.domain.mode else { return Ok(Look::Done) };
-        let records = expected(team, &row.domain.name, mode, &row.domain.keys, installation);
+        let Some(mode) = domain.mode else { return Ok(Some(Look::Done)) };
+        let records = expected(team, &domain.name, mode, &domain.keys, installation);
         let patience = Duration::from_secs(config.look_seconds.into());
         let found = match timeout(patience, look_up(resolver.as_ref(), &records)).await {
             Ok(Ok(found)) => found,
             Ok(Err(_)) | Err(_) => {
                 metrics::counter!("domain_checks_total", "outcome" => "unanswered").increment(1);
-                return Ok(Look::Unanswered);
+                return Ok(Some(Look::Unanswered));
             }
         };
-        let (checks, published) = judge(&records, &found, &row.domain.keys, &row.domain.name);
+        let (checks, published) = judge(&records, &found, &domain.keys, &domain.name);
         let now = allot.now();
         let command = RecordCheck {
             domain: row.id.clone(),
@@ -281,19 +306,20 @@ impl Checker {
             found,
             published,
             checked_at: now,
-            if_version: Some(row.version),
+            if_version: Some(version),
         };
         let submission = Submission::new(team.clone(), now, Actor::System("dns"), "dns", command);
         let status = match log.transact(submission).await {
-            Ok(outcome) => outcome.done().map_or(row.domain.status, |appended| appended.state.status),
-            // It was changed or given up meanwhile: what was looked up is not what is asked any more.
-            Err(TransactError::Rejected(Rejected::VersionMismatch { .. })) => return Ok(Look::Waiting),
-            Err(TransactError::Rejected(_)) => return Ok(Look::Done),
+            Ok(outcome) => outcome.done().map_or(domain.status, |appended| appended.state.status),
+            // What was looked up is not what is asked any more.
+            Err(TransactError::Rejected(Rejected::VersionMismatch { .. })) => return Ok(None),
+            // It was given up.
+            Err(TransactError::Rejected(_)) => return Ok(Some(Look::Done)),
             Err(error) => return Err(Unready::Log(error.to_string())),
         };
         metrics::counter!("domain_checks_total", "outcome" => "answered").increment(1);
         let is_new = now.saturating_sub(row.created_at) < micros(config.pending_seconds);
-        Ok(if status == Status::Pending && is_new { Look::Waiting } else { Look::Done })
+        Ok(Some(if status == Status::Pending && is_new { Look::Waiting } else { Look::Done }))
     }
 }
 

@@ -9,7 +9,7 @@
 //!   receiver could renew byte by byte.
 //! - **How much**: bounds on head, header count, body kept and bytes on the wire; nothing is decompressed.
 //!
-//! It is deliberately not a general HTTP client: POST over HTTP/1.1 only, no cookies, no retries (see
+//! It is deliberately not a general HTTP client: POST and GET over HTTP/1.1 only, no cookies, no retries (see
 //! [`crate::retry`]), no limit on concurrency (the caller's, who knows the teams; [`Target::origin`] is the key).
 //!
 //! It is built on hyper's connection rather than on a ready-made client because the rules above are about
@@ -240,6 +240,25 @@ impl Client {
         body: Bytes,
         deadline: Duration,
     ) -> Result<Answer, AttemptError> {
+        self.attempt(Method::POST, target, headers, body, deadline).await
+    }
+
+    /// Makes one attempt: GETs what is there and reads the answer, all within `deadline`; see [`Client::post`].
+    ///
+    /// # Errors
+    /// [`AttemptError`] if no complete head of an answer came back.
+    pub async fn get(&self, target: &Target, headers: HeaderMap, deadline: Duration) -> Result<Answer, AttemptError> {
+        self.attempt(Method::GET, target, headers, Bytes::new(), deadline).await
+    }
+
+    async fn attempt(
+        &self,
+        method: Method,
+        target: &Target,
+        headers: HeaderMap,
+        body: Bytes,
+        deadline: Duration,
+    ) -> Result<Answer, AttemptError> {
         let Shared { policy, limits, pool, .. } = &*self.shared;
         let started = Instant::now();
         let until = started + deadline.min(Duration::from_secs(limits.attempt_seconds));
@@ -250,7 +269,7 @@ impl Client {
             if judge(connection.peer().ip(), policy).is_err() || !connection.is_reusable().await {
                 continue;
             }
-            let request = request(target, headers.clone(), body.clone())?;
+            let request = request(method.clone(), target, headers.clone(), body.clone())?;
             match connection.exchange(request, limits, started, until).await {
                 Err(fault) if fault.silent => break,
                 Err(fault) => return Err(fault.error),
@@ -262,7 +281,7 @@ impl Client {
         }
 
         let mut connection = self.connect(target, until).await?;
-        let request = request(target, headers, body)?;
+        let request = request(method, target, headers, body)?;
         let answer = connection.exchange(request, limits, started, until).await.map_err(|fault| fault.error)?;
         self.keep(target, connection, &answer).await;
         Ok(answer)
@@ -345,9 +364,14 @@ fn complete(mut headers: HeaderMap, target: &Target) -> HeaderMap {
     headers
 }
 
-fn request(target: &Target, headers: HeaderMap, body: Bytes) -> Result<Request<Full<Bytes>>, AttemptError> {
+fn request(
+    method: Method,
+    target: &Target,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Request<Full<Bytes>>, AttemptError> {
     let mut request = Request::new(Full::new(body));
-    *request.method_mut() = Method::POST;
+    *request.method_mut() = method;
     *request.uri_mut() = Uri::try_from(&**target.path_and_query()).map_err(|_| Refused::Malformed)?;
     *request.headers_mut() = headers;
     Ok(request)

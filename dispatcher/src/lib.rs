@@ -6,18 +6,23 @@
 //! - [`egress`] is the only client for URLs that strangers gave us. It reaches public addresses and nothing else.
 //! - [`retry`] says when the next attempt is due. It is a function of stored numbers, so a restart changes nothing.
 //! - [`queue`] keeps leases, cursors and failures: durable, fenced, and never the truth.
+//! - [`duty`] is the lease of work that one node does for all.
 //!
 //! - [`smtp`] hands mail over, to public addresses only as well.
 //!
 //! The reactors: [`webhook`] tells endpoints of events, [`outbound`] carries outgoing mail, [`dns`] looks up the records
-//! of sending domains.
+//! of sending domains, [`checkpoints`] signs how long each log is.
 //!
 //! Invariants: no effect without a bound on its time and its bytes; no clock and no randomness inside, both are
 //! handed in (only elapsed time is measured here).
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests may fail loudly"))]
 
+pub mod checkpoints;
 pub mod dns;
+pub mod duty;
 pub mod egress;
+#[cfg(feature = "model")]
+pub mod model;
 mod moves;
 pub mod outbound;
 pub mod queue;

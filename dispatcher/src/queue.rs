@@ -18,6 +18,9 @@ use serde_json::json;
 
 use crate::webhook::window::{Lane, Phase, Row, Snapshot};
 
+// The databases hold the rule itself; here it is stated for the model.
+#[cfg(feature = "model")]
+pub(crate) mod lease;
 mod sql;
 
 /// A webhook endpoint of a team.
@@ -47,8 +50,8 @@ pub(crate) struct Leased {
 }
 
 /// What becomes of a lease with a write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Hold {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hold {
     /// It goes on, from now on for its whole length.
     Keep,
     /// It is given back: there is nothing to do.

@@ -25,6 +25,7 @@ mod poison;
 mod reactor;
 pub mod sign;
 mod turns;
+pub(crate) mod verdict;
 pub(crate) mod window;
 
 pub use config::Config;

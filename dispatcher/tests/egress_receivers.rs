@@ -282,3 +282,24 @@ async fn retry_after_is_read_as_seconds_or_as_a_date() {
         assert_eq!(answer.retry_after, seconds.map(Duration::from_secs), "{fields}");
     }
 }
+
+#[tokio::test]
+async fn a_get_asks_for_the_path_without_a_body_and_keeps_the_bounds() {
+    let (asked, mut requests) = mpsc::unbounded_channel();
+    let receiver = Receiver::start(move |mut stream| {
+        let asked = asked.clone();
+        async move {
+            if let Some(request) = read_request(&mut stream).await {
+                let _ = asked.send(String::from_utf8_lossy(&request).into_owned());
+            }
+            let _ = stream.write_all(ok(&"x".repeat(2_000)).as_bytes()).await;
+        }
+    })
+    .await;
+    let limits = Limits { body_preview_bytes: 1_000, ..Limits::default() };
+    let answer = client_with(limits).get(&receiver.target(), HeaderMap::new(), LONG).await.expect("an answer");
+    assert_eq!((answer.status, answer.body_preview.len(), answer.body_end), (200, 1_000, BodyEnd::Truncated));
+    let request = requests.recv().await.expect("a request");
+    assert!(request.starts_with("GET /hook?a=1 HTTP/1.1\r\n") && request.ends_with("\r\n\r\n"), "{request}");
+    assert!(!request.to_ascii_lowercase().contains("transfer-encoding"), "{request}");
+}

@@ -16,6 +16,8 @@ mod gate;
 mod judge;
 #[path = "outbound/paths.rs"]
 mod paths;
+#[path = "support/reactor.rs"]
+mod reactor;
 #[path = "outbound/server.rs"]
 mod server;
 #[path = "outbound/ses.rs"]

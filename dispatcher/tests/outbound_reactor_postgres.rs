@@ -14,6 +14,8 @@ mod faults;
 mod gate;
 #[path = "outbound/paths.rs"]
 mod paths;
+#[path = "support/reactor.rs"]
+mod reactor;
 #[path = "outbound/server.rs"]
 mod server;
 #[path = "outbound/ses.rs"]

@@ -16,6 +16,8 @@ mod isolation;
 mod nodes;
 #[path = "webhook/random.rs"]
 mod random;
+#[path = "support/reactor.rs"]
+mod reactor;
 #[path = "webhook/store_postgres.rs"]
 mod store;
 #[path = "webhook/world.rs"]

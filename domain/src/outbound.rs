@@ -40,8 +40,8 @@ pub use event::{
 };
 pub use feedback::{Feedback, RecordFeedback};
 pub use parts::{
-    AttemptTrouble, Complaint, Labels, Letter, Machine, Mail, Parties, PostponeReason, RecipientKind, RejectReason,
-    Stage, To, UnitPrices, UnsubscribeMethod,
+    AttemptTrouble, Complaint, Labels, Letter, Machine, Mail, Notices, Parties, PostponeReason, RecipientKind,
+    RejectReason, Stage, To, UnitPrices, UnsubscribeMethod,
 };
 pub use return_path::ReturnPath;
 pub use state::{Outbound, Recipient, Status};

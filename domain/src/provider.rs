@@ -19,8 +19,13 @@ use crate::{Command, Moment, StreamId};
 
 pub mod credentials;
 pub mod quota;
+mod topic;
+mod trial;
 
 pub use quota::Quotas;
+pub use topic::{BindTopic, TopicBound, is_topic};
+pub(crate) use trial::broken;
+pub use trial::{BreakProvider, RecordProviderTest};
 
 /// How a connection to a server is protected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -218,6 +223,10 @@ stored_events! {
     Deactivated(Subject) = "provider.deactivated" v 1;
     /// It is gone for good.
     Deleted(Subject) = "provider.deleted" v 1;
+    /// Its notifications come from this topic, and from no other.
+    TopicBound(TopicBound) = "provider.topic_bound" v 1;
+    /// Its notifications are taken from no topic until one is bound again.
+    TopicReleased(Subject) = "provider.topic_released" v 1;
 }
 
 impl Event {
@@ -230,7 +239,10 @@ impl Event {
             Self::CredentialsReplaced(e) => &e.provider,
             Self::Tested(e) => &e.provider,
             Self::Broken(e) => &e.provider,
-            Self::Mended(e) | Self::Activated(e) | Self::Deactivated(e) | Self::Deleted(e) => &e.provider,
+            Self::TopicBound(e) => &e.provider,
+            Self::Mended(e) | Self::Activated(e) | Self::Deactivated(e) | Self::Deleted(e) | Self::TopicReleased(e) => {
+                &e.provider
+            }
         }
     }
 
@@ -240,7 +252,7 @@ impl Event {
             Self::Reconfigured(_) | Self::Broken(_) | Self::Mended(_) | Self::Activated(_) | Self::Deactivated(_) => {
                 vec![StreamId::Routing]
             }
-            Self::CredentialsReplaced(_) | Self::Tested(_) => vec![],
+            Self::CredentialsReplaced(_) | Self::Tested(_) | Self::TopicBound(_) | Self::TopicReleased(_) => vec![],
         }
     }
 }
@@ -277,6 +289,9 @@ pub struct Provider {
     pub secret: Option<SecretId>,
     /// When it was last tested, microseconds since the Unix epoch.
     pub last_tested_at: Option<i64>,
+    /// The topic its notifications come from.
+    #[serde(default)]
+    pub topic: Option<String>,
 }
 
 impl Fold for Provider {
@@ -301,6 +316,8 @@ impl Fold for Provider {
             Event::Activated(_) => self.status = Status::Active,
             Event::Deactivated(_) => self.status = Status::Inactive,
             Event::Deleted(_) => self.status = Status::Deleted,
+            Event::TopicBound(e) => self.topic = Some(e.topic.clone()),
+            Event::TopicReleased(_) => self.topic = None,
         }
     }
 
@@ -322,6 +339,12 @@ pub enum Rejected {
     /// The operator runs this account; the team may only change its variables.
     #[error("a managed sending account cannot be changed or deleted")]
     Managed,
+    /// The account is no account at Amazon SES.
+    #[error("the sending account has no notifications")]
+    NoNotifications,
+    /// Its notifications come from another topic.
+    #[error("the sending account's notifications come from another topic")]
+    AnotherTopic,
     /// The team has as many accounts as it may.
     #[error(transparent)]
     Limit(#[from] LimitReached),
@@ -395,6 +418,8 @@ pub struct ChangeProvider {
     pub identity: Option<Identity>,
     /// New sealed credentials, stored with the event.
     pub secret: Option<SecretId>,
+    /// The topic its notifications come from, or none of them any more.
+    pub topic: Option<Option<String>>,
     /// Who asks.
     pub by: By,
     /// The version the caller has read.
@@ -422,7 +447,7 @@ impl Command for ChangeProvider {
         let secret = self.secret.clone().filter(|s| state.secret.as_ref() != Some(s));
         if state.managed && self.by == By::Team {
             let with_variables = Identity { variables: identity.variables.clone(), ..state.identity.clone() };
-            if settings != *now || identity != with_variables || secret.is_some() {
+            if settings != *now || identity != with_variables || secret.is_some() || self.topic.is_some() {
                 return Err(Rejected::Managed);
             }
         }
@@ -439,6 +464,9 @@ impl Command for ChangeProvider {
         }
         if (replaced || moved) && state.trouble.is_some() {
             events.push(Event::Mended(Subject { provider: provider() }.into()));
+        }
+        if let Some(topic) = &self.topic {
+            events.extend(topic::changed(&self.provider, state, topic.as_deref())?);
         }
         Ok(events.into_iter().map(crate::Event::Provider).collect())
     }
@@ -472,85 +500,6 @@ impl Command for SwitchProvider {
         let mended = (self.active && state.trouble.is_some()).then(|| Event::Mended(subject().into()));
         Ok(switched.into_iter().chain(mended).map(crate::Event::Provider).collect())
     }
-}
-
-/// Records a test of an account's connection; success mends it, a refused login breaks it.
-#[derive(Debug, Clone)]
-pub struct RecordProviderTest {
-    /// The account.
-    pub provider: ProviderId,
-    /// When the test ended, microseconds since the Unix epoch.
-    pub tested_at: i64,
-    /// How long it took, milliseconds.
-    pub latency_milliseconds: u32,
-    /// What the server said.
-    pub message: String,
-    /// Whether it let us in, and if not, what that says about the account.
-    pub result: Result<(), Option<Trouble>>,
-}
-
-impl Command for RecordProviderTest {
-    type State = Versioned<Provider>;
-    type Rejected = Rejected;
-
-    fn streams(&self) -> Vec<StreamId> {
-        vec![StreamId::Provider(self.provider.clone())]
-    }
-
-    fn decide(&self, state: &Self::State, _: &Moment) -> Result<Vec<crate::Event>, Rejected> {
-        existing(state)?;
-        if state.last_tested_at.is_some_and(|at| at >= self.tested_at) {
-            return Ok(vec![]);
-        }
-        let facts = Tested {
-            provider: self.provider.clone(),
-            success: self.result.is_ok(),
-            latency_milliseconds: self.latency_milliseconds,
-            tested_at: self.tested_at,
-        };
-        let said = Said { message: self.message.clone() };
-        let tested = Event::Tested(Halves::new(facts, said.clone()));
-        let consequence = match self.result {
-            Ok(()) if state.trouble.is_some() => {
-                Some(Event::Mended(Subject { provider: self.provider.clone() }.into()))
-            }
-            Err(Some(trouble)) => broken(&self.provider, state, trouble, said),
-            _ => None,
-        };
-        Ok(std::iter::once(tested).chain(consequence).map(crate::Event::Provider).collect())
-    }
-}
-
-/// Records that an account cannot be used until it is mended.
-#[derive(Debug, Clone)]
-pub struct BreakProvider {
-    /// The account.
-    pub provider: ProviderId,
-    /// Why.
-    pub trouble: Trouble,
-    /// What the server said.
-    pub message: String,
-}
-
-impl Command for BreakProvider {
-    type State = Versioned<Provider>;
-    type Rejected = Rejected;
-
-    fn streams(&self) -> Vec<StreamId> {
-        vec![StreamId::Provider(self.provider.clone())]
-    }
-
-    fn decide(&self, state: &Self::State, _: &Moment) -> Result<Vec<crate::Event>, Rejected> {
-        existing(state)?;
-        let event = broken(&self.provider, state, self.trouble, Said { message: self.message.clone() });
-        Ok(event.into_iter().map(crate::Event::Provider).collect())
-    }
-}
-
-/// Returns the event that marks an account broken, unless it is already.
-pub(crate) fn broken(provider: &ProviderId, state: &Provider, trouble: Trouble, said: Said) -> Option<Event> {
-    let usable = matches!(state.status, Status::Active | Status::Inactive) && state.trouble.is_none();
-    usable.then(|| Event::Broken(Halves::new(Broken { provider: provider.clone(), trouble }, said)))
 }
 
 /// Deletes an account for good. Mail that waits for it finds another or ends.

@@ -143,7 +143,12 @@ impl Routing {
             E::Mended(_) => account.broken = false,
             E::Activated(_) => account.active = true,
             E::Deactivated(_) => account.active = false,
-            E::Created(_) | E::Deleted(_) | E::CredentialsReplaced(_) | E::Tested(_) => {}
+            E::Created(_)
+            | E::Deleted(_)
+            | E::CredentialsReplaced(_)
+            | E::Tested(_)
+            | E::TopicBound(_)
+            | E::TopicReleased(_) => {}
         }
     }
 

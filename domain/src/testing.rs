@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 mod sending;
 
-pub use sending::{accept, domain_found, provider_created, with_money};
+pub use sending::{accept, domain_found, provider_created, ses_created, with_money};
 
 use crate::entity::{Entity, State, Versioned};
 use crate::id::{
@@ -22,6 +22,23 @@ use crate::{Command, Event, Moment, StreamId, api_key, mailbox, message, sending
 
 /// The time at which every scenario takes place, microseconds since the Unix epoch.
 pub const NOW: i64 = 1_700_000_000_000_000;
+
+/// A command that writes an event as it is, whatever happened before.
+#[derive(Debug, Clone)]
+pub struct Put(pub Event);
+
+impl Command for Put {
+    type State = ();
+    type Rejected = std::convert::Infallible;
+
+    fn streams(&self) -> Vec<StreamId> {
+        self.0.stream().into_iter().collect()
+    }
+
+    fn decide(&self, (): &(), _: &Moment) -> Result<Vec<Event>, Self::Rejected> {
+        Ok(vec![self.0.clone()])
+    }
+}
 
 /// Returns the state of a command's streams after a history.
 pub fn fold<S: State>(streams: &[StreamId], history: &[Event]) -> S {

@@ -17,6 +17,9 @@ use crate::published::WebhookEventType;
 use crate::team::{LimitReached, Resource, Team};
 use crate::{Command, Moment, StreamId};
 
+/// What the signing secret of a webhook is sealed for.
+pub const SECRET_PURPOSE: &str = "webhook";
+
 /// Which events an endpoint is told of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscription {

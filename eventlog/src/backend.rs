@@ -8,6 +8,7 @@ use domain::id::{BlobId, Position, SecretId, TeamId};
 use crate::chain::GENESIS;
 use crate::directory::{DirectoryEntry, DirectoryKey};
 use crate::record::StoredRecord;
+use crate::tree::Trees;
 
 /// Where a team's log ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,6 +239,17 @@ pub trait Backend: Send + Sync + 'static {
     /// Returns a sealed secret.
     async fn secret(&self, team: &TeamId, id: &SecretId) -> Result<Option<Vec<u8>>, StoreError>;
 
+    /// Returns a team's sealed secrets in the order of their ids, after a given one, at most `limit`.
+    async fn secrets(
+        &self,
+        team: &TeamId,
+        after: Option<&SecretId>,
+        limit: usize,
+    ) -> Result<Vec<SecretRow>, StoreError>;
+
+    /// Puts other sealed bytes in the place of a secret's, if it still has those that were read. Returns whether it had.
+    async fn replace_secret(&self, team: &TeamId, read: &SecretRow, sealed: &[u8]) -> Result<bool, StoreError>;
+
     /// Erases the personal halves at the given positions; the chain stays whole. Returns how many there were.
     async fn erase_personal(&self, team: &TeamId, positions: &[Position]) -> Result<u64, StoreError>;
 
@@ -247,6 +259,37 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Drops the rows of bodies, with the bytes of those that are inline. Returns how many there were.
     async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError>;
+
+    /// Keeps a value of the installation under a name unless there is one; returns the one that is kept. A store that
+    /// outlives no process keeps nothing.
+    async fn keep_first(&self, _name: &str, value: &str) -> Result<String, StoreError> {
+        Ok(value.to_owned())
+    }
+
+    /// Keeps a value of the installation under a name, instead of the one that may be there.
+    async fn keep(&self, _name: &str, _value: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Returns where the trees over the logs are kept.
+    fn trees(&self) -> &dyn Trees;
+
+    /// Returns inline bodies of a team after one id and before another, in the order of their ids, at most `limit`. A store
+    /// that keeps no bodies of its own has none.
+    async fn inline_blobs(
+        &self,
+        _team: &TeamId,
+        _after: Option<&BlobId>,
+        _before: &BlobId,
+        _limit: usize,
+    ) -> Result<Vec<BlobId>, StoreError> {
+        Ok(vec![])
+    }
+
+    /// Drops the bytes of an inline body, whose object is stored already, and keeps its row. Returns whether it was inline.
+    async fn drop_inline(&self, _team: &TeamId, _id: &BlobId) -> Result<bool, StoreError> {
+        Ok(false)
+    }
 
     /// Ends background work and closes connections.
     async fn close(&self);

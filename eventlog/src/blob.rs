@@ -4,16 +4,25 @@
 //! ones go into an object store first; a body whose append then fails is garbage that nothing refers to.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use domain::id::{BlobId, TeamId};
+use futures_util::{Stream, StreamExt as _};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, ObjectStoreExt, RetryConfig};
 
 use crate::backend::{BlobRow, StoreError};
 
 /// Bodies up to this many bytes are stored in the append transaction: one flush costs less than a file of their own.
 pub const INLINE_BYTES_MAX: usize = 64 * 1024;
+
+/// How long a request to a remote store is repeated that finds nobody, or a server in trouble.
+const RETRY_MAX: Duration = Duration::from_secs(10);
+/// How long a store may take to show at the start that it works.
+const CHECK_MAX: Duration = Duration::from_secs(30);
 
 /// A body that is ready to be stored with its event.
 #[derive(Debug, Clone)]
@@ -53,17 +62,62 @@ impl BlobStore {
         Ok(Self::new(Arc::new(objects)))
     }
 
-    /// Returns a blob store in an S3 bucket under a prefix; endpoint, region and credentials come from the usual `AWS_*`
-    /// environment variables.
+    /// Returns a blob store in an S3 bucket under a prefix; endpoint, region and credentials are those of the `AWS_*` variables
+    /// among the given ones.
     ///
     /// # Errors
     /// The settings are not complete.
-    pub fn s3(bucket: &str, prefix: &str) -> Result<Self, StoreError> {
-        let objects = object_store::aws::AmazonS3Builder::from_env()
-            .with_bucket_name(bucket)
-            .build()
-            .map_err(|e| StoreError::Unavailable(e.to_string()))?;
-        Ok(Self::new(Arc::new(object_store::prefix::PrefixStore::new(objects, prefix))))
+    pub fn s3(
+        bucket: &str,
+        prefix: &str,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, StoreError> {
+        let retry = RetryConfig { max_retries: 4, retry_timeout: RETRY_MAX, ..RetryConfig::default() };
+        let mut builder = AmazonS3Builder::new().with_bucket_name(bucket).with_retry(retry);
+        for (name, value) in variables {
+            let name = name.to_ascii_lowercase();
+            if name.starts_with("aws_")
+                && let Ok(key) = name.parse::<AmazonS3ConfigKey>()
+            {
+                builder = builder.with_config(key, value);
+            }
+        }
+        let objects = builder.build().map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        Ok(Self::new(Arc::new(PrefixStore::new(objects, prefix))))
+    }
+
+    /// Writes an object, reads it and drops it: what cannot be done now would fail with the first large mail.
+    ///
+    /// # Errors
+    /// The store does not take it, does not give it back, or does not answer in time.
+    pub async fn check(&self, nonce: [u8; 16]) -> Result<(), StoreError> {
+        let path = Path::from_iter(["probe".to_owned(), nonce.iter().map(|byte| format!("{byte:02x}")).collect()]);
+        let unavailable = |e: object_store::Error| StoreError::Unavailable(e.to_string());
+        let look = async {
+            self.objects.put(&path, Bytes::copy_from_slice(&nonce).into()).await.map_err(refused)?;
+            let found = self.objects.get(&path).await.map_err(unavailable)?.bytes().await.map_err(unavailable)?;
+            self.objects.delete(&path).await.map_err(unavailable)?;
+            let same = found == nonce.as_slice();
+            same.then_some(()).ok_or_else(|| StoreError::Corrupt("what was stored came back changed".to_owned()))
+        };
+        let late = |_| StoreError::Unavailable(format!("no answer within {} s", CHECK_MAX.as_secs()));
+        tokio::time::timeout(CHECK_MAX, look).await.map_err(late)?
+    }
+
+    /// Returns the ids of a team's objects with when each was stored, microseconds since the Unix epoch, as they come.
+    pub(crate) fn list(&self, team: &TeamId) -> impl Stream<Item = Result<(BlobId, i64), StoreError>> + use<> {
+        let prefix = Path::from(team.as_str());
+        let objects = self.objects.list(Some(&prefix));
+        objects.filter_map(|found| {
+            std::future::ready(match found {
+                // What is not ours is left alone.
+                Ok(object) => {
+                    let id = object.location.filename().and_then(|name| name.parse::<BlobId>().ok());
+                    id.map(|id| Ok((id, object.last_modified.timestamp_micros())))
+                }
+                Err(e) => Some(Err(StoreError::Unavailable(e.to_string()))),
+            })
+        })
     }
 
     /// Returns a blob store in memory, for tests and simulation.

@@ -32,10 +32,15 @@ pub fn hash(previous: &[u8; 32], record: &StoredRecord) -> [u8; 32] {
     let mut hasher = Sha256::new();
     hasher.update(RECORD_TAG);
     hasher.update(previous);
-    let mut field = |bytes: &[u8]| {
+    fields(record, |bytes| {
         hasher.update(u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
         hasher.update(bytes);
-    };
+    });
+    hasher.finalize().into()
+}
+
+/// Tells every field of a record that is hashed, in this order. What they are is part of the chain for ever.
+pub(crate) fn fields(record: &StoredRecord, mut field: impl FnMut(&[u8])) {
     field(record.team.as_str().as_bytes());
     field(&record.epoch.to_be_bytes());
     field(&record.position.to_be_bytes());
@@ -51,7 +56,6 @@ pub fn hash(previous: &[u8; 32], record: &StoredRecord) -> [u8; 32] {
     field(record.causation.as_deref().unwrap_or_default().as_bytes());
     field(record.correlation.as_bytes());
     field(&record.at.to_be_bytes());
-    hasher.finalize().into()
 }
 
 /// The first place where a log is not what was written.

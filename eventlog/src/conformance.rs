@@ -4,6 +4,7 @@
 //! engine can be asked for (a hole made by hand, a full disk) is a test of that engine.
 
 mod atomic;
+mod bodies;
 mod chain;
 mod content;
 mod directory;
@@ -13,6 +14,7 @@ mod nodes;
 mod order;
 mod queue;
 mod support;
+mod tree;
 
 use std::sync::Arc;
 
@@ -21,6 +23,7 @@ use async_trait::async_trait;
 use crate::backend::Backend;
 
 pub use atomic::*;
+pub use bodies::*;
 pub use chain::*;
 pub use content::*;
 pub use directory::*;
@@ -29,6 +32,7 @@ pub use idempotency::*;
 pub use nodes::*;
 pub use order::*;
 pub use queue::*;
+pub use tree::*;
 
 /// An empty store for one test.
 #[async_trait]
@@ -66,7 +70,13 @@ macro_rules! conformance_suite {
             any_text_comes_back_equal_or_is_refused_alone
             bodies_come_back_equal
             an_erased_body_is_gone_and_its_event_stays
+            old_bodies_move_out_and_read_the_same
+            a_mover_that_stopped_anywhere_is_gone_on_with
+            an_erasure_beside_a_mover_is_final
+            orphans_are_dropped_once_they_are_old_and_only_they
             secrets_come_back_equal_and_only_in_their_place
+            secrets_are_sealed_anew_under_another_master_key
+            a_secret_that_changed_meanwhile_is_not_replaced
             an_address_is_unique_across_teams_until_it_is_closed
             a_key_digest_is_gone_once_it_is_revoked
             one_of_two_claims_in_one_batch_wins
@@ -78,6 +88,10 @@ macro_rules! conformance_suite {
             any_change_of_a_record_is_detected
             erasing_personal_halves_leaves_the_chain_whole
             every_erasure_is_counted
+            checkpoints_prove_every_record
+            two_nodes_that_sign_at_once_agree
+            nothing_is_signed_that_does_not_go_on_from_the_last_checkpoint
+            what_is_to_be_posted_is_found_until_it_is_marked
             folds_equal_a_replay_from_scratch
             folds_stay_right_when_caches_hold_almost_nothing
             snapshots_change_nothing

@@ -26,6 +26,8 @@ pub enum Fault {
     Panic,
     /// The process dies on the spot.
     Abort,
+    /// The disk does not take the flush.
+    Flush,
 }
 
 /// Failpoints of one log or store: at most one is armed, and it fires once. Cheap to clone.
@@ -33,6 +35,20 @@ pub enum Fault {
 pub struct Failpoints {
     #[cfg(feature = "failpoints")]
     armed: std::sync::Arc<std::sync::Mutex<Option<(Point, Fault)>>>,
+    #[cfg(feature = "failpoints")]
+    observer: Option<Observer>,
+}
+
+/// Is told of every point that is passed.
+#[cfg(feature = "failpoints")]
+#[derive(Clone)]
+struct Observer(std::sync::Arc<dyn Fn(Point) + Send + Sync>);
+
+#[cfg(feature = "failpoints")]
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observer")
+    }
 }
 
 #[cfg(feature = "failpoints")]
@@ -46,26 +62,41 @@ impl Failpoints {
         *self.armed() = Some((point, fault));
     }
 
+    /// Returns failpoints that tell a function of every point that is passed, and pass it when the function returns.
+    #[must_use]
+    pub fn observed(observer: impl Fn(Point) + Send + Sync + 'static) -> Self {
+        Self { observer: Some(Observer(std::sync::Arc::new(observer))), ..Self::default() }
+    }
+
     /// Returns whether the armed point has not fired yet.
     #[must_use]
     pub fn is_armed(&self) -> bool {
         self.armed().is_some()
     }
 
+    /// Returns whether each statement is passed by itself.
+    pub(crate) fn goes_step_by_step(&self) -> bool {
+        self.is_armed() || self.observer.is_some()
+    }
+
     pub(crate) fn hit(&self, point: Point) -> Result<(), AppendError> {
+        if let Some(Observer(observer)) = &self.observer {
+            observer(point);
+        }
         let fault = self.armed().take_if(|(armed, _)| *armed == point);
         match fault {
             None => Ok(()),
             Some((_, Fault::Error)) => Err(AppendError::Unavailable(format!("failpoint {point:?}"))),
             Some((_, Fault::Panic)) => panic!("failpoint {point:?}"),
             Some((_, Fault::Abort)) => std::process::abort(),
+            Some((_, Fault::Flush)) => Err(AppendError::Flush(format!("failpoint {point:?}"))),
         }
     }
 }
 
 #[cfg(not(feature = "failpoints"))]
 impl Failpoints {
-    pub(crate) fn is_armed(&self) -> bool {
+    pub(crate) fn goes_step_by_step(&self) -> bool {
         false
     }
 

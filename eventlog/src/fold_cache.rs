@@ -9,7 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use domain::id::TeamId;
+use domain::id::{Position, TeamId};
 use domain::{Entity, StreamId, Versioned};
 use lru::LruCache;
 
@@ -24,6 +24,14 @@ pub(crate) struct Known {
     pub(crate) head: Head,
     /// 0 for a head that is not in the cache.
     generation: u64,
+}
+
+#[cfg(feature = "model")]
+impl Known {
+    /// Returns a head that is known from outside the cache.
+    pub(crate) fn of(head: Head) -> Self {
+        Self { head, generation: 0 }
+    }
 }
 
 /// Marks when a read of a head began, see [`FoldCache::read_began`].
@@ -101,6 +109,15 @@ impl FoldCache {
         let mut inner = self.lock();
         inner.moves[counter(team)] += 1;
         inner.heads.pop(team);
+    }
+
+    /// Forgets everything of a team whose log is known to reach further than the head known here.
+    pub(crate) fn outgrown(&self, team: &TeamId, position: Position) {
+        let mut inner = self.lock();
+        if inner.heads.peek(team).is_some_and(|known| known.head.position < position) {
+            inner.moves[counter(team)] += 1;
+            inner.heads.pop(team);
+        }
     }
 
     /// Returns what must still hold when a fold is added: it proves that the head was known before the fold was read
@@ -225,6 +242,20 @@ mod tests {
         assert!(cache.known(&team).is_none());
         let again = note(&cache, &team, 2);
         assert!(cache.fold(&team, &StreamId::Team, again).is_none());
+    }
+
+    #[test]
+    fn folds_older_than_what_was_read_of_the_log_are_not_believed() {
+        let (cache, team) = cache();
+        let known = note(&cache, &team, 2);
+        cache.add(&team, StreamId::Team, fold(1), known);
+        cache.outgrown(&team, 2);
+        assert!(cache.fold(&team, &StreamId::Team, known).is_some());
+        let slow = cache.read_began(&team);
+        cache.outgrown(&team, 3);
+        assert!(cache.known(&team).is_none() && cache.fold(&team, &StreamId::Team, known).is_none());
+        cache.note_head(&team, head(2), slow);
+        assert!(cache.known(&team).is_none());
     }
 
     #[test]

@@ -8,6 +8,8 @@
 
 mod attempt;
 mod job;
+#[cfg(feature = "model")]
+pub mod model;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -228,6 +230,9 @@ impl Lane {
                 self.shared.folds.advance(team, from, *head, moved);
             }
             self.shared.wake.moved(team, head.position);
+        }
+        if !attempted.batch.heads.is_empty() {
+            self.shared.wake.wrote();
         }
         for (job, fate) in jobs.into_iter().zip(attempted.fates) {
             match fate {

@@ -17,16 +17,20 @@
 mod allot;
 mod backend;
 mod blob;
+mod bodies;
 pub mod chain;
+pub mod checkpoint;
 #[cfg(feature = "conformance")]
 #[expect(clippy::unwrap_used, reason = "a broken promise may fail loudly")]
 pub mod conformance;
 mod directory;
+pub mod export;
 mod failpoint;
 mod fold_cache;
 mod lane;
 mod log;
 mod memory;
+pub mod merkle;
 pub mod postgres;
 mod record;
 mod rows;
@@ -35,6 +39,7 @@ pub mod sqlite;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod transact;
+mod tree;
 mod wake;
 
 pub use allot::Allot;
@@ -43,11 +48,15 @@ pub use backend::{
     StreamHistory,
 };
 pub use blob::{BlobStore, INLINE_BYTES_MAX, StagedBlob};
+pub use bodies::{MovedBodies, Orphans};
 pub use directory::{DirectoryEntry, DirectoryKey, DirectoryTarget};
 pub use failpoint::{Failpoints, Fault, Point};
-pub use log::{Entropy, EventLog, LogError, Options};
+#[cfg(feature = "model")]
+pub use lane::model;
+pub use log::{Entropy, EventLog, LogError, Options, Resealed};
 pub use memory::MemoryBackend;
 pub use record::{CorruptRecord, Recorded, StoredPersonal, StoredRecord};
 pub use secret::{MasterKey, SealError, SecretText};
 pub use transact::{Answer, Appended, Idempotency, Outcome, Submission, TransactError};
+pub use tree::{CheckpointRow, Growth, Proof, Refusal, SignError, Signed, Signer, Trees};
 pub use wake::{Wake, WakeListener};

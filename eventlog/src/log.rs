@@ -68,6 +68,17 @@ impl Options {
     }
 }
 
+/// What sealing secrets anew has done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resealed {
+    /// How many were sealed with the current key.
+    pub resealed: u64,
+    /// Those that none of the keys opens.
+    pub unopened: Vec<SecretId>,
+    /// The last that was looked at; `None` at the end.
+    pub last: Option<SecretId>,
+}
+
 /// The log could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -100,9 +111,29 @@ pub(crate) struct Shared {
     pub(crate) master_key: MasterKey,
     pub(crate) failed: CancellationToken,
     pub(crate) failpoints: Failpoints,
-    blobs: BlobStore,
+    pub(crate) blobs: BlobStore,
     entropy: Entropy,
     epoch: u16,
+}
+
+#[cfg(feature = "model")]
+impl Shared {
+    /// Returns what decisions need besides folds: a key to seal answers with, and bytes that are not random, so that the
+    /// same decision is the same value for ever.
+    pub(crate) fn for_model() -> Self {
+        let one = NonZeroUsize::MIN;
+        Self {
+            backend: Arc::new(crate::memory::MemoryBackend::default()),
+            folds: FoldCache::new(one, one),
+            wake: Wake::default(),
+            master_key: MasterKey::new(&[0; 32]),
+            failed: CancellationToken::new(),
+            failpoints: Failpoints::default(),
+            blobs: BlobStore::memory(),
+            entropy: Arc::new(|bytes: &mut [u8]| bytes.fill(0)),
+            epoch: 1,
+        }
+    }
 }
 
 impl Shared {
@@ -193,7 +224,7 @@ impl Shared {
 /// The log of every team of an installation. Cheap to clone.
 #[derive(Clone)]
 pub struct EventLog {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     lanes: Arc<[mpsc::Sender<Box<dyn Job>>]>,
     tasks: TaskTracker,
 }
@@ -300,6 +331,9 @@ impl EventLog {
 
     /// Returns the records after a position, in order, at most `limit`; empty at the head.
     ///
+    /// States that are folded afterwards know of these records: they may be committed before the append that wrote
+    /// them has been answered, and nobody must act on a record and find that it never happened.
+    ///
     /// # Errors
     /// The store does not answer, a record is not readable, or the page has a hole.
     pub async fn read(&self, team: &TeamId, after: Position, limit: usize) -> Result<Vec<Recorded>, LogError> {
@@ -322,6 +356,9 @@ impl EventLog {
             if record.position != expected {
                 return Err(LogError::Gap { team: team.clone(), expected, found: record.position });
             }
+        }
+        if let Some(last) = page.last() {
+            self.shared.folds.outgrown(team, last.position);
         }
         Ok(page)
     }
@@ -360,9 +397,7 @@ impl EventLog {
 
     /// Tells this node that a team's log has grown elsewhere: its folds are read anew and its followers wake.
     pub fn note_moved(&self, team: &TeamId, head: Position) {
-        if self.shared.folds.known(team).is_some_and(|known| known.head.position < head) {
-            self.shared.folds.forget(team);
-        }
+        self.shared.folds.outgrown(team, head);
         self.shared.wake.moved(team, head);
     }
 
@@ -438,6 +473,38 @@ impl EventLog {
         }
     }
 
+    /// Seals a page of a team's secrets anew that an earlier master key had sealed: those after a given one, at most
+    /// `limit`. `purposes` are all that secrets are sealed for.
+    ///
+    /// Whoever reads meanwhile reads one or the other. May be repeated at any time.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn reseal(
+        &self,
+        team: &TeamId,
+        after: Option<&SecretId>,
+        limit: usize,
+        purposes: &[&str],
+    ) -> Result<Resealed, LogError> {
+        let shared = &self.shared;
+        let mut done = Resealed::default();
+        for row in shared.backend.secrets(team, after, limit).await? {
+            let seal = |purpose: &&str| {
+                shared.master_key.reseal(shared.random(), team, row.id.as_str(), purpose, &row.sealed).ok()
+            };
+            match purposes.iter().find_map(seal) {
+                Some(Some(sealed)) => {
+                    done.resealed += u64::from(shared.backend.replace_secret(team, &row, &sealed).await?);
+                }
+                Some(None) => {}
+                None => done.unopened.push(row.id.clone()),
+            }
+            done.last = Some(row.id);
+        }
+        Ok(done)
+    }
+
     /// Drops answers older than 24 hours, at most `limit`; returns how many.
     ///
     /// # Errors
@@ -475,11 +542,37 @@ impl EventLog {
     /// # Errors
     /// A store does not answer; what was not erased then is erased by asking again.
     pub async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, LogError> {
-        // The rows last: as long as a row is there, asking again finds its body.
+        // The rows after them: as long as a row is there, asking again finds its body.
         for id in ids {
             self.shared.blobs.delete(team, id).await?;
         }
-        Ok(self.shared.backend.erase_blobs(team, ids).await?)
+        let erased = self.shared.backend.erase_blobs(team, ids).await?;
+        // A mover may have written a body between the two. Without its row it drops what it writes from here on itself.
+        for id in ids {
+            self.shared.blobs.delete(team, id).await?;
+        }
+        Ok(erased)
+    }
+
+    /// Keeps a value of the installation under a name unless there is one; returns the one that is kept. It is not part of
+    /// any team's log.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn keep_first(&self, name: &str, value: &str) -> Result<String, LogError> {
+        Ok(self.shared.backend.keep_first(name, value).await?)
+    }
+
+    /// Keeps a value of the installation under a name, instead of the one that may be there.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn keep(&self, name: &str, value: &str) -> Result<(), LogError> {
+        Ok(self.shared.backend.keep(name, value).await?)
+    }
+
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        &*self.shared.backend
     }
 
     /// Waits until a flush has failed; the process must then stop.

@@ -1,5 +1,7 @@
 //! A log in memory: a real implementation with every promise but surviving the process, for tests and simulation.
 
+mod tree;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,13 +10,16 @@ use domain::StreamId;
 use domain::id::{BlobId, Position, SecretId, TeamId};
 
 use crate::backend::{
-    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, Head, Hold, SnapshotRow, StoreError, StreamHistory,
+    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, Head, Hold, SecretRow, SnapshotRow, StoreError,
+    StreamHistory,
 };
 use crate::directory::{DirectoryEntry, DirectoryKey};
+use crate::merkle::tiles::Tiles;
 use crate::record::StoredRecord;
+use crate::tree::{CheckpointRow, Trees};
 
-#[derive(Default)]
-struct Team {
+#[derive(Clone, Default)]
+pub(crate) struct Team {
     head: Option<(Head, i64)>,
     records: Vec<StoredRecord>,
     /// The last version of each stream.
@@ -25,10 +30,13 @@ struct Team {
     secrets: BTreeMap<SecretId, Vec<u8>>,
     snapshots: BTreeMap<String, SnapshotRow>,
     erasures: i64,
+    tiles: Tiles,
+    checkpoints: BTreeMap<Position, CheckpointRow>,
 }
 
-#[derive(Default)]
-struct Store {
+/// What the backend holds, as a value.
+#[derive(Clone, Default)]
+pub(crate) struct Store {
     teams: BTreeMap<TeamId, Team>,
     answers: BTreeMap<AnswerKey, AnswerRow>,
     directory: BTreeMap<DirectoryKey, DirectoryEntry>,
@@ -62,6 +70,32 @@ fn repeats<T: std::hash::Hash + Eq>(keys: impl Iterator<Item = T>) -> bool {
     !keys.into_iter().all(|key| seen.insert(key))
 }
 
+#[cfg(feature = "model")]
+impl Store {
+    pub(crate) fn head(&self, team: &TeamId) -> Option<Head> {
+        self.teams.get(team).and_then(|team| team.head).map(|(head, _)| head)
+    }
+
+    pub(crate) fn records(&self, team: &TeamId) -> &[StoredRecord] {
+        self.teams.get(team).map_or(&[], |team| &team.records)
+    }
+
+    pub(crate) fn records_of(&self, team: &TeamId, stream: &StreamId) -> impl Iterator<Item = &StoredRecord> {
+        let places = |team: &Team| team.places.get(&stream.to_string()).cloned().unwrap_or_default();
+        let places = self.teams.get(team).map(places).unwrap_or_default();
+        let records = self.records(team);
+        places.into_iter().filter_map(|position| records.get(index(position - 1)))
+    }
+
+    pub(crate) fn answer(&self, key: &AnswerKey) -> Option<&AnswerRow> {
+        self.answers.get(key)
+    }
+
+    pub(crate) fn entry(&self, key: &DirectoryKey) -> Option<&DirectoryEntry> {
+        self.directory.get(key)
+    }
+}
+
 impl Store {
     fn conflicts(&self, batch: &Batch) -> bool {
         let mut next: BTreeMap<&TeamId, usize> = BTreeMap::new();
@@ -86,7 +120,7 @@ impl Store {
                 !batch.releases.iter().any(|(team, id)| *team == entry.team && id == entry.target.id())
             })
         });
-        let has_secret = |(team, row): &(TeamId, crate::SecretRow)| {
+        let has_secret = |(team, row): &(TeamId, SecretRow)| {
             self.teams.get(team).is_some_and(|team| team.secrets.contains_key(&row.id))
         };
         let has_blob =
@@ -102,7 +136,7 @@ impl Store {
             || repeats(batch.blobs.iter().map(|(team, row)| (team, &row.id)))
     }
 
-    fn append(&mut self, batch: &Batch) -> Result<(), AppendError> {
+    pub(crate) fn append(&mut self, batch: &Batch) -> Result<(), AppendError> {
         if self.conflicts(batch) {
             return Err(AppendError::Conflict);
         }
@@ -252,6 +286,31 @@ impl Backend for MemoryBackend {
         Ok(self.store().teams.get(team).and_then(|t| t.secrets.get(id).cloned()))
     }
 
+    async fn secrets(
+        &self,
+        team: &TeamId,
+        after: Option<&SecretId>,
+        limit: usize,
+    ) -> Result<Vec<SecretRow>, StoreError> {
+        let store = self.store();
+        let Some(team) = store.teams.get(team) else { return Ok(vec![]) };
+        let mut rows: Vec<_> = team
+            .secrets
+            .iter()
+            .filter(|(id, _)| after.is_none_or(|after| *id > after))
+            .map(|(id, sealed)| SecretRow { id: id.clone(), sealed: sealed.clone() })
+            .collect();
+        rows.sort_by(|a, b| a.id.cmp(&b.id));
+        rows.truncate(limit);
+        Ok(rows)
+    }
+
+    async fn replace_secret(&self, team: &TeamId, read: &SecretRow, sealed: &[u8]) -> Result<bool, StoreError> {
+        let mut store = self.store();
+        let found = store.teams.get_mut(team).and_then(|team| team.secrets.get_mut(&read.id));
+        Ok(found.filter(|found| **found == read.sealed).map(|found| *found = sealed.to_vec()).is_some())
+    }
+
     async fn erase_personal(&self, team: &TeamId, positions: &[Position]) -> Result<u64, StoreError> {
         let mut store = self.store();
         let Some(team) = store.teams.get_mut(team) else { return Ok(0) };
@@ -280,6 +339,30 @@ impl Backend for MemoryBackend {
         let Some(team) = store.teams.get_mut(team) else { return Ok(0) };
         let erased = ids.iter().filter(|id| team.blobs.remove(*id).is_some()).count();
         Ok(u64::try_from(erased).unwrap_or(u64::MAX))
+    }
+
+    fn trees(&self) -> &dyn Trees {
+        self
+    }
+
+    async fn inline_blobs(
+        &self,
+        team: &TeamId,
+        after: Option<&BlobId>,
+        before: &BlobId,
+        limit: usize,
+    ) -> Result<Vec<BlobId>, StoreError> {
+        let store = self.store();
+        let rows = store.teams.get(team).into_iter().flat_map(|team| team.blobs.values());
+        let wanted =
+            |row: &&BlobRow| row.inline.is_some() && row.id < *before && after.is_none_or(|after| row.id > *after);
+        Ok(rows.filter(wanted).take(limit).map(|row| row.id.clone()).collect())
+    }
+
+    async fn drop_inline(&self, team: &TeamId, id: &BlobId) -> Result<bool, StoreError> {
+        let mut store = self.store();
+        let row = store.teams.get_mut(team).and_then(|team| team.blobs.get_mut(id));
+        Ok(row.is_some_and(|row| row.inline.take().is_some()))
     }
 
     async fn close(&self) {}

@@ -5,8 +5,14 @@
 //! All of it lies in the schema `log`.
 
 mod cells;
+mod moving;
+mod notify;
 mod read;
 mod relocate;
+mod servers;
+#[cfg(test)]
+mod tests;
+mod tree;
 mod write;
 
 use std::time::Duration;
@@ -16,19 +22,25 @@ use domain::StreamId;
 use domain::id::{BlobId, Position, SecretId, TeamId};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgPool, Postgres, Transaction};
+use sqlx::{PgPool, Postgres, Transaction};
 
 use crate::backend::{
-    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, Head, Hold, SnapshotRow, StoreError, StreamHistory,
+    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, Head, Hold, SecretRow, SnapshotRow, StoreError,
+    StreamHistory,
 };
 use crate::directory::{DirectoryEntry, DirectoryKey};
 use crate::record::StoredRecord;
 use crate::rows::{all, limited, signed};
+use crate::tree::Trees;
 
 pub use cells::{CellConfig, CellsBackend, HOME};
-use read::{HISTORIES, READ, SNAPSHOTS, unavailable};
+pub use notify::notify;
 pub use relocate::{MoveError, Step};
-use write::{FROZEN, append_error};
+pub use servers::{Answering, Servers};
+
+use moving::changed;
+use read::{HISTORIES, READ, SNAPSHOTS, unavailable};
+use write::append_error;
 
 /// A connection that rested longer than this is tried before it is used: the server may have been restarted.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
@@ -36,7 +48,7 @@ const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 /// How the server is reached.
 #[derive(Clone)]
 pub struct Config {
-    /// `postgres://user:password@host:port/database`
+    /// `postgres://user:password@host:port/database`; several hosts are separated by commas, see [`Servers`].
     pub url: String,
     /// The most connections of this node; more than the log has lanes, since a lane may hold one and read by another.
     pub connections_max: u32,
@@ -86,6 +98,7 @@ pub enum OpenError {
 /// See the module.
 pub struct PostgresBackend {
     pool: PgPool,
+    answering: Answering,
     epoch: u16,
 }
 
@@ -95,23 +108,18 @@ impl PostgresBackend {
     /// # Errors
     /// See [`OpenError`].
     pub async fn open(config: &Config) -> Result<Self, OpenError> {
-        let options: PgConnectOptions = config.url.parse().map_err(OpenError::Connect)?;
-        let options = options.application_name("postlog").disable_statement_logging();
-        let pool = PgPoolOptions::new()
+        Self::open_on(&config.url.parse().map_err(OpenError::Connect)?, config).await
+    }
+
+    /// The same with servers that somebody follows, see [`Servers::follow`]; the URL of the configuration is not looked at.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open_on(servers: &Servers, config: &Config) -> Result<Self, OpenError> {
+        let options = PgPoolOptions::new()
             .max_connections(config.connections_max.max(2))
-            .acquire_timeout(Duration::from_millis(config.connect_timeout_milliseconds))
-            .test_before_acquire(false)
-            .before_acquire(|connection, rest| {
-                Box::pin(async move {
-                    if rest.idle_for > TRUSTED_IDLE {
-                        connection.ping().await?;
-                    }
-                    Ok(true)
-                })
-            })
-            .connect_with(options)
-            .await
-            .map_err(OpenError::Connect)?;
+            .acquire_timeout(Duration::from_millis(config.connect_timeout_milliseconds));
+        let pool = servers.pool(options, TRUSTED_IDLE, session).await.map_err(OpenError::Connect)?;
         let problems = problems(&settings(&pool).await.map_err(OpenError::Connect)?);
         if !problems.is_empty() {
             if !config.dangerous_unsafe_postgres {
@@ -126,7 +134,7 @@ impl PostgresBackend {
             .await
             .map_err(OpenError::Connect)?;
         let epoch = u16::try_from(epoch).map_err(|_| OpenError::Damaged(format!("epoch {epoch}")))?;
-        Ok(Self { pool, epoch })
+        Ok(Self { pool, answering: servers.answering(), epoch })
     }
 
     /// Begins a new epoch: after a restore from a backup, ids of events that were lost must not be taken for new ones.
@@ -142,6 +150,11 @@ impl PostgresBackend {
         backend.close().await;
         u16::try_from(epoch).map_err(|_| OpenError::Damaged(format!("epoch {epoch}")))
     }
+}
+
+/// Adds what every session is told: a node that stops in the middle of a transaction does not keep its locks for ever.
+fn session(options: PgConnectOptions) -> PgConnectOptions {
+    options.options([("idle_in_transaction_session_timeout", "10s")])
 }
 
 async fn migrate(pool: &PgPool) -> Result<(), OpenError> {
@@ -180,16 +193,19 @@ fn problems(settings: &[(String, String)]) -> Vec<String> {
     problems
 }
 
-/// Returns whether a team is on its way to another database: what is erased here then might be copied already. It stays
-/// as it is until the transaction ends.
-async fn is_frozen(transaction: &mut Transaction<'_, Postgres>, team: &TeamId) -> Result<bool, sqlx::Error> {
-    let frozen = sqlx::query_scalar("SELECT frozen_at IS NOT NULL FROM log.heads WHERE team_id = $1 FOR UPDATE");
-    Ok(frozen.bind(team.as_str()).fetch_optional(&mut **transaction).await?.unwrap_or(false))
+/// What is asked of the server ends when the server is given up.
+trait Guarded<T>: Future<Output = Result<T, sqlx::Error>> + Sized {
+    async fn guarded(self, answering: &Answering) -> Result<T, sqlx::Error> {
+        answering.guard(self).await
+    }
 }
+
+impl<T, F: Future<Output = Result<T, sqlx::Error>>> Guarded<T> for F {}
 
 /// Row locks on some heads.
 struct Held {
     transaction: Transaction<'static, Postgres>,
+    answering: Answering,
 }
 
 impl Held {
@@ -205,7 +221,8 @@ impl Held {
 #[async_trait]
 impl Hold for Held {
     async fn append(self: Box<Self>, batch: &Batch) -> Result<(), AppendError> {
-        self.write(batch).await.map_err(|e| append_error(&e))
+        let answering = self.answering.clone();
+        answering.guard(self.write(batch)).await.map_err(|e| append_error(&e))
     }
 }
 
@@ -213,7 +230,7 @@ impl PostgresBackend {
     async fn lock(&self, teams: &[TeamId]) -> Result<Box<Held>, sqlx::Error> {
         let mut transaction = self.pool.begin().await?;
         write::lock(&mut transaction, teams).await?;
-        Ok(Box::new(Held { transaction }))
+        Ok(Box::new(Held { transaction, answering: self.answering.clone() }))
     }
 
     async fn write(&self, batch: &Batch) -> Result<(), sqlx::Error> {
@@ -236,6 +253,7 @@ impl Backend for PostgresBackend {
         let rows = sqlx::query("SELECT team_id, epoch, position, hash FROM log.heads WHERE team_id = ANY($1::text[])")
             .bind(teams)
             .fetch_all(&self.pool)
+            .guarded(&self.answering)
             .await
             .map_err(|e| unavailable(&e))?;
         all(&rows, read::head)
@@ -248,6 +266,7 @@ impl Backend for PostgresBackend {
         .bind(at)
         .bind(limited(limit))
         .fetch_all(&self.pool)
+        .guarded(&self.answering)
         .await
         .map_err(|e| unavailable(&e))?;
         all(&rows, read::moved)
@@ -256,6 +275,7 @@ impl Backend for PostgresBackend {
     async fn last_moved(&self) -> Result<i64, StoreError> {
         sqlx::query_scalar("SELECT COALESCE(MAX(moved_at), 0) FROM log.heads")
             .fetch_one(&self.pool)
+            .guarded(&self.answering)
             .await
             .map_err(|e| unavailable(&e))
     }
@@ -266,6 +286,7 @@ impl Backend for PostgresBackend {
                 .bind(after.map_or("", TeamId::as_str))
                 .bind(limited(limit))
                 .fetch_all(&self.pool)
+                .guarded(&self.answering)
                 .await
                 .map_err(|e| unavailable(&e))?;
         all(&rows, read::team)
@@ -277,6 +298,7 @@ impl Backend for PostgresBackend {
             .bind(signed(after))
             .bind(limited(limit))
             .fetch_all(&self.pool)
+            .guarded(&self.answering)
             .await
             .map_err(|e| unavailable(&e))?;
         all(&rows, read::record)
@@ -292,6 +314,7 @@ impl Backend for PostgresBackend {
             .bind(&names)
             .bind(domain::entity::SNAPSHOT_VERSION)
             .fetch_all(&self.pool)
+            .guarded(&self.answering)
             .await
             .map_err(|e| unavailable(&e))?;
         let mut histories = vec![StreamHistory::default(); streams.len()];
@@ -308,6 +331,7 @@ impl Backend for PostgresBackend {
             .bind(&names)
             .bind(after)
             .fetch_all(&self.pool)
+            .guarded(&self.answering)
             .await
             .map_err(|e| unavailable(&e))?;
         for (i, record) in all(&rows, |row| Ok((read::index(row, 16)?, read::record(row)?)))? {
@@ -343,6 +367,7 @@ impl Backend for PostgresBackend {
         .bind(snapshots.iter().map(|s| s.state.as_str()).collect::<Vec<_>>())
         .bind(snapshots.iter().map(|s| s.erasures).collect::<Vec<_>>())
         .execute(&self.pool)
+        .guarded(&self.answering)
         .await
         .map_err(|e| unavailable(&e))?;
         Ok(())
@@ -362,6 +387,7 @@ impl Backend for PostgresBackend {
         .bind(keys.iter().map(|k| k.scope.as_str()).collect::<Vec<_>>())
         .bind(keys.iter().map(|k| k.key.as_str()).collect::<Vec<_>>())
         .fetch_all(&self.pool)
+        .guarded(&self.answering)
         .await
         .map_err(|e| unavailable(&e))?;
         all(&rows, read::answer)
@@ -377,6 +403,7 @@ impl Backend for PostgresBackend {
         .bind(before)
         .bind(limited(limit))
         .execute(&self.pool)
+        .guarded(&self.answering)
         .await
         .map_err(|e| unavailable(&e))?;
         Ok(done.rows_affected())
@@ -387,17 +414,18 @@ impl Backend for PostgresBackend {
         let rows = sqlx::query("SELECT entry, team_id, target FROM log.directory WHERE entry = ANY($1::text[])")
             .bind(wanted)
             .fetch_all(&self.pool)
+            .guarded(&self.answering)
             .await
             .map_err(|e| unavailable(&e))?;
         all(&rows, read::entry)
     }
 
     async fn append(&self, batch: &Batch) -> Result<(), AppendError> {
-        self.write(batch).await.map_err(|e| append_error(&e))
+        self.answering.guard(self.write(batch)).await.map_err(|e| append_error(&e))
     }
 
     async fn hold(&self, teams: &[TeamId]) -> Result<Box<dyn Hold>, StoreError> {
-        Ok(self.lock(teams).await.map_err(|e| unavailable(&e))?)
+        Ok(self.answering.guard(self.lock(teams)).await.map_err(|e| unavailable(&e))?)
     }
 
     async fn blob(&self, team: &TeamId, id: &BlobId) -> Result<Option<BlobRow>, StoreError> {
@@ -405,6 +433,7 @@ impl Backend for PostgresBackend {
             .bind(team.as_str())
             .bind(id.as_str())
             .fetch_optional(&self.pool)
+            .guarded(&self.answering)
             .await
             .map_err(|e| unavailable(&e))?;
         row.map(|row| read::blob(id, &row)).transpose().map_err(|e| unavailable(&e))
@@ -415,33 +444,38 @@ impl Backend for PostgresBackend {
             .bind(team.as_str())
             .bind(id.as_str())
             .fetch_optional(&self.pool)
+            .guarded(&self.answering)
             .await
             .map_err(|e| unavailable(&e))
     }
 
+    async fn secrets(
+        &self,
+        team: &TeamId,
+        after: Option<&SecretId>,
+        limit: usize,
+    ) -> Result<Vec<SecretRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT secret_id, sealed FROM log.secrets WHERE team_id = $1 AND secret_id > $2
+             ORDER BY secret_id LIMIT $3",
+        )
+        .bind(team.as_str())
+        .bind(after.map_or("", SecretId::as_str))
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&self.pool)
+        .guarded(&self.answering)
+        .await
+        .map_err(|e| unavailable(&e))?;
+        all(&rows, read::secret)
+    }
+
+    async fn replace_secret(&self, team: &TeamId, read: &SecretRow, sealed: &[u8]) -> Result<bool, StoreError> {
+        let put = self.answering.guard(self.put_secret(team, read, sealed)).await;
+        Ok(changed(put)? > 0)
+    }
+
     async fn erase_personal(&self, team: &TeamId, positions: &[Position]) -> Result<u64, StoreError> {
-        let erase = async {
-            let mut transaction = self.pool.begin().await?;
-            if is_frozen(&mut transaction, team).await? {
-                return Ok(None);
-            }
-            // Snapshots may repeat what is erased, and so may those that are being made.
-            for sql in [
-                "UPDATE log.heads SET erasures = erasures + 1 WHERE team_id = $1",
-                "DELETE FROM log.snapshots WHERE team_id = $1",
-            ] {
-                sqlx::query(sql).bind(team.as_str()).execute(&mut *transaction).await?;
-            }
-            let done = sqlx::query("DELETE FROM log.personal WHERE team_id = $1 AND position = ANY($2::bigint[])")
-                .bind(team.as_str())
-                .bind(positions.iter().filter_map(|p| i64::try_from(*p).ok()).collect::<Vec<_>>())
-                .execute(&mut *transaction)
-                .await?;
-            transaction.commit().await?;
-            Ok(Some(done.rows_affected()))
-        };
-        let erased = erase.await.map_err(|e: sqlx::Error| unavailable(&e))?;
-        erased.ok_or_else(|| StoreError::Unavailable(FROZEN.to_owned()))
+        changed(self.answering.guard(self.drop_personal(team, positions)).await)
     }
 
     async fn erasures(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<(TeamId, i64)>, StoreError> {
@@ -451,57 +485,90 @@ impl Backend for PostgresBackend {
         .bind(after.map_or("", TeamId::as_str))
         .bind(limited(limit))
         .fetch_all(&self.pool)
+        .guarded(&self.answering)
         .await
         .map_err(|e| unavailable(&e))?;
         all(&rows, read::erasures)
     }
 
     async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError> {
-        let erase = async {
-            let mut transaction = self.pool.begin().await?;
-            if is_frozen(&mut transaction, team).await? {
-                return Ok(None);
+        changed(self.answering.guard(self.drop_blobs(team, ids)).await)
+    }
+
+    async fn keep_first(&self, name: &str, value: &str) -> Result<String, StoreError> {
+        loop {
+            let kept = sqlx::query_scalar("SELECT value FROM log.installation_values WHERE name = $1")
+                .bind(name)
+                .fetch_optional(&self.pool)
+                .guarded(&self.answering)
+                .await
+                .map_err(|e| unavailable(&e))?;
+            if let Some(kept) = kept {
+                return Ok(kept);
             }
-            let done = sqlx::query("DELETE FROM log.blobs WHERE team_id = $1 AND blob_id = ANY($2::text[])")
-                .bind(team.as_str())
-                .bind(ids.iter().map(BlobId::as_str).collect::<Vec<_>>())
-                .execute(&mut *transaction)
-                .await?;
-            transaction.commit().await?;
-            Ok(Some(done.rows_affected()))
-        };
-        let erased = erase.await.map_err(|e: sqlx::Error| unavailable(&e))?;
-        erased.ok_or_else(|| StoreError::Unavailable(FROZEN.to_owned()))
+            sqlx::query(
+                "INSERT INTO log.installation_values (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING",
+            )
+            .bind(name)
+            .bind(value)
+            .execute(&self.pool)
+            .guarded(&self.answering)
+            .await
+            .map_err(|e| unavailable(&e))?;
+        }
+    }
+
+    async fn keep(&self, name: &str, value: &str) -> Result<(), StoreError> {
+        let sql = "INSERT INTO log.installation_values (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+        sqlx::query(sql)
+            .bind(name)
+            .bind(value)
+            .execute(&self.pool)
+            .guarded(&self.answering)
+            .await
+            .map(|_| ())
+            .map_err(|e| unavailable(&e))
+    }
+
+    fn trees(&self) -> &dyn Trees {
+        self
+    }
+
+    async fn inline_blobs(
+        &self,
+        team: &TeamId,
+        after: Option<&BlobId>,
+        before: &BlobId,
+        limit: usize,
+    ) -> Result<Vec<BlobId>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT blob_id FROM log.blobs
+             WHERE team_id = $1 AND blob_id > $2 AND blob_id < $3 AND bytes IS NOT NULL
+             ORDER BY blob_id LIMIT $4",
+        )
+        .bind(team.as_str())
+        .bind(after.map_or("", BlobId::as_str))
+        .bind(before.as_str())
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&self.pool)
+        .guarded(&self.answering)
+        .await
+        .map_err(|e| unavailable(&e))?;
+        all(&rows, read::blob_id)
+    }
+
+    async fn drop_inline(&self, team: &TeamId, id: &BlobId) -> Result<bool, StoreError> {
+        sqlx::query("UPDATE log.blobs SET bytes = NULL WHERE team_id = $1 AND blob_id = $2 AND bytes IS NOT NULL")
+            .bind(team.as_str())
+            .bind(id.as_str())
+            .execute(&self.pool)
+            .guarded(&self.answering)
+            .await
+            .map(|done| done.rows_affected() > 0)
+            .map_err(|e| unavailable(&e))
     }
 
     async fn close(&self) {
         self.pool.close().await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settings(fsync: &str, pages: &str, commit: &str) -> Vec<(String, String)> {
-        [("fsync", fsync), ("full_page_writes", pages), ("synchronous_commit", commit), ("server_encoding", "UTF8")]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into()
-    }
-
-    #[test]
-    fn every_setting_that_can_lose_events_is_named() {
-        for commit in ["on", "local", "remote_write", "remote_apply"] {
-            assert_eq!(problems(&settings("on", "on", commit)), Vec::<String>::new());
-        }
-        let all = problems(&settings("off", "off", "off"));
-        assert_eq!(all.len(), 3);
-        assert!(all[0].starts_with("fsync") && all[1].starts_with("full_page") && all[2].starts_with("synchronous"));
-    }
-
-    #[test]
-    fn the_password_is_not_shown() {
-        let shown = format!("{:?}", Config::new("postgres://u:secret@localhost/x"));
-        assert!(!shown.contains("secret"));
     }
 }

@@ -1,6 +1,9 @@
 //! Stored rows as values, for both engines: the columns are the same, only the drivers' row types differ.
 
+use domain::id::Position;
+
 use crate::backend::StoreError;
+use crate::merkle::Hash;
 
 pub(crate) fn signed(n: u64) -> i64 {
     i64::try_from(n).expect("positions and versions stay below 2^63")
@@ -25,16 +28,29 @@ pub(crate) fn all<R, T>(rows: &[R], read: impl Fn(&R) -> Result<T, sqlx::Error>)
     rows.iter().map(read).collect::<Result<_, _>>().map_err(|e| StoreError::Corrupt(e.to_string()))
 }
 
+/// Returns the hashes of records that follow a position, up to the first hole.
+pub(crate) fn unbroken(after: Position, placed: Vec<(Position, Hash)>) -> Vec<Hash> {
+    let in_place = (after + 1..).zip(placed).take_while(|(expected, (position, _))| expected == position);
+    in_place.map(|(_, (_, hash))| hash).collect()
+}
+
+/// Returns a tile as it is stored.
+pub(crate) fn hashes_of(tile: &[Hash]) -> Vec<u8> {
+    tile.as_flattened().to_vec()
+}
+
 /// Declares the functions that read rows of one driver.
 macro_rules! row_readers {
     ($row:ty) => {
         use domain::id::{BlobId, Position, TeamId};
         use sqlx::Row;
 
-        use $crate::backend::{AnswerKey, AnswerRow, BlobRow, Head, SnapshotRow};
+        use $crate::backend::{AnswerKey, AnswerRow, BlobRow, Head, SecretRow, SnapshotRow};
         use $crate::directory::{DirectoryEntry, DirectoryKey};
+        use $crate::merkle::tiles::TileId;
         use $crate::record::{StoredPersonal, StoredRecord};
         use $crate::rows::decode;
+        use $crate::tree::CheckpointRow;
 
         pub(super) fn unsigned(row: &$row, column: usize) -> Result<u64, sqlx::Error> {
             u64::try_from(row.try_get::<i64, _>(column)?).map_err(|e| decode(column, e))
@@ -62,6 +78,41 @@ macro_rules! row_readers {
 
         pub(super) fn team(row: &$row) -> Result<TeamId, sqlx::Error> {
             parse(row, 0)
+        }
+
+        /// size, made_at, note, posted
+        pub(super) fn checkpoint(row: &$row) -> Result<CheckpointRow, sqlx::Error> {
+            let is_posted = row.try_get::<i64, _>(3)? != 0;
+            Ok(CheckpointRow { size: unsigned(row, 0)?, made_at: row.try_get(1)?, note: row.try_get(2)?, is_posted })
+        }
+
+        /// blob_id
+        pub(super) fn blob_id(row: &$row) -> Result<BlobId, sqlx::Error> {
+            parse(row, 0)
+        }
+
+        /// secret_id, sealed
+        pub(super) fn secret(row: &$row) -> Result<SecretRow, sqlx::Error> {
+            Ok(SecretRow { id: parse(row, 0)?, sealed: row.try_get(1)? })
+        }
+
+        pub(super) fn team_at(row: &$row, column: usize) -> Result<TeamId, sqlx::Error> {
+            parse(row, column)
+        }
+
+        /// team_id, position, hash
+        pub(super) fn placed_hash(row: &$row) -> Result<(Position, [u8; 32]), sqlx::Error> {
+            Ok((unsigned(row, 1)?, bytes(row, 2)?))
+        }
+
+        /// team_id, level, tile, hashes
+        pub(super) fn tile(row: &$row) -> Result<(TileId, Vec<[u8; 32]>), sqlx::Error> {
+            let level = u32::try_from(row.try_get::<i64, _>(1)?).map_err(|e| decode(1, e))?;
+            let (hashes, rest) = row.try_get::<&[u8], _>(3)?.as_chunks::<32>();
+            if !rest.is_empty() {
+                return Err(decode(3, std::fmt::Error));
+            }
+            Ok((TileId { level, index: unsigned(row, 2)? }, hashes.to_vec()))
         }
 
         /// team_id, erasures

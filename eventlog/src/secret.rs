@@ -43,10 +43,11 @@ impl std::fmt::Debug for SecretText {
 #[error("a sealed secret cannot be opened with this master key")]
 pub struct SealError;
 
-/// The key that seals secrets. Never shown by `Debug`. Cheap to clone.
+/// The key that seals secrets, and those it came after, which still open them. Never shown by `Debug`. Cheap to clone.
 #[derive(Clone)]
 pub struct MasterKey {
-    cipher: Arc<XChaCha20Poly1305>,
+    current: Arc<XChaCha20Poly1305>,
+    previous: Vec<Arc<XChaCha20Poly1305>>,
 }
 
 impl std::fmt::Debug for MasterKey {
@@ -61,7 +62,15 @@ impl MasterKey {
     /// Returns the master key made of 32 random bytes.
     #[must_use]
     pub fn new(bytes: &[u8; 32]) -> Self {
-        Self { cipher: Arc::new(XChaCha20Poly1305::new(bytes.into())) }
+        Self { current: cipher(bytes), previous: vec![] }
+    }
+
+    /// Adds a key that opens what was sealed with it, and seals nothing any more: the one before a rotation, or on a
+    /// node whose turn has not come yet, the one after it.
+    #[must_use]
+    pub fn with_previous(mut self, bytes: &[u8; 32]) -> Self {
+        self.previous.push(cipher(bytes));
+        self
     }
 
     /// Seals bytes for one place: they open only for the same team, id and purpose.
@@ -69,7 +78,7 @@ impl MasterKey {
     pub fn seal(&self, nonce: [u8; NONCE_BYTES], team: &TeamId, id: &str, purpose: &str, clear: &[u8]) -> Vec<u8> {
         let aad = place(team, id, purpose);
         let sealed = self
-            .cipher
+            .current
             .encrypt(&XNonce::from(nonce), Payload { msg: clear, aad: &aad })
             .expect("XChaCha20-Poly1305 seals any text below 256 GiB");
         [nonce.as_slice(), &sealed].concat()
@@ -80,12 +89,39 @@ impl MasterKey {
     /// # Errors
     /// They were sealed with another key or for another place, or were changed.
     pub fn open(&self, team: &TeamId, id: &str, purpose: &str, sealed: &[u8]) -> Result<SecretText, SealError> {
-        let (nonce, sealed) = sealed.split_at_checked(NONCE_BYTES).ok_or(SealError)?;
-        let nonce: [u8; NONCE_BYTES] = nonce.try_into().map_err(|_| SealError)?;
-        let aad = place(team, id, purpose);
-        let clear = self.cipher.decrypt(&XNonce::from(nonce), Payload { msg: sealed, aad: &aad });
-        clear.map(SecretText::new).map_err(|_| SealError)
+        let place = place(team, id, purpose);
+        let mut keys = std::iter::once(&self.current).chain(&self.previous);
+        keys.find_map(|key| open(key, &place, sealed)).ok_or(SealError)
     }
+
+    /// Returns the same secret sealed with the current key; `None` where it is already.
+    ///
+    /// # Errors
+    /// As [`MasterKey::open`].
+    pub fn reseal(
+        &self,
+        nonce: [u8; NONCE_BYTES],
+        team: &TeamId,
+        id: &str,
+        purpose: &str,
+        sealed: &[u8],
+    ) -> Result<Option<Vec<u8>>, SealError> {
+        if open(&self.current, &place(team, id, purpose), sealed).is_some() {
+            return Ok(None);
+        }
+        let clear = self.open(team, id, purpose, sealed)?;
+        Ok(Some(self.seal(nonce, team, id, purpose, clear.expose())))
+    }
+}
+
+fn cipher(bytes: &[u8; 32]) -> Arc<XChaCha20Poly1305> {
+    Arc::new(XChaCha20Poly1305::new(bytes.into()))
+}
+
+fn open(key: &XChaCha20Poly1305, place: &[u8], sealed: &[u8]) -> Option<SecretText> {
+    let (nonce, sealed) = sealed.split_at_checked(NONCE_BYTES)?;
+    let nonce: [u8; NONCE_BYTES] = nonce.try_into().ok()?;
+    key.decrypt(&XNonce::from(nonce), Payload { msg: sealed, aad: place }).ok().map(SecretText::new)
 }
 
 fn place(team: &TeamId, id: &str, purpose: &str) -> Vec<u8> {
@@ -108,5 +144,21 @@ mod tests {
         assert!(MasterKey::new(&[8; 32]).open(&a, "sec_1", "webhook", &sealed).is_err());
         assert!(key.open(&a, "sec_1", "webhook", &sealed[..10]).is_err());
         assert_eq!(format!("{:?}", SecretText::new(b"x".to_vec())), "SecretText(…)");
+    }
+
+    #[test]
+    fn a_rotated_key_opens_what_the_one_before_sealed_and_seals_it_anew_once() {
+        let team = TeamId::new(1, [1; 9]);
+        let (old, new) = (MasterKey::new(&[7; 32]), MasterKey::new(&[8; 32]));
+        let sealed = old.seal([3; 24], &team, "sec_1", "webhook", b"whsec_x");
+        assert!(new.reseal([4; 24], &team, "sec_1", "webhook", &sealed).is_err());
+        let rotated = MasterKey::new(&[8; 32]).with_previous(&[7; 32]);
+        assert_eq!(rotated.open(&team, "sec_1", "webhook", &sealed).unwrap().expose(), b"whsec_x");
+        assert!(rotated.open(&team, "sec_2", "webhook", &sealed).is_err());
+        let again = rotated.reseal([4; 24], &team, "sec_1", "webhook", &sealed).unwrap().unwrap();
+        assert_eq!(new.open(&team, "sec_1", "webhook", &again).unwrap().expose(), b"whsec_x");
+        assert!(old.open(&team, "sec_1", "webhook", &again).is_err());
+        assert_eq!(rotated.reseal([5; 24], &team, "sec_1", "webhook", &again).unwrap(), None);
+        assert!(rotated.reseal([5; 24], &team, "sec_1", "dkim", &sealed).is_err());
     }
 }

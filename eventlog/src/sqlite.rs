@@ -6,6 +6,7 @@
 mod checkpoint;
 mod parcel;
 mod read;
+mod tree;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -25,12 +26,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backend::{
-    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, Head, Hold, SnapshotRow, StoreError, StreamHistory,
+    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, Head, Hold, SecretRow, SnapshotRow, StoreError,
+    StreamHistory,
 };
 use crate::directory::{DirectoryEntry, DirectoryKey};
 use crate::failpoint::Failpoints;
 use crate::record::StoredRecord;
 use crate::rows::{all, limited, signed};
+use crate::tree::Trees;
 
 use read::{HISTORIES, PARCEL_RECORDS, READ, READ_PARCELS, unavailable};
 
@@ -412,6 +415,39 @@ impl Backend for SqliteBackend {
             .map_err(|e| unavailable(&e))
     }
 
+    async fn secrets(
+        &self,
+        team: &TeamId,
+        after: Option<&SecretId>,
+        limit: usize,
+    ) -> Result<Vec<SecretRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT secret_id, sealed FROM secrets WHERE team_id = $1 AND secret_id > $2 ORDER BY secret_id LIMIT $3",
+        )
+        .bind(team.as_str())
+        .bind(after.map_or("", SecretId::as_str))
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(|e| unavailable(&e))?;
+        all(&rows, read::secret)
+    }
+
+    async fn replace_secret(&self, team: &TeamId, read: &SecretRow, sealed: &[u8]) -> Result<bool, StoreError> {
+        let mut writer = self.writer.lock().await;
+        // What an old key opens is not left on free pages.
+        overwrite(&mut writer, true).await?;
+        let done = sqlx::query("UPDATE secrets SET sealed = $4 WHERE team_id = $1 AND secret_id = $2 AND sealed = $3")
+            .bind(team.as_str())
+            .bind(read.id.as_str())
+            .bind(read.sealed.as_slice())
+            .bind(sealed)
+            .execute(&mut *writer)
+            .await;
+        overwrite(&mut writer, false).await?;
+        Ok(done.map_err(|e| unavailable(&e))?.rows_affected() > 0)
+    }
+
     async fn erase_personal(&self, team: &TeamId, positions: &[Position]) -> Result<u64, StoreError> {
         let mut writer = self.writer.lock().await;
         overwrite(&mut writer, true).await?;
@@ -457,6 +493,74 @@ impl Backend for SqliteBackend {
             .map_err(|e| unavailable(&e))?;
         overwrite(&mut writer, false).await?;
         Ok(done.rows_affected())
+    }
+
+    async fn keep_first(&self, name: &str, value: &str) -> Result<String, StoreError> {
+        let mut writer = self.writer.lock().await;
+        loop {
+            let kept = sqlx::query_scalar("SELECT value FROM installation_values WHERE name = $1")
+                .bind(name)
+                .fetch_optional(&mut *writer)
+                .await
+                .map_err(|e| unavailable(&e))?;
+            if let Some(kept) = kept {
+                return Ok(kept);
+            }
+            sqlx::query("INSERT INTO installation_values (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING")
+                .bind(name)
+                .bind(value)
+                .execute(&mut *writer)
+                .await
+                .map_err(|e| unavailable(&e))?;
+        }
+    }
+
+    async fn keep(&self, name: &str, value: &str) -> Result<(), StoreError> {
+        let sql = "INSERT INTO installation_values (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+        sqlx::query(sql)
+            .bind(name)
+            .bind(value)
+            .execute(&mut *self.writer.lock().await)
+            .await
+            .map(|_| ())
+            .map_err(|e| unavailable(&e))
+    }
+
+    fn trees(&self) -> &dyn Trees {
+        self
+    }
+
+    async fn inline_blobs(
+        &self,
+        team: &TeamId,
+        after: Option<&BlobId>,
+        before: &BlobId,
+        limit: usize,
+    ) -> Result<Vec<BlobId>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT blob_id FROM blobs
+             WHERE team_id = $1 AND blob_id > $2 AND blob_id < $3 AND bytes IS NOT NULL
+             ORDER BY blob_id LIMIT $4",
+        )
+        .bind(team.as_str())
+        .bind(after.map_or("", BlobId::as_str))
+        .bind(before.as_str())
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(|e| unavailable(&e))?;
+        all(&rows, read::blob_id)
+    }
+
+    async fn drop_inline(&self, team: &TeamId, id: &BlobId) -> Result<bool, StoreError> {
+        let mut writer = self.writer.lock().await;
+        sqlx::query("UPDATE blobs SET bytes = NULL WHERE team_id = $1 AND blob_id = $2 AND bytes IS NOT NULL")
+            .bind(team.as_str())
+            .bind(id.as_str())
+            .execute(&mut *writer)
+            .await
+            .map(|done| done.rows_affected() > 0)
+            .map_err(|e| unavailable(&e))
     }
 
     async fn close(&self) {

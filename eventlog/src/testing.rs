@@ -1,8 +1,11 @@
-//! A private PostgreSQL cluster for tests: made once per test binary, with a fresh database per test, gone afterwards.
+//! What tests of the log and of everything on it need: stores that fail or wait where a test says ([`InFront`]), and a
+//! private PostgreSQL cluster.
 //!
-//! It listens on a socket in its own directory and nowhere else. A shell waits for the end of this process (its standard
-//! input closes), stops the server and removes the directory, so that nothing is left behind even by a killed test.
+//! The cluster is made once per test binary, with a fresh database per test, and gone afterwards. It listens on a socket
+//! in its own directory and nowhere else. A shell waits for the end of this process (its standard input closes), stops
+//! the server and removes the directory, so that nothing is left behind even by a killed test.
 
+mod in_front;
 mod sources;
 pub mod statements;
 
@@ -13,6 +16,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+pub use in_front::InFront;
 
 /// Names the directory of a cluster that a test binary is to use instead of one of its own: whoever started it reads its
 /// log afterwards.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use domain::id::{Position, TeamId};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 
 /// How many hints a listener to all teams may be behind before it is told to look at everything.
 const HINTS_MAX: usize = 8_192;
@@ -19,11 +19,18 @@ pub struct Wake {
 struct Inner {
     teams: Mutex<HashMap<TeamId, watch::Sender<Position>>>,
     all: broadcast::Sender<(TeamId, Position)>,
+    written: Notify,
 }
 
 impl Default for Wake {
     fn default() -> Self {
-        Self { inner: Arc::new(Inner { teams: Mutex::default(), all: broadcast::channel(HINTS_MAX).0 }) }
+        Self {
+            inner: Arc::new(Inner {
+                teams: Mutex::default(),
+                all: broadcast::channel(HINTS_MAX).0,
+                written: Notify::new(),
+            }),
+        }
     }
 }
 
@@ -45,6 +52,16 @@ impl Wake {
         drop(teams);
         // Nobody listening is fine: a follower that starts later reads its cursor and the log.
         let _ = self.inner.all.send((team.clone(), head));
+    }
+
+    /// Says that this process itself has appended something.
+    pub(crate) fn wrote(&self) {
+        self.inner.written.notify_one();
+    }
+
+    /// Waits until this process has appended something since the last time somebody waited. For one waiter.
+    pub async fn written(&self) {
+        self.inner.written.notified().await;
     }
 
     /// Returns a listener to one team. Its value is a position known to exist, 0 if none is known yet.

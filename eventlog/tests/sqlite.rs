@@ -9,9 +9,12 @@ use domain::Actor;
 use domain::id::{KeyId, TeamId};
 use domain::team::{CreateTeam, Limits};
 use eventlog::chain::Verifier;
+use eventlog::checkpoint::SigningKey;
 use eventlog::conformance::Store;
 use eventlog::sqlite::{OpenError, SqliteBackend};
-use eventlog::{Allot, Backend, BlobStore, EventLog, LogError, MasterKey, Options, Submission};
+use eventlog::{
+    Allot, Backend, BlobStore, EventLog, LogError, MasterKey, Options, Refusal, SignError, Signer, Submission,
+};
 use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
@@ -126,6 +129,27 @@ async fn a_hole_stops_reading_and_is_never_skipped() {
     }
     assert_eq!(log.read(&team(), 0, 2).await.unwrap().len(), 2);
     assert_eq!(log.read(&team(), 3, 10).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn nothing_is_signed_once_the_last_signed_record_is_another() {
+    let store = Sqlite::new().await;
+    let log = store.log().await;
+    create_team(&log).await;
+    for n in 1..6 {
+        create_key(&log, n).await;
+    }
+    let key = SigningKey::unnamed(&[7; 32]);
+    let signer = Signer { key, retired: vec![], every_events: 1_000, posts: false };
+    let growth = log.sign_growth(&team(), &signer, 1, true).await.unwrap().unwrap();
+    log.keep_growth(&[growth]).await.unwrap();
+    create_key(&log, 6).await;
+    store.tamper("UPDATE events SET hash = randomblob(32) WHERE position = 6").await;
+    let refused = log.sign_growth(&team(), &signer, 1, true).await;
+    assert!(matches!(refused, Err(SignError::Refused(Refusal::Changed { size: 6, .. }))), "{refused:?}");
+    store.tamper("DELETE FROM events WHERE position = 6").await;
+    let refused = log.sign_growth(&team(), &signer, 1, true).await;
+    assert!(matches!(refused, Err(SignError::Refused(Refusal::Changed { size: 6, .. }))), "{refused:?}");
 }
 
 #[tokio::test]

@@ -3,7 +3,8 @@
 //!
 //! [`read`] takes a message that came back and answers with one outcome per recipient, or with the reason why it is no
 //! bounce. [`classify_reply`] takes an SMTP reply and answers with the same words, so that a refusal in a session and
-//! one in a report mean the same. The knowledge is in two tables, `bounce/rules.txt` and `bounce/status_codes.rs`.
+//! one in a report mean the same. The knowledge is in tables: `bounce/rules.txt`, `bounce/signs.txt` and
+//! `bounce/status_codes.rs`.
 //!
 //! A `5xx` is not "hard": most are about the sender, the content or a policy, and say nothing about the address.
 //! Invariant: whatever the bytes, an answer; texts in it have no control characters and at most 1,000 characters.
@@ -13,6 +14,7 @@ mod notice;
 mod original;
 mod phrases;
 mod report;
+mod signs;
 mod status_codes;
 mod text;
 
@@ -27,12 +29,14 @@ pub use original::Original;
 const DIAGNOSTIC_CHARS_MAX: usize = 1000;
 /// Recipients read from one report.
 const RECIPIENTS_MAX: usize = 1000;
+/// What is read of a text about one recipient, in octets: what matters is said at the beginning.
+const SAID_OCTETS_MAX: usize = 8 * 1024;
 
 /// Whether an address is worth another mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BounceType {
-    /// The address does not exist.
+    /// The address does not exist, or its account is closed.
     Hard,
     /// The address may well exist.
     Soft,
@@ -301,6 +305,13 @@ pub fn classify_failure(text: &str) -> Classification {
     Classification { category: Category::Network, bounce_type: BounceType::Soft, ..found }
 }
 
+/// Classifies what a report says of one recipient by the same rules: its status code, and what the host said with the type
+/// of that in front (`smtp; 550 5.1.1 …`), as in RFC 3464 §2.3.4 and §2.3.6.
+#[must_use]
+pub fn classify_reported(status: Option<&str>, diagnostic: &str) -> Classification {
+    report::Recipient::of_fields(status, diagnostic).outcome("").classification
+}
+
 /// All that is known about one failure.
 struct Evidence<'a> {
     smtp_code: Option<u16>,
@@ -316,13 +327,14 @@ struct Evidence<'a> {
 
 impl Evidence<'_> {
     fn classify(&self) -> Classification {
-        let category = self.category();
+        let phrases::Verdict { category, for_good } = self.verdict();
         // The code of the reply says whether another try may help; the rest only says why (RFC 5321 §4.2.1).
         let class = self.smtp_code.map(|code| code / 100);
         let class = class.or_else(|| self.enhanced.or(self.status).map(|status| u16::from(status.class)));
+        let for_good = for_good || matches!(category, Category::UserUnknown | Category::DomainUnknown);
         let bounce_type = match category {
             Category::Undetermined => BounceType::Undetermined,
-            Category::UserUnknown | Category::DomainUnknown if class != Some(4) => BounceType::Hard,
+            _ if for_good && class != Some(4) => BounceType::Hard,
             _ => BounceType::Soft,
         };
         Classification {
@@ -340,26 +352,30 @@ impl Evidence<'_> {
     }
 
     /// The text of the reply is the best witness, then its codes, then what the report says around them.
-    fn category(&self) -> Category {
+    fn verdict(&self) -> phrases::Verdict {
         let temporary = self
             .smtp_code
             .map_or_else(|| self.enhanced.or(self.status).is_some_and(|code| code.class == 4), |code| code / 100 == 4);
-        let said = phrases::Said::new(self.diagnostic, self.enhanced.or(self.status), self.smtp_code, temporary);
-        said.category()
-            .or_else(|| self.enhanced.and_then(status_codes::category))
-            .or_else(|| self.status.and_then(status_codes::category))
-            .or_else(|| {
-                phrases::Said::new(self.surroundings, self.enhanced.or(self.status), self.smtp_code, temporary)
-                    .category()
-            })
-            .or_else(|| status_codes::by_reply_code(self.smtp_code?, self.stage))
-            .unwrap_or(Category::Undetermined)
+        let said =
+            |text: &str| phrases::Said::new(text, self.enhanced.or(self.status), self.smtp_code, temporary).verdict();
+        let by_code = |code: Option<codes::Enhanced>| code.and_then(status_codes::category).map(Into::into);
+        said(self.diagnostic)
+            .or_else(|| by_code(self.enhanced))
+            .or_else(|| by_code(self.status))
+            .or_else(|| said(self.surroundings))
+            .or_else(|| status_codes::by_reply_code(self.smtp_code?, self.stage).map(Into::into))
+            .unwrap_or(Category::Undetermined.into())
     }
+}
+
+/// Returns as much of a text about one recipient as is read.
+fn beginning(text: &str) -> &str {
+    &text[..text.floor_char_boundary(text.len().min(SAID_OCTETS_MAX))]
 }
 
 /// Returns a text on one line, without control characters, cut to the longest diagnostic.
 fn one_line(text: &str) -> String {
     let words: Vec<&str> =
-        text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()).collect();
+        beginning(text).split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()).collect();
     words.join(" ").chars().take(DIAGNOSTIC_CHARS_MAX).collect()
 }

@@ -11,9 +11,15 @@ use zeroize::Zeroize as _;
 
 use crate::address::{Address, AddressError};
 
-const CONTEXT: &[u8] = b"postlog verp v1";
-/// What the local part of every return path begins with.
-const PREFIX: &str = "b+";
+/// What an address of ours is for.
+struct Use {
+    context: &'static [u8],
+    /// What the local part of every such address begins with.
+    prefix: &'static str,
+}
+
+const RETURN_PATH: Use = Use { context: b"postlog verp v1", prefix: "b+" };
+const UNSUBSCRIBE: Use = Use { context: b"postlog unsubscribe address v1", prefix: "u+" };
 const MAC_OCTETS: usize = 10;
 /// Octets of a token's content: 62 characters of base32 hold 38 octets, less the MAC.
 const FIELDS_OCTETS: usize = 28;
@@ -74,24 +80,47 @@ impl Verp {
     /// # Errors
     /// Where `bounce_domain` is no domain.
     pub fn address(&self, key: &MacKey, bounce_domain: &str) -> Result<Address, AddressError> {
+        self.address_for(&RETURN_PATH, key, bounce_domain)
+    }
+
+    /// Returns the address at a bounce domain to which the recipient writes to get no more mail of this kind (RFC 2369
+    /// §3.2): of the same form as the return path, and neither is good for the other's use.
+    ///
+    /// # Errors
+    /// Where `bounce_domain` is no domain.
+    pub fn unsubscribe_address(&self, key: &MacKey, bounce_domain: &str) -> Result<Address, AddressError> {
+        self.address_for(&UNSUBSCRIBE, key, bounce_domain)
+    }
+
+    fn address_for(&self, of: &Use, key: &MacKey, bounce_domain: &str) -> Result<Address, AddressError> {
         let mut octets = self.fields().to_vec();
-        let mac = key.mac(CONTEXT, &octets);
+        let mac = key.mac(of.context, &octets);
         octets.extend_from_slice(&mac[..MAC_OCTETS]);
         let token = BASE32_NOPAD.encode(&octets).to_ascii_lowercase();
-        Address::parse(&format!("{PREFIX}{token}@{bounce_domain}"))
+        Address::parse(&format!("{}{token}@{bounce_domain}", of.prefix))
     }
 
     /// Reads a return path of ours; `None` where the MAC is wrong or the address is another kind of address. The
     /// domain is the caller's to check; letters count in any case.
     #[must_use]
     pub fn parse(local_part: &str, key: &MacKey) -> Option<Self> {
-        let token = local_part
-            .get(..PREFIX.len())
-            .filter(|start| start.eq_ignore_ascii_case(PREFIX))
-            .and_then(|_| local_part.get(PREFIX.len()..))?;
+        Self::parse_for(&RETURN_PATH, local_part, key)
+    }
+
+    /// Reads an address that unsubscribes, as [`Verp::parse`] reads a return path.
+    #[must_use]
+    pub fn parse_unsubscribe(local_part: &str, key: &MacKey) -> Option<Self> {
+        Self::parse_for(&UNSUBSCRIBE, local_part, key)
+    }
+
+    fn parse_for(of: &Use, local_part: &str, key: &MacKey) -> Option<Self> {
+        let (start, token) = local_part.split_at_checked(of.prefix.len())?;
+        if !start.eq_ignore_ascii_case(of.prefix) {
+            return None;
+        }
         let octets = BASE32_NOPAD.decode(token.to_ascii_uppercase().as_bytes()).ok()?;
         let (fields, mac) = octets.split_at_checked(FIELDS_OCTETS)?;
-        if mac.len() != MAC_OCTETS || !key.verify(CONTEXT, fields, mac) {
+        if mac.len() != MAC_OCTETS || !key.verify(of.context, fields, mac) {
             return None;
         }
         let (team, rest) = fields.split_first_chunk::<8>()?;
@@ -132,7 +161,7 @@ mod tests {
         let key = MacKey::new([1; 32]);
         let local = VERP.address(&key, "bounce.example.com").unwrap().local().to_owned();
         assert_eq!(Verp::parse(&local, &MacKey::new([2; 32])), None);
-        for at in PREFIX.len()..local.len() {
+        for at in RETURN_PATH.prefix.len()..local.len() {
             for replacement in [b'a', b'b', b'7'] {
                 let mut forged = local.clone().into_bytes();
                 if forged[at] == replacement {
@@ -147,6 +176,19 @@ mod tests {
         {
             assert_eq!(Verp::parse(foreign, &key), None, "{foreign}");
         }
+    }
+
+    #[test]
+    fn an_address_that_unsubscribes_is_no_return_path() {
+        let key = MacKey::new([1; 32]);
+        let address = VERP.unsubscribe_address(&key, "bounce.example.com").unwrap();
+        assert!(address.local().starts_with("u+") && address.local().len() <= 64, "{address}");
+        assert_eq!(Verp::parse_unsubscribe(&address.local().to_uppercase(), &key), Some(VERP));
+        assert_eq!(Verp::parse(address.local(), &key), None);
+        let (as_return_path, back) = (address.local().replacen('u', "b", 1), VERP.address(&key, "x.test").unwrap());
+        assert_eq!(Verp::parse(&as_return_path, &key), None, "the token alone is not enough");
+        assert_eq!(Verp::parse_unsubscribe(&back.local().replacen('b', "u", 1), &key), None);
+        assert_eq!(Verp::parse_unsubscribe(address.local(), &MacKey::new([2; 32])), None);
     }
 
     #[test]

@@ -169,6 +169,85 @@ fn only_what_says_something_about_an_address_suppresses_it() {
     }
 }
 
+/// The promise for any bytes.
+fn bounded(raw: &[u8]) -> Result<(), TestCaseError> {
+    if let Incoming::Bounce(bounce) = read(raw) {
+        prop_assert!((1..=1000).contains(&bounce.recipients.len()));
+        for outcome in &bounce.recipients {
+            let text = &outcome.classification.diagnostic;
+            prop_assert!(text.chars().count() <= 1000 && !text.chars().any(char::is_control));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_report_of_any_size_is_read_in_one_go() {
+    let words = "user&unknown 550 mailbox full quota spf ".repeat(8);
+    let blocks = |n: usize| {
+        let block = |n: usize| {
+            format!("Final-Recipient: rfc822; {n}@a.example\nAction: failed\nDiagnostic-Code: smtp; {words}\n\n")
+        };
+        (0..n).map(block).collect::<String>()
+    };
+    let said = (0..1100).map(|n| format!("<{n}@a.example>: {}\n\n", &words[..60])).collect::<String>();
+    let part = |kind: &str, text: &str| format!("--b\nContent-Type: {kind}\n\n{text}\n");
+    let unnamed = "Final-Recipient: x400; nobody\nAction: failed\n\n".repeat(1100);
+    for status in [
+        part("message/delivery-status", &blocks(600)).repeat(3),
+        part("message/delivery-status", &unnamed),
+        String::new(),
+    ] {
+        let raw = format!(
+            "From: mailer-daemon@a.example\nSubject: undeliverable\nMIME-Version: 1.0\n\
+             Content-Type: multipart/report; report-type=delivery-status; boundary=b\n\n{}{status}--b--\n",
+            part("text/plain", &said)
+        );
+        let Incoming::Bounce(bounce) = read(raw.as_bytes()) else { panic!("a report") };
+        assert!((900..=1000).contains(&bounce.recipients.len()), "{}", bounce.recipients.len());
+    }
+}
+
+/// What messages are made of, in any order, and anything else.
+fn piece() -> impl Strategy<Value = Vec<u8>> {
+    const PIECES: [&str; 30] = [
+        "From: MAILER-DAEMON@a.example\n",
+        "To: bob@a.example\n",
+        "Subject: failure notice\n",
+        "MIME-Version: 1.0\n",
+        "Content-Type: multipart/report; report-type=delivery-status; boundary=\"b\"\n",
+        "Content-Type: multipart/mixed; boundary=b\n",
+        "Content-Type: message/delivery-status\n",
+        "Content-Type: message/disposition-notification\n",
+        "Content-Type: message/rfc822\n",
+        "Content-Type: text/html\n",
+        "X-Failed-Recipients: bob@a.example, @, a@@b\n",
+        "Reporting-MTA: dns; a.example\n",
+        "Final-Recipient: rfc822; <bob@a.example>\n",
+        "Original-Recipient: x400; /c=de/\n",
+        "Action: failed\n",
+        "Status: 5.1.1\n",
+        "Disposition: automatic-action; deleted\n",
+        "Diagnostic-Code: smtp; 550 5.1.1 user <bob@a.example> unknown\n",
+        "\n",
+        "\r\n\r\n",
+        "--b\n",
+        "--b--\n",
+        "<bob@a.example>: mailbox full\n",
+        "> \t--- Below this line is a copy of the message.\n",
+        "rejected: quota ",
+        " \u{e9}\u{3042}@a.example dda:SMTP=",
+        "@",
+        "://",
+        "550-",
+        "5.1.1 ",
+    ];
+    prop_oneof![
+        9 => prop::sample::select(&PIECES[..]).prop_map(|piece| piece.as_bytes().to_vec()),
+        1 => proptest::collection::vec(any::<u8>(), 0..40),
+    ]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
@@ -185,13 +264,12 @@ proptest! {
             raw[at] = byte;
         }
         raw.truncate(keep.index(raw.len()) + 1);
-        if let Incoming::Bounce(bounce) = read(&raw) {
-            prop_assert!(!bounce.recipients.is_empty());
-            for outcome in &bounce.recipients {
-                let text = &outcome.classification.diagnostic;
-                prop_assert!(text.chars().count() <= 1000 && !text.chars().any(char::is_control));
-            }
-        }
+        bounded(&raw)?;
+    }
+
+    #[test]
+    fn whatever_the_bytes_the_answer_is_bounded(pieces in proptest::collection::vec(piece(), 0..60)) {
+        bounded(&pieces.concat())?;
     }
 
     #[test]

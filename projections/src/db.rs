@@ -6,11 +6,14 @@
 //! Table definitions are written once, as SQLite reads them: for PostgreSQL `TEXT` compares by bytes
 //! (`COLLATE "C"`) as it does in SQLite, and `WITHOUT ROWID` is left out.
 
+mod select;
+
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use eventlog::postgres::{Answering, Servers};
 #[doc(hidden)]
 pub use sqlx;
 use sqlx::error::DatabaseError;
@@ -26,10 +29,16 @@ use sqlx::{
 
 use crate::Error;
 
+pub use select::Select;
+
 /// Connections that read a SQLite file at the same time.
 const READERS: u32 = 4;
 /// Connections to PostgreSQL.
 const POSTGRES_CONNECTIONS: u32 = 8;
+/// How long a node that stops in the middle of a PostgreSQL transaction keeps its locks: then another goes on.
+const HOLD: &str = "10s";
+/// The same for the transactions of a scratch schema, which nobody else wants and which may rest.
+const SCRATCH_HOLD: &str = "300s";
 /// How long a statement waits for the one SQLite writer.
 const WRITER_WAIT: Duration = Duration::from_secs(120);
 
@@ -54,7 +63,7 @@ pub enum Db {
         /// The schema.
         schema: String,
         /// How another schema is opened.
-        options: Box<PgConnectOptions>,
+        servers: Servers,
     },
 }
 
@@ -64,7 +73,7 @@ pub enum Tx<'c> {
     /// Of the one writer.
     Sqlite(Transaction<'c, Sqlite>),
     /// Of any connection.
-    Postgres(Transaction<'c, Postgres>),
+    Postgres(Transaction<'c, Postgres>, Answering),
 }
 
 /// A connection to read with.
@@ -73,7 +82,7 @@ pub enum Reader {
     /// Read-only.
     Sqlite(PoolConnection<Sqlite>),
     /// Any connection.
-    Postgres(PoolConnection<Postgres>),
+    Postgres(PoolConnection<Postgres>, Answering),
 }
 
 /// What [`exec!`](crate::exec), [`fetch_all!`](crate::fetch_all), [`fetch_opt!`](crate::fetch_opt) and
@@ -83,7 +92,7 @@ pub enum Connection<'a> {
     /// SQLite.
     Sqlite(&'a mut SqliteConnection),
     /// PostgreSQL.
-    Postgres(&'a mut PgConnection),
+    Postgres(&'a mut PgConnection, &'a Answering),
 }
 
 /// Runs a statement and returns how many rows it touched: `exec!(tx, "UPDATE … WHERE a = $1", a)?`.
@@ -94,8 +103,9 @@ macro_rules! exec {
             $crate::db::Connection::Sqlite(c) => {
                 $crate::db::sqlx::query($sql)$(.bind($bind))*.execute(&mut *c).await.map(|done| done.rows_affected())
             }
-            $crate::db::Connection::Postgres(c) => {
-                $crate::db::sqlx::query($sql)$(.bind($bind))*.execute(&mut *c).await.map(|done| done.rows_affected())
+            $crate::db::Connection::Postgres(c, answering) => {
+                let work = $crate::db::sqlx::query($sql)$(.bind($bind))*.execute(&mut *c);
+                answering.guard(work).await.map(|done| done.rows_affected())
             }
         }
     };
@@ -110,8 +120,8 @@ macro_rules! fetch_all {
             $crate::db::Connection::Sqlite(c) => {
                 $crate::db::sqlx::query_as::<_, $row>($sql)$(.bind($bind))*.fetch_all(&mut *c).await
             }
-            $crate::db::Connection::Postgres(c) => {
-                $crate::db::sqlx::query_as::<_, $row>($sql)$(.bind($bind))*.fetch_all(&mut *c).await
+            $crate::db::Connection::Postgres(c, answering) => {
+                answering.guard($crate::db::sqlx::query_as::<_, $row>($sql)$(.bind($bind))*.fetch_all(&mut *c)).await
             }
         }
     };
@@ -125,8 +135,8 @@ macro_rules! fetch_opt {
             $crate::db::Connection::Sqlite(c) => {
                 $crate::db::sqlx::query_as::<_, $row>($sql)$(.bind($bind))*.fetch_optional(&mut *c).await
             }
-            $crate::db::Connection::Postgres(c) => {
-                $crate::db::sqlx::query_as::<_, $row>($sql)$(.bind($bind))*.fetch_optional(&mut *c).await
+            $crate::db::Connection::Postgres(c, answering) => {
+                answering.guard($crate::db::sqlx::query_as::<_, $row>($sql)$(.bind($bind))*.fetch_optional(&mut *c)).await
             }
         }
     };
@@ -141,8 +151,8 @@ macro_rules! rows {
                 .fetch_all(&mut *c)
                 .await
                 .map(|rows| rows.into_iter().map($crate::db::Cells::Sqlite).collect::<Vec<_>>()),
-            $crate::db::Connection::Postgres(c) => $crate::db::sqlx::query($sql)$(.bind($bind))*
-                .fetch_all(&mut *c)
+            $crate::db::Connection::Postgres(c, answering) => answering
+                .guard($crate::db::sqlx::query($sql)$(.bind($bind))*.fetch_all(&mut *c))
                 .await
                 .map(|rows| rows.into_iter().map($crate::db::Cells::Postgres).collect::<Vec<_>>()),
         }
@@ -183,7 +193,7 @@ impl Tx<'_> {
     pub fn connection(&mut self) -> Connection<'_> {
         match self {
             Self::Sqlite(tx) => Connection::Sqlite(tx),
-            Self::Postgres(tx) => Connection::Postgres(tx),
+            Self::Postgres(tx, answering) => Connection::Postgres(tx, answering),
         }
     }
 
@@ -192,7 +202,7 @@ impl Tx<'_> {
     pub fn engine(&self) -> Engine {
         match self {
             Self::Sqlite(_) => Engine::Sqlite,
-            Self::Postgres(_) => Engine::Postgres,
+            Self::Postgres(..) => Engine::Postgres,
         }
     }
 
@@ -209,7 +219,7 @@ impl Tx<'_> {
     pub async fn commit(self) -> Result<(), Error> {
         match self {
             Self::Sqlite(tx) => Ok(tx.commit().await?),
-            Self::Postgres(tx) => Ok(tx.commit().await?),
+            Self::Postgres(tx, answering) => Ok(answering.guard(tx.commit()).await?),
         }
     }
 
@@ -220,7 +230,7 @@ impl Tx<'_> {
     pub async fn rollback(self) -> Result<(), Error> {
         match self {
             Self::Sqlite(tx) => Ok(tx.rollback().await?),
-            Self::Postgres(tx) => Ok(tx.rollback().await?),
+            Self::Postgres(tx, answering) => Ok(answering.guard(tx.rollback()).await?),
         }
     }
 }
@@ -230,7 +240,7 @@ impl Reader {
     pub fn connection(&mut self) -> Connection<'_> {
         match self {
             Self::Sqlite(c) => Connection::Sqlite(c),
-            Self::Postgres(c) => Connection::Postgres(c),
+            Self::Postgres(c, answering) => Connection::Postgres(c, answering),
         }
     }
 
@@ -239,7 +249,7 @@ impl Reader {
     pub fn engine(&self) -> Engine {
         match self {
             Self::Sqlite(_) => Engine::Sqlite,
-            Self::Postgres(_) => Engine::Postgres,
+            Self::Postgres(..) => Engine::Postgres,
         }
     }
 
@@ -311,30 +321,34 @@ impl Db {
     }
 
     /// Opens a PostgreSQL schema, which is created if it is missing.
-    pub(crate) async fn open_postgres(url: &str, schema: &str) -> Result<Self, Error> {
-        let options = PgConnectOptions::from_str(url)?.disable_statement_logging();
-        Self::postgres(options, schema, POSTGRES_CONNECTIONS).await
+    pub(crate) async fn open_postgres(servers: &Servers, schema: &str) -> Result<Self, Error> {
+        Self::postgres(servers, schema, POSTGRES_CONNECTIONS, HOLD).await
     }
 
     /// Opens a new, empty PostgreSQL schema in the same database; what was in it is dropped.
     pub(crate) async fn scratch_schema(&self, name: &str) -> Result<Self, Error> {
-        let Self::Postgres { pool, options, .. } = self else {
+        let Self::Postgres { pool, servers, .. } = self else {
             return Err(sqlx::Error::Configuration("only PostgreSQL has schemas".into()).into());
         };
-        sqlx::query(AssertSqlSafe(format!("DROP SCHEMA IF EXISTS {name} CASCADE"))).execute(pool).await?;
-        Self::postgres(options.as_ref().clone(), name, 1).await
+        let drop = sqlx::query(AssertSqlSafe(format!("DROP SCHEMA IF EXISTS {name} CASCADE"))).execute(pool);
+        servers.answering().guard(drop).await?;
+        Self::postgres(servers, name, 1, SCRATCH_HOLD).await
     }
 
-    async fn postgres(options: PgConnectOptions, schema: &str, connections: u32) -> Result<Self, Error> {
+    async fn postgres(servers: &Servers, schema: &str, connections: u32, hold: &'static str) -> Result<Self, Error> {
+        let path = schema.to_owned();
         // A commit of views that is lost is applied again, so none waits for a flush.
-        let here = options.clone().options([("search_path", schema), ("synchronous_commit", "off")]);
-        let pool = PgPoolOptions::new().max_connections(connections).connect_with(here).await?;
+        let here = move |options: PgConnectOptions| {
+            let hold = ("idle_in_transaction_session_timeout", hold);
+            options.options([("search_path", path.as_str()), ("synchronous_commit", "off"), hold])
+        };
+        let pool = servers.pool(PgPoolOptions::new().max_connections(connections), Duration::ZERO, here).await?;
         // Two nodes may start at once, and CREATE SCHEMA IF NOT EXISTS can then fail on its catalogue's unique index.
         let create = format!("CREATE SCHEMA IF NOT EXISTS {schema}");
         if sqlx::query(AssertSqlSafe(create.clone())).execute(&pool).await.is_err() {
             sqlx::query(AssertSqlSafe(create)).execute(&pool).await?;
         }
-        Ok(Self::Postgres { pool, schema: schema.to_owned(), options: Box::new(options) })
+        Ok(Self::Postgres { pool, schema: schema.to_owned(), servers: servers.clone() })
     }
 
     /// Begins a transaction that may write. On SQLite there is one at a time.
@@ -344,7 +358,10 @@ impl Db {
     pub async fn begin(&self) -> Result<Tx<'static>, Error> {
         Ok(match self {
             Self::Sqlite { writer, .. } => Tx::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?),
-            Self::Postgres { pool, .. } => Tx::Postgres(pool.begin().await?),
+            Self::Postgres { pool, servers, .. } => {
+                let answering = servers.answering();
+                Tx::Postgres(answering.guard(pool.begin()).await?, answering)
+            }
         })
     }
 
@@ -355,7 +372,10 @@ impl Db {
     pub async fn read(&self) -> Result<Reader, Error> {
         Ok(match self {
             Self::Sqlite { readers, .. } => Reader::Sqlite(readers.acquire().await?),
-            Self::Postgres { pool, .. } => Reader::Postgres(pool.acquire().await?),
+            Self::Postgres { pool, servers, .. } => {
+                let answering = servers.answering();
+                Reader::Postgres(answering.guard(pool.acquire()).await?, answering)
+            }
         })
     }
 
@@ -373,7 +393,7 @@ impl Db {
         let query = sqlx::raw_sql(AssertSqlSafe(sql));
         match tx.connection() {
             Connection::Sqlite(c) => query.execute(&mut *c).await.map(|_| ())?,
-            Connection::Postgres(c) => query.execute(&mut *c).await.map(|_| ())?,
+            Connection::Postgres(c, answering) => answering.guard(query.execute(&mut *c)).await.map(|_| ())?,
         }
         Ok(())
     }
@@ -502,97 +522,4 @@ impl Cells {
 /// Says that a stored value is not what its column promises.
 pub(crate) fn corrupt(column: &str, source: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::Corrupt { column: column.to_owned(), source: Box::new(source) }
-}
-
-/// A query that is put together from parts, with its values bound in order.
-#[derive(Debug, Clone, Default)]
-pub struct Select {
-    sql: String,
-    binds: Vec<Bind>,
-}
-
-#[derive(Debug, Clone)]
-enum Bind {
-    Text(String),
-    Int(i64),
-}
-
-impl Select {
-    /// Returns a query that begins with this text.
-    #[must_use]
-    pub fn new(sql: &'static str) -> Self {
-        Self { sql: sql.to_owned(), binds: vec![] }
-    }
-
-    /// Adds text, which is part of the program: whatever a caller sent is bound.
-    pub fn push(&mut self, sql: &'static str) -> &mut Self {
-        self.sql.push_str(sql);
-        self
-    }
-
-    /// Adds a place for a text.
-    pub fn text(&mut self, value: impl Into<String>) -> &mut Self {
-        self.bind(Bind::Text(value.into()))
-    }
-
-    /// Adds a place for a number.
-    pub fn int(&mut self, value: i64) -> &mut Self {
-        self.bind(Bind::Int(value))
-    }
-
-    /// Adds a comparison that holds where a column contains a text.
-    pub fn contains(&mut self, column: &'static str, text: &str) -> &mut Self {
-        self.push(column).push(" LIKE ").text(containing(text)).push(" ESCAPE '!'")
-    }
-
-    fn bind(&mut self, bind: Bind) -> &mut Self {
-        self.binds.push(bind);
-        self.sql.push_str(&format!("${}", self.binds.len()));
-        self
-    }
-
-    /// Returns how SQLite would go about the query, step by step.
-    #[cfg(test)]
-    pub(crate) async fn plan(&self, reader: &mut Reader) -> Result<Vec<String>, Error> {
-        let explained = Self { sql: format!("EXPLAIN QUERY PLAN {}", self.sql), binds: self.binds.clone() };
-        explained.fetch(reader).await?.iter().map(|step| step.text("detail")).collect()
-    }
-
-    /// Runs the query.
-    ///
-    /// # Errors
-    /// The database does not answer or refuses it.
-    pub async fn fetch(&self, reader: &mut Reader) -> Result<Vec<Cells>, Error> {
-        let sql = AssertSqlSafe(self.sql.clone());
-        Ok(match reader.connection() {
-            Connection::Sqlite(c) => {
-                let query = self.binds.iter().fold(sqlx::query(sql), |query, bind| match bind {
-                    Bind::Text(text) => query.bind(text.clone()),
-                    Bind::Int(n) => query.bind(*n),
-                });
-                query.fetch_all(&mut *c).await?.into_iter().map(Cells::Sqlite).collect()
-            }
-            Connection::Postgres(c) => {
-                let query = self.binds.iter().fold(sqlx::query(sql), |query, bind| match bind {
-                    Bind::Text(text) => query.bind(text.clone()),
-                    Bind::Int(n) => query.bind(*n),
-                });
-                query.fetch_all(&mut *c).await?.into_iter().map(Cells::Postgres).collect()
-            }
-        })
-    }
-}
-
-/// Returns a `LIKE` pattern (escape `!`) for texts that contain this one.
-pub(crate) fn containing(text: &str) -> String {
-    let mut pattern = String::with_capacity(text.len() + 2);
-    pattern.push('%');
-    for c in text.chars().filter(|c| *c != '\0') {
-        if matches!(c, '%' | '_' | '!') {
-            pattern.push('!');
-        }
-        pattern.push(c);
-    }
-    pattern.push('%');
-    pattern
 }

@@ -21,8 +21,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How many teams are asked for at once.
 const TEAMS_MAX: usize = 1_000;
 
-/// Follows the erasures of all teams until it is told to stop. A look that fails is tried again.
-pub async fn follow(views: Views, log: EventLog, stop: CancellationToken) {
+/// Follows the erasures of all teams until it is told to stop, whenever it is this node's duty. A look that fails is tried
+/// again.
+pub async fn follow(views: Views, log: EventLog, is_duty: impl Fn() -> bool, stop: CancellationToken) {
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // One page a look: a second costs the same, of however many teams something was ever erased.
@@ -31,6 +32,9 @@ pub async fn follow(views: Views, log: EventLog, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = look.tick() => {}
+        }
+        if !is_duty() {
+            continue;
         }
         let looked = tokio::select! {
             // What a rebuild that is cut off here has left is dropped by the next one.

@@ -25,11 +25,14 @@ pub mod folders;
 pub mod inbox_logs;
 pub mod mailboxes;
 pub mod messages;
+#[cfg(feature = "model")]
+pub mod model;
 pub mod outbound;
 pub mod page;
 pub mod providers;
 mod rebuild;
 mod runner;
+pub mod sent_mail;
 pub mod suppressions;
 mod table;
 #[cfg(test)]
@@ -90,6 +93,7 @@ pub static ALL: &[&dyn Projection] = &[
     &suppressions::Suppressions,
     &balance::Balances,
     &outbound::OutboundMail,
+    &sent_mail::SentMail,
 ];
 
 /// Reading or computing views failed.

@@ -250,7 +250,7 @@ impl Projection for Providers {
     }
 
     fn version(&self) -> i64 {
-        1
+        2
     }
 
     fn schema(&self) -> &'static str {
@@ -340,6 +340,8 @@ fn change(accounts: &mut BTreeMap<ProviderId, Row>, record: &Recorded, event: &P
         | ProviderEvent::CredentialsReplaced(_)
         | ProviderEvent::Activated(_)
         | ProviderEvent::Deactivated(_)
+        | ProviderEvent::TopicBound(_)
+        | ProviderEvent::TopicReleased(_)
         | ProviderEvent::Deleted(_) => {}
     }
     (row.updated_at, row.changed_position, row.version) = (record.at, record.position, record.stream_version);

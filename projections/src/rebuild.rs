@@ -68,7 +68,7 @@ pub async fn rebuild(
     for team in &teams {
         total += log.head(team).await?.position;
     }
-    let guard = shadow::Guard::take(views).await?;
+    let mut guard = shadow::Guard::take(views).await?;
     let pace = Arc::new(Pace::begin(log).await);
     let mut shadows = Shadows::open(views, &projections).await?;
     let mut in_shadow = 0;
@@ -83,6 +83,7 @@ pub async fn rebuild(
             progress(&Progress { team: team.clone(), events: events + reached, total: total.max(events + reached) });
         })
         .await?;
+        guard.check()?;
         swap::swap(views, log, &shadows, team, reached).await?;
         events += reached;
         in_shadow += reached;
@@ -91,7 +92,7 @@ pub async fn rebuild(
         }
     }
     shadows.discard().await?;
-    guard.release().await?;
+    guard.release().await;
     Ok(events)
 }
 

@@ -5,6 +5,7 @@
 //! and from a poll of the heads, which alone would do; *what* happened it reads from the log.
 
 mod faults;
+pub(crate) mod step;
 mod teams;
 
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::db::Tx;
 use crate::views::{lock_cursors, move_cursors};
 use crate::{Error, Projection, Views};
 pub(crate) use faults::Faults;
+use step::Step;
 use teams::Teams;
 
 /// How many events are applied in one transaction: the more, the fewer times each leaf of an index is written.
@@ -43,7 +45,7 @@ pub struct Runner {
 
 /// What a visit to a team came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Visit {
+pub enum Visit {
     /// There is more to read.
     More,
     /// Everything that could be applied is.
@@ -190,17 +192,15 @@ impl Runner {
         let mut tx = self.views.db().begin().await?;
         let cursors = lock_cursors(&mut tx, team, self.views.projections()).await?;
         let at = |p: &&'static dyn Projection| cursors.get(p.name()).copied().unwrap_or(0);
-        let Some(lowest) = projections.iter().map(at).min() else { return Ok(Visit::Done) };
-        let (behind, ahead): (Vec<_>, Vec<_>) = projections.iter().copied().partition(|p| at(p) == lowest);
-        // The page ends where the next projection stands, which joins from there.
-        let room = ahead.iter().map(at).min().map_or(limit, |next| usize::try_from(next - lowest).unwrap_or(limit));
-        let events = match self.log.read(team, lowest, limit.min(room)).await.map_err(Error::from) {
+        let places = projections.iter().map(|projection| (*projection, at(projection)));
+        let Some(step) = Step::next(places, limit) else { return Ok(Visit::Done) };
+        let events = match self.log.read(team, step.from, step.limit).await.map_err(Error::from) {
             Ok(events) => events,
             Err(error) if error.is_unavailable() => return Err(error),
             Err(error) => {
                 tx.rollback().await?;
-                for projection in behind {
-                    faults.failed(&self.views, team, projection, lowest, limit, &error).await?;
+                for projection in step.behind {
+                    faults.failed(&self.views, team, projection, step.from, limit, &error).await?;
                 }
                 return Ok(Visit::More);
             }
@@ -208,26 +208,26 @@ impl Runner {
         let Some(last) = events.last().map(|record| record.position) else {
             tx.commit().await?;
             if !faults.has(team) {
-                self.views.publish(team, lowest);
+                self.views.publish(team, step.from);
             }
             return Ok(Visit::Done);
         };
-        if let Err((projection, error)) = apply_all(&mut tx, team, &behind, &events).await {
+        if let Err((projection, error)) = apply_all(&mut tx, team, &step.behind, &events).await {
             drop(tx.rollback().await);
             if error.is_unavailable() {
                 return Err(error);
             }
-            faults.failed(&self.views, team, projection, lowest, events.len(), &error).await?;
+            faults.failed(&self.views, team, projection, step.from, events.len(), &error).await?;
             return Ok(Visit::More);
         }
-        move_cursors(&mut tx, team, &behind, lowest, last).await?;
-        let mended = faults.passed(&mut tx, team, &behind, last).await?;
+        move_cursors(&mut tx, team, &step.behind, step.from, last).await?;
+        let mended = faults.passed(&mut tx, team, &step.behind, last).await?;
         tx.commit().await?;
         faults.mend(team, &mended);
         if !faults.has(team) {
-            self.views.publish(team, if ahead.is_empty() { last } else { lowest });
+            self.views.publish(team, step.reached(last));
         }
-        Ok(if events.len() < limit && ahead.is_empty() { Visit::Done } else { Visit::More })
+        Ok(step.rest(events.len(), limit))
     }
 }
 

@@ -52,12 +52,19 @@ fn signed(n: u64) -> i64 {
 
 /// Adds a file, unless the team has no room for it; returns whether it was added.
 ///
-/// On PostgreSQL files that are added at the same moment do not see each other: a team may exceed its room by as many.
+/// Files of one team are added in turn: of those that come at the same moment, each sees the ones before it.
 ///
 /// # Errors
 /// The database does not answer.
 pub async fn add(work: &Work, team: &TeamId, row: &Row, room: Room, now_micros: i64) -> Result<bool, Error> {
     let mut tx = work.begin().await?;
+    // Whoever adds for this team next waits here until this is committed, and counts only then.
+    exec!(
+        tx,
+        "INSERT INTO upload_turns (team_id, turns) VALUES ($1, 1)
+         ON CONFLICT (team_id) DO UPDATE SET turns = upload_turns.turns + 1",
+        team.as_str()
+    )?;
     let added = exec!(
         tx,
         "INSERT INTO uploads (team_id, upload_id, file_id, mailbox_id, filename, content_type, size_bytes, sha256,

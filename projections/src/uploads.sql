@@ -12,5 +12,10 @@ CREATE TABLE IF NOT EXISTS uploads (
     PRIMARY KEY (team_id, upload_id)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS uploads_file ON uploads (team_id, file_id);
+-- What is added for one team is added in turn.
+CREATE TABLE IF NOT EXISTS upload_turns (
+    team_id TEXT   NOT NULL PRIMARY KEY,
+    turns   BIGINT NOT NULL
+) WITHOUT ROWID;
 -- Uploads expire by age, whosever they are.
 CREATE INDEX IF NOT EXISTS uploads_age ON uploads (expires_at);

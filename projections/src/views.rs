@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use domain::id::{Position, TeamId};
+use eventlog::postgres::Servers;
 use sqlx::AssertSqlSafe;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -93,7 +94,15 @@ impl Views {
     /// # Errors
     /// The database does not answer, or refuses to create tables.
     pub async fn open_postgres(url: &str) -> Result<Self, Error> {
-        Self::over(Db::open_postgres(url, SCHEMA).await?, ALL).await
+        Self::open_postgres_on(&url.parse()?).await
+    }
+
+    /// The same with servers that somebody follows.
+    ///
+    /// # Errors
+    /// See [`Views::open_postgres`].
+    pub async fn open_postgres_on(servers: &Servers) -> Result<Self, Error> {
+        Self::over(Db::open_postgres(servers, SCHEMA).await?, ALL).await
     }
 
     /// Brings the tables of a database up to date and returns views over it.

@@ -9,6 +9,7 @@ use std::path::Path;
 use domain::id::{AttemptId, EventId, TeamId, WebhookId};
 use domain::published::{Envelope, WebhookBody, WebhookEventType, webhook_body};
 use eventlog::EventLog;
+use eventlog::postgres::Servers;
 use serde_json::json;
 
 use crate::db::{Cells, Db, Durability, Reader, Select, Tx};
@@ -50,7 +51,15 @@ impl Work {
     /// # Errors
     /// The database does not answer, or refuses to create tables.
     pub async fn open_postgres(url: &str, tables: &[&str]) -> Result<Self, Error> {
-        Self::over(Db::open_postgres(url, SCHEMA).await?, tables).await
+        Self::open_postgres_on(&url.parse()?, tables).await
+    }
+
+    /// The same with servers that somebody follows.
+    ///
+    /// # Errors
+    /// See [`Work::open_postgres`].
+    pub async fn open_postgres_on(servers: &Servers, tables: &[&str]) -> Result<Self, Error> {
+        Self::over(Db::open_postgres(servers, SCHEMA).await?, tables).await
     }
 
     async fn over(db: Db, tables: &[&str]) -> Result<Self, Error> {

@@ -39,20 +39,33 @@ pub struct Keys {
 
 /// A data directory that outlives its servers.
 pub struct Installation {
-    directory: TempDir,
+    data: PathBuf,
     environment: Vec<(String, String)>,
+    /// Removed in the end.
+    _directory: Option<TempDir>,
 }
 
 impl Installation {
     /// Returns a fresh, empty installation.
     pub fn new() -> Self {
-        Self { directory: TempDir::new().expect("a temporary directory"), environment: vec![] }
+        let directory = TempDir::new().expect("a temporary directory");
+        Self { data: directory.path().join("data"), environment: vec![], _directory: Some(directory) }
+    }
+
+    /// Returns a fresh installation in a directory of somebody else's.
+    pub fn at(data: &Path) -> Self {
+        Self { data: data.to_owned(), environment: vec![], _directory: None }
     }
 
     /// Returns a fresh, empty installation whose log, read models and work lie in a PostgreSQL database of its own.
     pub async fn on_postgres() -> Self {
         let cluster = Cluster::shared();
-        Self::new().with("DATABASE__URL", &cluster.url(&cluster.create_database(None).await))
+        let installation = Self::new().with("DATABASE__URL", &cluster.url(&cluster.create_database(None).await));
+        // The stories hold with notifications and without.
+        match std::env::var("POSTLOG_TEST_NOTIFY") {
+            Ok(notify) => installation.with("DATABASE__NOTIFY", &notify),
+            Err(_) => installation,
+        }
     }
 
     /// Returns another node of this installation, which has been started: the same database, secrets and bodies, and a
@@ -60,7 +73,7 @@ impl Installation {
     pub fn another_node(&self) -> Self {
         let node = Self { environment: self.environment.clone(), ..Self::new() };
         std::fs::create_dir(node.data()).expect("a data directory");
-        for file in ["master.key", "pepper.key"] {
+        for file in ["master.key", "pepper.key", "checkpoint.key"] {
             std::fs::copy(self.data().join(file), node.data().join(file)).expect("the first node has its secrets");
         }
         // The keys were shown by the first node.
@@ -71,8 +84,16 @@ impl Installation {
 
     /// Returns the URL of its PostgreSQL database.
     pub fn database(&self) -> &str {
-        let url = self.environment.iter().find(|(key, _)| key == "POSTLOG_DATABASE__URL");
+        // The last one set counts.
+        let url = self.environment.iter().rfind(|(key, _)| key == "POSTLOG_DATABASE__URL");
         url.map(|(_, url)| url.as_str()).expect("an installation on PostgreSQL")
+    }
+
+    /// Returns the socket of its PostgreSQL server.
+    pub fn socket(&self) -> PathBuf {
+        let (_, rest) = self.database().split_once('@').expect("a user");
+        let (host, _) = rest.split_once('/').expect("a database");
+        Path::new(&host.replace("%2F", "/")).join(".s.PGSQL.5432")
     }
 
     /// Sets a configuration key for every process of this installation, for example `WEBHOOKS__LEASE_SECONDS`.
@@ -83,7 +104,7 @@ impl Installation {
 
     /// Returns the data directory.
     pub fn data(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.data.clone()
     }
 
     /// Returns a command of the program on this installation.
@@ -115,14 +136,28 @@ impl Installation {
         String::from_utf8(output.stdout).expect("utf-8")
     }
 
+    /// Makes the installation by a first start, and runs an operator command on it.
+    pub fn run_after_start(&self, arguments: &[&str]) -> String {
+        self.start().kill();
+        self.run(arguments)
+    }
+
     /// Starts a server and waits until it is ready.
     pub fn start(&self) -> Server {
-        let mut child = self
-            .command(&["serve"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("the program starts");
+        self.start_by(self.command(&["serve"]))
+    }
+
+    /// The same through a shell that becomes the program, `"$0" "$@"`.
+    pub fn start_through(&self, script: &str) -> Server {
+        let program = self.command(&["serve"]);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]).arg(program.get_program()).args(program.get_args()).env_clear();
+        shell.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        self.start_by(shell)
+    }
+
+    fn start_by(&self, mut command: Command) -> Server {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().expect("the program starts");
         let stdout = child.stdout.take().expect("stdout is piped");
         let (lines, received) = mpsc::sync_channel(1_024);
         std::thread::spawn(move || {
@@ -191,6 +226,20 @@ impl Server {
         status.success()
     }
 
+    /// Waits until the process has ended by itself; `None` if it does not in time.
+    pub fn wait(&mut self, patience: Duration) -> Option<std::process::ExitStatus> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the process is ours") {
+                return Some(status);
+            }
+            if Instant::now() >= deadline {
+                return None;
+            }
+            pause(Duration::from_millis(10));
+        }
+    }
+
     /// Sends the process a signal, for example `STOP`.
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
@@ -218,6 +267,12 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Blocks this thread for a time.
+pub fn pause(time: Duration) {
+    let (_keep, never) = mpsc::sync_channel::<()>(0);
+    let _ = never.recv_timeout(time);
 }
 
 /// Returns an HTTP client without a key.
@@ -289,4 +344,10 @@ pub fn judges_python() -> PathBuf {
     let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/judges/bin/python");
     assert!(python.exists(), "the client libraries are not installed: run `tests/run` once, it installs them");
     python
+}
+
+/// Shows a line with the figures of a story, whether or not the output of tests is captured.
+pub fn report(line: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -1,5 +1,6 @@
 //! Official client libraries and well-known mail clients as judges.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 
 use crate::harness::{Installation, judges_node, judges_python};
@@ -66,4 +67,19 @@ fn swaks_delivers_with_and_without_tls() {
             .expect("swaks is installed: run `tests/run` once, it installs it");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
+}
+
+/// Postfix, taken as it is, receives, relays and returns mail; it and our program are the script's own.
+#[test]
+fn postfix_takes_our_mail_returns_what_it_cannot_deliver_and_loses_nothing_on_its_way_to_us() {
+    if std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() != 0) {
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), "passed over: Postfix runs as root only");
+        return;
+    }
+    let script = format!("{}/tests/judges/postfix.py", env!("CARGO_MANIFEST_DIR"));
+    let mut judge = Command::new(judges_python());
+    let output = judge.arg(script).env("POSTLOG", env!("CARGO_BIN_EXE_postlog")).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("all checks passed"), "{out}\n{err}");
 }

@@ -16,7 +16,7 @@ async fn a_backup_taken_under_way_is_restored_with_everything_acknowledged_befor
     server.kill();
     std::fs::rename(installation.data(), installation.data().with_extension("lost")).unwrap();
     installation.run(&["restore", "--from", copy.to_str().unwrap()]);
-    for secret in ["master.key", "pepper.key", "welcome.shown"] {
+    for secret in ["master.key", "pepper.key", "checkpoint.key", "welcome.shown"] {
         std::fs::copy(installation.data().with_extension("lost").join(secret), installation.data().join(secret))
             .unwrap();
     }

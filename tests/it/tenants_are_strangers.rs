@@ -85,6 +85,8 @@ async fn belongings(server: &crate::harness::Server, root: Client, mailbox: Clie
         ("domains".to_owned(), text(&domain["data"]["id"])),
         ("signing-keys".to_owned(), record.split('.').next().unwrap().to_owned()),
         ("suppressions".to_owned(), text(&listed["data"]["id"])),
+        // What was signed is counted, not named: a number of theirs is one of nothing here.
+        ("checkpoints".to_owned(), "4000000000".to_owned()),
     ]);
     Belongings { root, mailbox, ids }
 }
@@ -123,8 +125,12 @@ async fn ids_of_another_team_answer_like_ids_that_never_were() {
     let theirs = belongings(&server, other_root, other_mailbox, "box@other.test").await;
     let (_, document) = ours.root.get("/openapi.json").await;
     let mut crossed = 0;
-    for (method, template, _) in operations(&document) {
+    for (method, template, operation) in operations(&document) {
         let template = template.trim_start_matches("/api/v1").to_owned();
+        // Who has the token of a public path has what there is to have.
+        if operation["x-postlog-surface"] == "public" {
+            continue;
+        }
         // System folders are named by their role and are each mailbox's own.
         if !template.contains('{') || template.contains("{folder_id}") {
             continue;

@@ -98,6 +98,22 @@ impl Report {
         Self { told: Told::Outcomes(bounce), tokens: tokens.collect(), ids: ids.take(HINTS_MAX).collect() }
     }
 
+    /// Returns whom a report in the standard's form (RFC 3464) is about, and the Message-ID that it quotes; `None` where it
+    /// names a mail by an id or a return path of ours, and for what is no such report.
+    pub(super) fn hearsay(&self) -> Option<(Vec<&Address>, Option<&str>)> {
+        let Told::Outcomes(bounce) = &self.told else { return None };
+        let named = !self.tokens.is_empty() || !self.ids.is_empty();
+        if !bounce.standard || named || bounce.recipients.len() > domain::outbound::RECIPIENTS_MAX {
+            return None;
+        }
+        let about = |outcome: &Outcome| outcome.original_address.is_some() || outcome.address.is_some();
+        if !bounce.recipients.iter().all(about) {
+            return None;
+        }
+        let addresses = bounce.recipients.iter().filter_map(|o| o.original_address.as_ref().or(o.address.as_ref()));
+        Some((addresses.collect(), bounce.original.message_id.as_deref()))
+    }
+
     /// Returns whether it is a complaint.
     pub(super) fn is_complaint(&self) -> bool {
         matches!(self.told, Told::Complaint(_))
@@ -113,7 +129,7 @@ impl Report {
 }
 
 /// Returns the numbers of the recipients that an address is.
-fn numbers(mail: &Outbound, address: Option<&Address>) -> Vec<u8> {
+pub(crate) fn numbers(mail: &Outbound, address: Option<&Address>) -> Vec<u8> {
     let Some(canonical) = address.map(Address::canonical) else { return vec![] };
     let is = |email: &str| Address::parse(email).is_ok_and(|of| of.canonical() == canonical);
     let found = mail.recipients.iter().zip(0u8..).filter(|(r, _)| r.email.as_deref().is_some_and(is));
@@ -181,7 +197,7 @@ fn of_outcome(outcome: &Outcome) -> Option<Heard> {
 }
 
 /// Returns a classification in the words of the log.
-fn verdict_of(found: &Classification) -> Verdict {
+pub(crate) fn verdict_of(found: &Classification) -> Verdict {
     let mut parts = found.enhanced_code.as_deref().unwrap_or_default().split('.').map(str::parse::<u16>);
     let enhanced_code = match (parts.next(), parts.next(), parts.next()) {
         (Some(Ok(class)), Some(Ok(subject)), Some(Ok(detail))) => {

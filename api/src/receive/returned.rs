@@ -2,24 +2,33 @@
 //!
 //! A report counts where it proves what it is about. At a return path the address itself does: nobody but us can make
 //! one. In a mailbox (a team's own provider returns mail to its author) a return path inside of the report does, or our id
-//! of a mail that was sent as that mailbox. A report without such a proof changes nothing. No report is ever answered.
+//! of a mail that was sent as that mailbox. A report without such a proof counts only where it is a whole one (RFC 3464),
+//! comes from the null sender, names no other mail, and one mail alone can be meant. No report is ever answered.
+
+use std::time::Duration;
 
 use domain::StreamId;
 use domain::Versioned;
 use domain::id::{OutboundId, RequestId, TeamId};
-use domain::outbound::{Outbound, RecordFeedback, Rejected, ReturnPath};
+use domain::outbound::{Outbound, RecordFeedback, Rejected, ReturnPath, Status, UnsubscribeMethod};
 use domain::{Actor, outbound::Recipient};
 use eventlog::{LogError, Submission, TransactError};
 use mail::address::Address;
 use mail::verp::{MacKey, Verp};
+use projections::sent_mail;
 
 use super::content::Content;
 use super::content::INLINE_OCTETS_MAX;
 use super::report::{self, Heard, Reading, Report};
 use super::{Destination, Inner, Receiver, Refusal};
+use crate::unsubscription::Unsubscription;
 
 /// How many teams whose ids begin alike are asked for a mail.
 const TEAMS_ASKED_MAX: usize = 16;
+/// How long after it was sent a mail can be meant by a report that does not name it, microseconds.
+const INFERRED_MICROS_MAX: i64 = 7 * 24 * 60 * 60 * 1_000_000;
+/// How long a report without proof waits for the read models.
+const VIEWS_WITHIN: Duration = Duration::from_secs(2);
 /// Where at the bounce domain reports arrive that providers send to one agreed address.
 const REPORT_ADDRESS: &str = "fbl";
 
@@ -39,6 +48,8 @@ pub enum ReportOn {
     Mail(ReturnPath),
     /// A mail that the report has to name.
     AnyMail,
+    /// The recipient of a mail that the address names wants no more of its kind.
+    Unsubscription(ReturnPath),
 }
 
 impl Returns {
@@ -47,6 +58,10 @@ impl Returns {
         let token = Verp::parse(address.local(), &self.key);
         if let Some(path) = token.as_ref().and_then(ReturnPath::read) {
             return Some(ReportOn::Mail(path));
+        }
+        let token = Verp::parse_unsubscribe(address.local(), &self.key);
+        if let Some(path) = token.as_ref().and_then(ReturnPath::read) {
+            return Some(ReportOn::Unsubscription(path));
         }
         let is_for_reports = address.local().eq_ignore_ascii_case(REPORT_ADDRESS);
         (is_for_reports && self.is_home(address)).then_some(ReportOn::AnyMail)
@@ -85,6 +100,18 @@ impl Receiver {
         about: &[ReportOn],
         request: &RequestId,
     ) -> Result<Took, Refusal> {
+        let wishes = about.iter().filter_map(|on| match on {
+            ReportOn::Unsubscription(path) => Some(path),
+            ReportOn::Mail(_) | ReportOn::AnyMail => None,
+        });
+        let mut wished = false;
+        for path in wishes {
+            wished = true;
+            self.unsubscribe(path, content, request).await?;
+        }
+        if wished && about.iter().all(|on| matches!(on, ReportOn::Unsubscription(_))) {
+            return Ok(Took::Nothing);
+        }
         let report = match self.read_report(returns, content).await? {
             Reading::Report(report) => report,
             Reading::Automatic => {
@@ -102,6 +129,7 @@ impl Receiver {
                     return Err(Refusal::NoReport);
                 }
                 ReportOn::AnyMail => paths.extend(report.tokens.iter().cloned()),
+                ReportOn::Unsubscription(_) => {}
             }
         }
         paths.dedup();
@@ -113,6 +141,34 @@ impl Receiver {
             }
         }
         Ok(Took::Report)
+    }
+
+    /// Takes the recipient of a mail off its kind of mail, whatever is written: the address is the wish. A report that
+    /// comes there is nobody's wish.
+    async fn unsubscribe(&self, path: &ReturnPath, content: &Content, request: &RequestId) -> Result<(), Refusal> {
+        let Some(number) = path.recipient.filter(|_| content.mail_from.is_some()) else {
+            reports_total("automatic");
+            return Ok(());
+        };
+        let Some(subject) = self.inner.find_returned(path).await.map_err(unavailable)? else {
+            reports_total("orphan");
+            return Ok(());
+        };
+        reports_total("unsubscription");
+        let wish = Unsubscription {
+            team: &subject.team,
+            outbound: &subject.outbound,
+            recipient: number,
+            topic: subject.mail.accepted.as_ref().and_then(|accepted| accepted.topic.clone()),
+            method: UnsubscribeMethod::Mail,
+            actor: Actor::Smtp,
+            request: request.to_string(),
+            client_ip: Some(content.correspondence.peer_ip.clone()),
+        };
+        wish.record(&self.inner.log, self.inner.allot.now()).await.map(drop).map_err(|error| {
+            tracing::warn!(team.id = %subject.team, error, "an unsubscription could not be recorded");
+            Refusal::Unavailable
+        })
     }
 
     /// Records what a mail to a mailbox says of mail that was sent as it, if it is a report.
@@ -138,7 +194,17 @@ impl Receiver {
                 return self.inner.record(&subject, &report, content, request).await;
             }
         }
-        reports_total("unknown");
+        // Reports come from nobody; what somebody claims to be one has to prove it.
+        let subjects = match content.mail_from {
+            None => self.inner.inferred(team, &report, &own).await.map_err(unavailable)?,
+            Some(_) => vec![],
+        };
+        if subjects.is_empty() {
+            reports_total("unknown");
+        }
+        for subject in &subjects {
+            self.inner.record(subject, &report, content, request).await?;
+        }
         Ok(())
     }
 
@@ -163,6 +229,20 @@ impl Subject {
         let is_own = |address: &Address| address.canonical().eq_ignore_ascii_case(own);
         is_own(&sender) || sender.without_tag().is_some_and(|base| is_own(&base))
     }
+
+    /// Returns whether a report without proof may be about this mail: it was sent from that domain, it is the mail whose
+    /// Message-ID is quoted if one is, and a provider has it for a recipient of that address, nobody knows how it ended.
+    fn may_be_meant(&self, domain: &str, quoted: Option<&str>, to: &Address) -> bool {
+        let Some(letter) = &self.mail.letter else { return false };
+        let sender = Address::parse(letter.return_path.as_deref().unwrap_or(&letter.from.email));
+        let open = |number: &u8| {
+            let status = self.mail.recipient(*number).map(|recipient| recipient.status);
+            matches!(status, Some(Status::Sent | Status::Unknown | Status::Uncertain { .. } | Status::InFlight { .. }))
+        };
+        sender.is_ok_and(|sender| sender.domain().eq_ignore_ascii_case(domain))
+            && quoted.is_none_or(|id| letter.rfc5322_message_id == id)
+            && report::numbers(&self.mail, Some(to)).iter().any(open)
+    }
 }
 
 impl Inner {
@@ -175,6 +255,41 @@ impl Inner {
             }
         }
         Ok(None)
+    }
+
+    /// Finds the mails of a report that names none of them: those a provider took in the last days for the recipients that
+    /// it names, sent from the domain that it came back to. Where one of its recipients may be meant in two mails, or in
+    /// none, it says nothing.
+    async fn inferred(&self, team: &TeamId, report: &Report, own: &str) -> Result<Vec<Subject>, LogError> {
+        let Some((recipients, quoted)) = report.hearsay() else { return Ok(vec![]) };
+        let Some((_, domain)) = own.rsplit_once('@') else { return Ok(vec![]) };
+        // What was sent a moment ago may not be readable yet.
+        let head = self.log.head(team).await?;
+        self.views.wait_for(team, head.position, VIEWS_WITHIN).await;
+        let mut subjects: Vec<Subject> = vec![];
+        for to in recipients {
+            let since = self.allot.now().saturating_sub(INFERRED_MICROS_MAX);
+            let found = sent_mail::to(&self.views, team, to.as_str(), since).await.unwrap_or_else(|error| {
+                tracing::warn!(error = %error, "a projection does not answer; a report stays without its mail");
+                vec![]
+            });
+            if found.len() >= sent_mail::FOUND_MAX {
+                return Ok(vec![]);
+            }
+            let mut meant = vec![];
+            for id in found {
+                let subject = self.mail(team, &id, None).await?;
+                meant.extend(subject.filter(|subject| subject.may_be_meant(domain, quoted, to)));
+            }
+            match (meant.pop(), meant.is_empty()) {
+                (Some(subject), true) if subjects.iter().all(|known| known.outbound != subject.outbound) => {
+                    subjects.push(subject);
+                }
+                (Some(_), true) => {}
+                (Some(_), false) | (None, _) => return Ok(vec![]),
+            }
+        }
+        Ok(subjects)
     }
 
     /// Returns a team's mail; `None` if it has no such mail.

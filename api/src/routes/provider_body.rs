@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use domain::egress::{Policy, judge};
 use domain::provider::quota::Range;
-use domain::provider::{Identity, Provider, Quotas, Security, Status, Transport, Trouble};
+use domain::provider::{Identity, Provider, Quotas, Security, Status, Transport, Trouble, is_topic};
 use domain::published::rfc3339;
 use mail::address::{Address, normalise_domain};
 use projections::providers::{Health, Row};
@@ -159,6 +159,11 @@ pub(super) struct ProviderBody {
     #[serde(default, deserialize_with = "text_or_null::<0, 64, _>")]
     #[schema(value_type = Option<String>)]
     pub(super) ses_configuration_set: Option<Option<String>>,
+    /// The topic of Amazon SNS that the account's notifications come from; null lets go of it. Not at creation: the first
+    /// topic whose subscription is confirmed at `ses_notifications_url` is taken.
+    #[serde(default, deserialize_with = "text_or_null::<0, 400, _>")]
+    #[schema(value_type = Option<String>, example = "arn:aws:sns:eu-central-1:123456789012:mail")]
+    ses_topic_arn: Option<Option<String>>,
     /// The id of the access key of an Amazon SES account.
     #[serde(default, deserialize_with = "text::<1, 128, _>")]
     #[schema(nullable = false)]
@@ -215,6 +220,7 @@ impl ProviderBody {
             ("ses_configuration_set", self.ses_configuration_set.is_some()),
             ("ses_access_key_id", self.ses_access_key_id.is_some()),
             ("ses_secret_access_key", self.ses_secret_access_key.is_some()),
+            ("ses_topic_arn", self.ses_topic_arn.is_some()),
         ];
         let foreign: &[(&str, bool)] = match kind {
             ProviderType::Smtp => &ses,
@@ -257,6 +263,16 @@ impl ProviderBody {
             return Err(Problem::unacceptable("ses_configuration_set", "invalid_value", message));
         }
         Ok(Transport::Ses { region: region.to_owned(), configuration_set: set })
+    }
+
+    /// Returns the topic that is given here, or that there is to be none.
+    pub(super) fn topic(&self) -> Result<Option<Option<String>>, Problem> {
+        let topic = self.ses_topic_arn.clone().map(|given| given.filter(|text| !text.is_empty()));
+        if topic.iter().flatten().any(|text| !is_topic(text)) {
+            let message = "it is not the name (ARN) of a topic of Amazon SNS";
+            return Err(Problem::unacceptable("ses_topic_arn", "invalid_value", message));
+        }
+        Ok(topic)
     }
 
     /// Returns an identity with what is given here.
@@ -394,6 +410,12 @@ pub(super) struct ProviderListItem {
     ses_configuration_set: Option<String>,
     #[schema(required)]
     ses_access_key_id: Option<String>,
+    /// Where a topic of Amazon SNS is to be subscribed, so that what becomes of the account's mail is known.
+    #[schema(required, example = "https://mail.example.com/api/v1/provider-notifications/drzgk3lkofz3m2lq")]
+    ses_notifications_url: Option<String>,
+    /// The topic that notifications are taken from.
+    #[schema(required)]
+    ses_topic_arn: Option<String>,
     #[schema(required)]
     from_email: Option<String>,
     #[schema(required)]
@@ -433,6 +455,8 @@ pub(super) struct Beside {
     pub(super) updated_at: i64,
     pub(super) last_used_at: Option<i64>,
     pub(super) said: Option<String>,
+    /// Where its notifications are taken.
+    pub(super) url: Option<String>,
 }
 
 impl Beside {
@@ -442,7 +466,13 @@ impl Beside {
             updated_at: row.updated_at,
             last_used_at: row.last_used_at,
             said: row.said.clone(),
+            url: None,
         }
+    }
+
+    /// Returns the same with where the account's notifications are taken.
+    pub(super) fn reached_at(self, url: Option<String>) -> Self {
+        Self { url, ..self }
     }
 }
 
@@ -494,6 +524,8 @@ impl ProviderListItem {
             ses_region,
             ses_configuration_set,
             ses_access_key_id: identity.username.clone().filter(|_| is_ses),
+            ses_notifications_url: beside.url.clone().filter(|_| is_ses),
+            ses_topic_arn: provider.topic.clone(),
             from_email: identity.from_email.clone(),
             from_name: identity.from_name.clone(),
             reply_to_email: identity.reply_to_email.clone(),

@@ -106,7 +106,10 @@ async fn list_providers(
     };
     let page = page(query.cursor, query.limit);
     let paged = providers::list(&app.views, &call.caller.team, &Filter { health, kinds }, &page).await?;
-    let items = paged.rows.iter().map(|row| ProviderListItem::new(row.id.as_str(), &row.provider, &Beside::of(row)));
+    let items = paged.rows.iter().map(|row| {
+        let url = app.notifications.url(&call.caller.team, &row.id);
+        ProviderListItem::new(row.id.as_str(), &row.provider, &Beside::of(row).reached_at(url))
+    });
     Ok(Reply::ok(call.list(items.collect(), paged.next_cursor)))
 }
 
@@ -144,6 +147,10 @@ async fn create_provider(
     }
     let kind = body.kind.unwrap_or_default();
     body.fits(kind)?;
+    if body.topic()?.is_some() {
+        let message = "a topic is taken when its subscription is confirmed, or named in a later change";
+        return Err(Problem::unacceptable("ses_topic_arn", "not_applicable", message));
+    }
     let transport = match kind {
         ProviderType::Smtp => Transport::CustomSmtp {
             host: host(body.smtp_host.as_deref().ok_or_else(|| required("smtp_host"))?, &app.config.smtp_hosts)?,
@@ -173,9 +180,11 @@ async fn create_provider(
         submission = submission.with_secret(secret, PURPOSE, text);
     }
     let answered = call.clone().into_call();
+    let url = app.notifications.url(&call.caller.team, &id);
     app.submit(&call, submission, idempotency, move |appended| {
         let fold = &appended.state.1;
         let beside = Beside { created_at: answered.at, updated_at: answered.at, ..Beside::default() };
+        let beside = beside.reached_at(url.clone());
         let location = format!("/api/v1/providers/{id}");
         Reply::created(&location, answered.data(ProviderItem::new(id.as_str(), fold, &beside)))
             .tagged(&ETag::of_version(fold.version))
@@ -204,7 +213,8 @@ pub(super) async fn existing(
         app.caught_up(team, head.position).await;
         row = providers::get(&app.views, team, id).await?;
     }
-    Ok((fold, Beside::of(&row.ok_or_else(Problem::unavailable)?)))
+    let beside = Beside::of(&row.ok_or_else(Problem::unavailable)?);
+    Ok((fold, beside.reached_at(app.notifications.url(team, id))))
 }
 
 /// Get a sending account
@@ -328,6 +338,7 @@ async fn update_provider(
         settings: Some(settings),
         identity: Some(body.identity(fold.identity.clone())?),
         secret: credentials.as_ref().map(|(secret, _)| secret.clone()),
+        topic: body.topic()?,
         by: By::Team,
         if_version: expected.version(fold.version),
     };

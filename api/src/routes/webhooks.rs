@@ -10,8 +10,8 @@ use domain::id::{EventId, MailboxId, Position, SecretId, WebhookId};
 use domain::published::{WebhookEventType, rfc3339};
 use domain::team::Team;
 use domain::webhook_endpoint::{
-    Backlog, ChangeWebhook, CreateWebhook, DeleteWebhook, RotateSecret, Status, Subscription, TestWebhook,
-    WebhookEndpoint,
+    Backlog, ChangeWebhook, CreateWebhook, DeleteWebhook, RotateSecret, SECRET_PURPOSE, Status, Subscription,
+    TestWebhook, WebhookEndpoint,
 };
 use domain::{StreamId, Versioned};
 use eventlog::SecretText;
@@ -41,8 +41,6 @@ pub(super) fn routes() -> Routes {
         .with(door!(test_webhook))
 }
 
-/// What the secret of a webhook is sealed for.
-pub(crate) const SECRET_PURPOSE: &str = "webhook";
 const SECRET_BYTES: usize = 32;
 
 /// The types a webhook can be told of.

@@ -133,8 +133,6 @@ impl SubmissionConfig {
         // A client that has more is asked to send the rest in another transaction, and told beforehand.
         session.limits.recipients_max = session.limits.recipients_max.min(RECIPIENTS_MAX);
         session.start_tls = StartTls::Optional;
-        // Nobody sends the notifications that these parameters ask for.
-        session.dsn = false;
         session.dangerous_auth_without_tls = self.dangerous_auth_without_tls;
         Ok(session)
     }

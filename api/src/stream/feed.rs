@@ -153,9 +153,35 @@ pub(super) struct Kitchen {
     pub window_age: Duration,
 }
 
-struct State {
+/// How far a feed has come: the rule by which a window misses nothing, whenever it is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Progress {
     /// Up to here records are being, or have been, put into the windows that existed when their page was begun.
     claimed: Position,
+}
+
+impl Progress {
+    /// Returns the progress of a feed that begins after a position.
+    #[must_use]
+    pub fn after(position: Position) -> Self {
+        Self { claimed: position }
+    }
+
+    /// Returns the position that the next page is read behind; a window that is made now begins there too. If that is
+    /// while a page is worked through, it misses that page: it begins after it.
+    #[must_use]
+    pub fn position(self) -> Position {
+        self.claimed
+    }
+
+    /// Notes that a page up to `last` was read. It is for those windows that exist now, and for no others.
+    pub fn claim(&mut self, last: Position) {
+        self.claimed = last;
+    }
+}
+
+struct State {
+    progress: Progress,
     channels: HashMap<Interest, (Arc<Channel>, usize)>,
     members: HashMap<u64, Arc<Member>>,
     members_ever: u64,
@@ -172,8 +198,13 @@ pub(super) struct Feed {
 impl Feed {
     /// Returns a feed of what comes after a position. Nobody reads yet: see [`Feed::run`].
     pub fn new(team: TeamId, after: Position) -> Self {
-        let state =
-            State { claimed: after, channels: HashMap::new(), members: HashMap::new(), members_ever: 0, dead: false };
+        let state = State {
+            progress: Progress::after(after),
+            channels: HashMap::new(),
+            members: HashMap::new(),
+            members_ever: 0,
+            dead: false,
+        };
         Self { team, state: Mutex::new(state), stop: CancellationToken::new() }
     }
 
@@ -199,9 +230,8 @@ impl Feed {
     /// Adds a stream. Its number is for [`Feed::leave`].
     pub fn join(&self, interest: &Interest, member: &Arc<Member>) -> (u64, Arc<Channel>) {
         let mut state = self.state();
-        let claimed = state.claimed;
-        // A channel that is made while a page is worked through misses that page: it begins after it.
-        let entry = state.channels.entry(interest.clone()).or_insert_with(|| (Arc::new(Channel::new(claimed)), 0));
+        let begin = state.progress.position();
+        let entry = state.channels.entry(interest.clone()).or_insert_with(|| (Arc::new(Channel::new(begin)), 0));
         entry.1 += 1;
         let channel = Arc::clone(&entry.0);
         state.members_ever += 1;
@@ -275,12 +305,12 @@ impl Feed {
     /// Puts everything up to the head into the windows.
     async fn catch_up(&self, kitchen: &Kitchen) -> Result<(), LogError> {
         loop {
-            let after = self.state().claimed;
+            let after = self.state().progress.position();
             let page = patiently(|| kitchen.log.read(&self.team, after, PAGE_RECORDS)).await?;
             let Some(last) = page.last().map(|record| record.position) else { return Ok(()) };
             let channels: Vec<(Interest, Arc<Channel>)> = {
                 let mut state = self.state();
-                state.claimed = last;
+                state.progress.claim(last);
                 state.channels.iter().map(|(interest, (channel, _))| (interest.clone(), Arc::clone(channel))).collect()
             };
             self.serve(kitchen, &page, &channels).await?;

@@ -28,7 +28,7 @@ impl Interest {
 
 /// What passes within an interest. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Filter {
+pub struct Filter {
     event_types: Option<Arc<BTreeSet<String>>>,
     mailbox: Option<MailboxId>,
 }

@@ -12,8 +12,8 @@ use domain::id::{EventId, MailboxId};
 use serde::Serialize;
 
 /// An event, ready for every client that wants it.
-#[derive(Debug, Clone)]
-pub(super) struct Encoded {
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Encoded {
     /// The published type.
     pub event_type: Cow<'static, str>,
     /// The mailbox it is about.

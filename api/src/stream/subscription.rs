@@ -19,7 +19,7 @@ use super::feed::{Channel, Ending, Kitchen, patiently};
 use super::filter::{Filter, Interest};
 use super::frame;
 use super::hub::Seat;
-use super::window::{Chunk, Taken};
+use super::window::{Chunk, Step};
 
 /// The most records a replay reads at once.
 const PAGE_RECORDS_MAX: usize = 512;
@@ -89,18 +89,16 @@ impl Subscription {
                 }
                 // Marked as seen before looking: what comes meanwhile rings again.
                 moved.borrow_and_update();
-                match channel.take(&filter, cursor, chunk_bytes) {
-                    Taken::UpTo(upto, Some(chunk)) => {
+                match channel.take(&filter, cursor, chunk_bytes).step(cursor) {
+                    Step::Go(upto, chunk) => {
                         cursor = upto;
-                        yield Ok(chunk);
+                        if let Some(chunk) = chunk {
+                            yield Ok(chunk);
+                        }
                         continue;
                     }
-                    Taken::UpTo(upto, None) if upto > cursor => {
-                        cursor = upto;
-                        continue;
-                    }
-                    Taken::UpTo(..) => {}
-                    Taken::Behind => {
+                    Step::Wait => {}
+                    Step::Replay => {
                         let page = replay(&seat, filter.clone(), cursor, page_records, chunk_bytes).await;
                         let Some(page) = page else { break Some(Ending::Unavailable) };
                         // A page full of large frames was read for nothing but its first records.

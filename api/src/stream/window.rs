@@ -13,7 +13,7 @@ use super::filter::Filter;
 use super::frame::Encoded;
 
 /// A frame in its place.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Slot {
     position: Position,
     encoded: Encoded,
@@ -22,15 +22,38 @@ struct Slot {
 
 /// What a client at some position finds.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Taken {
+pub enum Taken {
     /// It stands before the window: the log has what it needs.
     Behind,
     /// All up to a position is dealt with; the frames that pass its filter, as one chunk.
     UpTo(Position, Option<Bytes>),
 }
 
+/// What a client does next, after it looked into the window.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It stands at this position from now on, and sends the chunk, if there is one.
+    Go(Position, Option<Bytes>),
+    /// It has everything: it waits for the bell.
+    Wait,
+    /// It reads the log on from where it stands.
+    Replay,
+}
+
+impl Taken {
+    /// Returns what a client that stands at `cursor` does with what it found.
+    #[must_use]
+    pub fn step(self, cursor: Position) -> Step {
+        match self {
+            Self::Behind => Step::Replay,
+            Self::UpTo(upto, chunk) if chunk.is_some() || upto > cursor => Step::Go(upto, chunk),
+            Self::UpTo(..) => Step::Wait,
+        }
+    }
+}
+
 /// The last chunk that was joined for clients without a filter: many of them stand at the same place.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Joined {
     after: Position,
     upto: Position,
@@ -38,8 +61,8 @@ struct Joined {
 }
 
 /// See the module.
-#[derive(Debug)]
-pub(super) struct Window {
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Window {
     after: Position,
     slots: VecDeque<Slot>,
     bytes: usize,
@@ -53,7 +76,8 @@ impl Window {
     }
 
     /// Returns the position after which the window is complete.
-    #[cfg(test)]
+    #[must_use]
+    #[cfg(any(test, feature = "model"))]
     pub fn after(&self) -> Position {
         self.after
     }
@@ -126,7 +150,7 @@ impl Window {
 }
 
 /// Whole frames, joined up to a number of bytes. A single frame is passed on without copying it.
-pub(super) struct Chunk {
+pub struct Chunk {
     bytes_max: usize,
     frames: usize,
     single: Bytes,

@@ -1,5 +1,7 @@
 //! The audit log and its proof.
 
+use eventlog::Signer;
+use eventlog::checkpoint::SigningKey;
 use serde_json::json;
 
 use crate::harness::World;
@@ -67,4 +69,35 @@ async fn the_chain_is_verified_in_bounded_walks() {
     let strangers = world.team("b.test").await;
     assert_eq!(world.get(&format!("/audit/verify{query}")).key(&strangers.root).send().await.param(), "cursor");
     assert_eq!(world.get("/audit/verify?cursor=AAAA").key(&team.root).send().await.param(), "cursor");
+}
+
+#[tokio::test]
+async fn checkpoints_and_proofs_are_the_teams_own() {
+    let world = World::new().await;
+    let (team, other) = (world.team("a.test").await, world.team("b.test").await);
+    world.mailbox(&team, "box").await;
+    let unsigned = world.get("/audit/checkpoint").key(&team.root).send().await;
+    assert_eq!(unsigned.refusal(), (404, "not_found".to_owned()));
+    let signer = Signer { key: SigningKey::unnamed(&[7; 32]), retired: vec![], every_events: 3, posts: false };
+    let growth = world.app.log.sign_growth(&team.id, &signer, 1, true).await.unwrap();
+    world.app.log.keep_growth(growth.as_slice()).await.unwrap();
+    let latest = world.get("/audit/checkpoint").key(&team.root).send().await.data();
+    let size = latest["size"].as_u64().unwrap();
+    assert_eq!(signer.key.public().checkpoint(latest["note"].as_str().unwrap()).unwrap().size, size);
+    let events = world.get("/audit/events").key(&team.root).send().await.data();
+    let id = events.as_array().unwrap().last().unwrap()["id"].as_str().unwrap();
+    let paths = [
+        "/audit/checkpoint".to_owned(),
+        format!("/audit/checkpoints/{size}"),
+        "/audit/checkpoints/3".to_owned(),
+        format!("/audit/proofs/inclusion?event_id={id}"),
+        "/audit/proofs/inclusion?sequence=1&size=3".to_owned(),
+        "/audit/proofs/consistency?from=2".to_owned(),
+    ];
+    for path in paths {
+        let own = world.get(&path).key(&team.root).send().await.data();
+        assert!(own["note"].is_string() || own["checkpoint"]["note"].is_string(), "{path}: {own}");
+        let foreign = world.get(&path).key(&other.root).send().await;
+        assert_eq!(foreign.refusal(), (404, "not_found".to_owned()), "{path}");
+    }
 }

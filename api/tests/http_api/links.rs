@@ -217,3 +217,26 @@ async fn a_link_is_for_one_recipient() {
     let sent = accept(&world, &team, &key, own).await;
     assert!(sent.raw.contains("https://lists.example.com/leave"));
 }
+
+#[tokio::test]
+async fn bulk_mail_names_an_address_that_unsubscribes_beside_its_link() {
+    let without = World::new().await;
+    let (team, key) = sender(&without, "a.test").await;
+    let sent = accept(&without, &team, &key, json!({"purpose": "bulk"})).await;
+    assert!(!sent.raw.contains("mailto:"), "{}", sent.raw);
+    let config = api::Config { bounce_domain: Some("bounce.test".to_owned()), ..api::Config::default() };
+    let world = World::with(config).await;
+    let (team, key) = sender(&world, "a.test").await;
+    let sent = accept(&world, &team, &key, json!({"purpose": "bulk", "topic": "news"})).await;
+    let unfolded = sent.raw.replace("\r\n ", " ");
+    let field = unfolded.lines().find(|line| line.starts_with("List-Unsubscribe:")).unwrap();
+    let address = field.split("<mailto:").nth(1).and_then(|rest| rest.split('?').next()).unwrap();
+    let (local, domain) = address.split_once('@').unwrap();
+    assert!(local.len() <= 64 && domain == "bounce.test" && !local.contains("bob"), "{field}");
+    let verp = ::mail::verp::Verp::parse_unsubscribe(local, &world.app.auth.pepper().return_path_key()).unwrap();
+    let named = domain::outbound::ReturnPath::read(&verp).unwrap();
+    assert_eq!((named.outbound, named.recipient), (sent.id.clone(), Some(0)));
+    assert!(sent.link("u").starts_with("/u/"), "the link is there, too");
+    let transactional = accept(&world, &team, &key, json!({})).await;
+    assert!(!transactional.raw.contains("List-Unsubscribe"), "{}", transactional.raw);
+}

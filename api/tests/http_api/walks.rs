@@ -137,12 +137,15 @@ impl Things {
                 "public_id" if path.starts_with("/domains") => self.domain.clone(),
                 "public_id" if path.starts_with("/suppressions") => self.suppression.clone(),
                 "selector" => self.selector.clone(),
+                "token" => "nobody".to_owned(),
                 "delivery_id" => format!("whda_{}", "0".repeat(24)),
                 "key_id" => self.key.clone(),
                 "message_id" => self.message.clone(),
                 "thread_id" => self.thread.clone(),
                 "attachment_id" => "att_2".to_owned(),
                 "folder_id" => "inbox".to_owned(),
+                // Checkpoints are counted, not named; whose they are is a story of the audit log.
+                "size" => "4000000000".to_owned(),
                 other => panic!("the walk does not know {other} of {}: teach it", operation.path),
             };
             path = path.replace(&format!("{{{name}}}"), &value);
@@ -206,7 +209,7 @@ async fn every_route_refuses_a_missing_key() {
             operation.path
         );
     }
-    assert_eq!(public, ["/openapi.json"], "nothing else is public");
+    assert_eq!(public, ["/openapi.json", "/provider-notifications/{token}"], "nothing else is public");
 }
 
 #[tokio::test]
@@ -248,7 +251,8 @@ async fn another_teams_things_are_answered_like_things_that_do_not_exist() {
     let mut walked = BTreeSet::new();
     for operation in operations() {
         let foreign = operation.parameters.iter().any(|name| !matches!(name.as_str(), "folder_id"));
-        if !foreign || is_stream(&operation) {
+        // Who has the token of a public path has what there is to have.
+        if !foreign || is_stream(&operation) || operation.surface == "public" {
             continue;
         }
         let of_mailbox = matches!(operation.surface.as_str(), "mailbox" | "sending");

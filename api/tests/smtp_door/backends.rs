@@ -4,12 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
-use domain::StreamId;
-use domain::id::{BlobId, Position, SecretId, TeamId};
-use eventlog::{
-    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, DirectoryEntry, DirectoryKey, Head, Hold, SnapshotRow,
-    StoreError, StreamHistory,
-};
+use eventlog::testing::InFront;
+use eventlog::{AppendError, Backend, Batch, DirectoryEntry, DirectoryKey, StoreError};
 use tokio::sync::{Semaphore, mpsc};
 
 /// What happens to the next appends.
@@ -47,50 +43,9 @@ impl Faulty {
 }
 
 #[async_trait]
-impl Backend for Faulty {
-    async fn epoch(&self) -> Result<u16, StoreError> {
-        self.inner.epoch().await
-    }
-
-    async fn heads(&self, teams: &[TeamId]) -> Result<Vec<(TeamId, Head)>, StoreError> {
-        self.inner.heads(teams).await
-    }
-
-    async fn moved_since(&self, at: i64, limit: usize) -> Result<Vec<(TeamId, Position, i64)>, StoreError> {
-        self.inner.moved_since(at, limit).await
-    }
-
-    async fn last_moved(&self) -> Result<i64, StoreError> {
-        self.inner.last_moved().await
-    }
-
-    async fn teams(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<TeamId>, StoreError> {
-        self.inner.teams(after, limit).await
-    }
-
-    async fn read(
-        &self,
-        team: &TeamId,
-        after: Position,
-        limit: usize,
-    ) -> Result<Vec<eventlog::StoredRecord>, StoreError> {
-        self.inner.read(team, after, limit).await
-    }
-
-    async fn histories(&self, streams: &[(TeamId, StreamId)]) -> Result<Vec<StreamHistory>, StoreError> {
-        self.inner.histories(streams).await
-    }
-
-    async fn save_snapshots(&self, snapshots: &[SnapshotRow]) -> Result<(), StoreError> {
-        self.inner.save_snapshots(snapshots).await
-    }
-
-    async fn answers(&self, keys: &[AnswerKey]) -> Result<Vec<AnswerRow>, StoreError> {
-        self.inner.answers(keys).await
-    }
-
-    async fn drop_answers(&self, before: i64, limit: usize) -> Result<u64, StoreError> {
-        self.inner.drop_answers(before, limit).await
+impl InFront for Faulty {
+    fn behind(&self) -> &dyn Backend {
+        &*self.inner
     }
 
     async fn directory(&self, keys: &[DirectoryKey]) -> Result<Vec<(DirectoryKey, DirectoryEntry)>, StoreError> {
@@ -112,31 +67,5 @@ impl Backend for Faulty {
             self.gate.acquire().await.unwrap().forget();
         }
         self.inner.append(batch).await
-    }
-
-    async fn hold(&self, teams: &[TeamId]) -> Result<Box<dyn Hold>, StoreError> {
-        self.inner.hold(teams).await
-    }
-
-    async fn blob(&self, team: &TeamId, id: &BlobId) -> Result<Option<BlobRow>, StoreError> {
-        self.inner.blob(team, id).await
-    }
-
-    async fn secret(&self, team: &TeamId, id: &SecretId) -> Result<Option<Vec<u8>>, StoreError> {
-        self.inner.secret(team, id).await
-    }
-
-    async fn erase_personal(&self, team: &TeamId, positions: &[Position]) -> Result<u64, StoreError> {
-        self.inner.erase_personal(team, positions).await
-    }
-
-    async fn erasures(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<(TeamId, i64)>, StoreError> {
-        self.inner.erasures(after, limit).await
-    }
-    async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError> {
-        self.inner.erase_blobs(team, ids).await
-    }
-    async fn close(&self) {
-        self.inner.close().await;
     }
 }

@@ -4,12 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
-use domain::StreamId;
-use domain::id::{BlobId, Position, SecretId, TeamId};
-use eventlog::{
-    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, DirectoryEntry, DirectoryKey, Head, Hold,
-    MemoryBackend, SnapshotRow, StoreError, StoredRecord, StreamHistory,
-};
+use domain::id::{BlobId, Position, TeamId};
+use eventlog::testing::InFront;
+use eventlog::{Backend, BlobRow, Head, MemoryBackend, StoreError, StoredRecord};
 use tokio::sync::Semaphore;
 
 use super::harness::{World, config, ids};
@@ -62,63 +59,21 @@ impl Gated {
 }
 
 #[async_trait]
-impl Backend for Gated {
-    async fn epoch(&self) -> Result<u16, StoreError> {
-        self.inner.epoch().await
+impl InFront for Gated {
+    fn behind(&self) -> &dyn Backend {
+        &self.inner
     }
+
     async fn heads(&self, teams: &[TeamId]) -> Result<Vec<(TeamId, Head)>, StoreError> {
         self.gate(self.inner.heads(teams)).await
     }
-    async fn moved_since(&self, at: i64, limit: usize) -> Result<Vec<(TeamId, Position, i64)>, StoreError> {
-        self.inner.moved_since(at, limit).await
-    }
-    async fn last_moved(&self) -> Result<i64, StoreError> {
-        self.inner.last_moved().await
-    }
-    async fn teams(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<TeamId>, StoreError> {
-        self.inner.teams(after, limit).await
-    }
+
     async fn read(&self, team: &TeamId, after: Position, limit: usize) -> Result<Vec<StoredRecord>, StoreError> {
         self.gate(self.inner.read(team, after, limit)).await
     }
-    async fn histories(&self, streams: &[(TeamId, StreamId)]) -> Result<Vec<StreamHistory>, StoreError> {
-        self.inner.histories(streams).await
-    }
-    async fn save_snapshots(&self, snapshots: &[SnapshotRow]) -> Result<(), StoreError> {
-        self.inner.save_snapshots(snapshots).await
-    }
-    async fn answers(&self, keys: &[AnswerKey]) -> Result<Vec<AnswerRow>, StoreError> {
-        self.inner.answers(keys).await
-    }
-    async fn drop_answers(&self, before: i64, limit: usize) -> Result<u64, StoreError> {
-        self.inner.drop_answers(before, limit).await
-    }
-    async fn directory(&self, keys: &[DirectoryKey]) -> Result<Vec<(DirectoryKey, DirectoryEntry)>, StoreError> {
-        self.inner.directory(keys).await
-    }
-    async fn append(&self, batch: &Batch) -> Result<(), AppendError> {
-        self.inner.append(batch).await
-    }
-    async fn hold(&self, teams: &[TeamId]) -> Result<Box<dyn Hold>, StoreError> {
-        self.inner.hold(teams).await
-    }
+
     async fn blob(&self, team: &TeamId, id: &BlobId) -> Result<Option<BlobRow>, StoreError> {
         self.gate(self.inner.blob(team, id)).await
-    }
-    async fn secret(&self, team: &TeamId, id: &SecretId) -> Result<Option<Vec<u8>>, StoreError> {
-        self.inner.secret(team, id).await
-    }
-    async fn erase_personal(&self, team: &TeamId, positions: &[Position]) -> Result<u64, StoreError> {
-        self.inner.erase_personal(team, positions).await
-    }
-    async fn erasures(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<(TeamId, i64)>, StoreError> {
-        self.inner.erasures(after, limit).await
-    }
-    async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError> {
-        self.inner.erase_blobs(team, ids).await
-    }
-    async fn close(&self) {
-        self.inner.close().await;
     }
 }
 

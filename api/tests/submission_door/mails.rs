@@ -1,5 +1,6 @@
 //! What becomes of a submitted mail, and what a client is told of one that is not taken.
 
+use ::mail::smtp::{Notify, Return};
 use domain::api_key::Kind;
 use domain::balance::ChangeCreditLimit;
 use domain::money::Nanos;
@@ -108,10 +109,11 @@ async fn every_refusal_has_its_reply() {
     let mut client = office.login(&secret).await;
     let before = office.head(&team).await;
     client.say("MAIL FROM:<>", "550 5.1.7").await;
-    client.say("MAIL FROM:<ann@a.test> RET=HDRS", "555").await;
+    client.say("MAIL FROM:<ann@a.test> RET=SOME", "501 5.5.4").await;
     client.say("MAIL FROM:<ann@a.test>", "250").await;
     client.say("RCPT TO:<postmaster>", "550 5.1.3").await;
-    client.say("RCPT TO:<bob@example.net> NOTIFY=NEVER", "555").await;
+    client.say("RCPT TO:<bob@example.net> NOTIFY=NEVER,SUCCESS", "501 5.5.4").await;
+    client.say(&format!("RCPT TO:<bob@example.net> ORCPT=rfc822;{}", "x".repeat(501)), "501 5.5.4").await;
     for n in 0..50 {
         client.say(&format!("RCPT TO:<bob{n}@example.net>"), "250").await;
     }
@@ -227,4 +229,29 @@ async fn large_mails_come_in_chunks_and_pipelined() {
     let bare = mail("bare", "ann@a.test").replace("Hello there.\r\n", "one\ntwo\r\n");
     let id = id_in(&hand_over(&mut client, "ann@a.test", &["bob@example.net"], &bare).await);
     assert!(office.text(&team, &id).await.ends_with("\r\n\r\none\r\ntwo\r\n"));
+}
+
+#[tokio::test]
+async fn what_is_asked_of_delivery_reports_is_kept_with_the_mail() {
+    let office = Office::open(Store::Memory).await;
+    let team = office.team("a.test").await;
+    let (_, secret) = office.key(&team, Kind::Sending).await;
+    let mut client = office.login(&secret).await;
+    client.say("MAIL FROM:<ann@a.test> RET=HDRS ENVID=QQ+3D1", "250").await;
+    client.say("RCPT TO:<bob@example.net> NOTIFY=success,DELAY ORCPT=rfc822;Bob+2Bx@old.example", "250").await;
+    client.say("RCPT TO:<carl@example.net>", "250").await;
+    client.say("RCPT TO:<dora@example.net> NOTIFY=NEVER", "250").await;
+    client.say("DATA", "354").await;
+    client.send(format!("{}.\r\n", mail("n1", "ann@a.test"))).await;
+    let id = id_in(&client.reply().await);
+    let state = office.state(&team, &id).await;
+    let notices = state.letter.as_ref().unwrap().notices.clone().unwrap();
+    assert_eq!((notices.ret, notices.envid.as_deref()), (Some(Return::Headers), Some("QQ=1")));
+    let asked: Vec<_> = notices.recipients.iter().map(|to| to.notify).collect();
+    let on = Notify::On { success: true, failure: false, delay: true };
+    assert_eq!(asked, [Some(on), None, Some(Notify::Never)]);
+    assert_eq!(notices.recipients[0].original.as_ref().unwrap().address, "Bob+x@old.example");
+    // Who asks for nothing leaves nothing behind.
+    let id = id_in(&hand_over(&mut client, "ann@a.test", &["bob@example.net"], &mail("n2", "ann@a.test")).await);
+    assert_eq!(office.state(&team, &id).await.letter.as_ref().unwrap().notices, None);
 }

@@ -4,7 +4,8 @@ use domain::bounce::{Category, Source};
 use domain::id::{OutboundId, TeamId};
 use domain::outbound::report::Report;
 use domain::outbound::{BeginAttempt, Event as OutboundEvent, Outcome, RecordResults, Results, ReturnPath, Status};
-use domain::{Event, StreamId, Versioned, suppression};
+use domain::{Actor, Event, StreamId, Versioned, suppression};
+use eventlog::Submission;
 
 use super::harness::{Office, hand_over, id_in, mail};
 use crate::harness::{Client, STORES, Store};
@@ -12,6 +13,10 @@ use crate::harness::{Client, STORES, Store};
 impl Office {
     /// Hands a mail in as a mailbox and has it carried out: taken by a provider, or by the recipients' servers.
     async fn sent(&self, team: &TeamId, secret: &str, to: &[&str], delivered: bool) -> OutboundId {
+        self.sent_at(team, secret, to, delivered, self.door.allot.now()).await
+    }
+
+    async fn sent_at(&self, team: &TeamId, secret: &str, to: &[&str], delivered: bool, at: i64) -> OutboundId {
         let mut client = self.login(secret).await;
         let from = "box@a.test";
         let content = mail(&format!("m{}", self.head(team).await), from);
@@ -23,7 +28,8 @@ impl Office {
         self.door.run(team, BeginAttempt::of(id.clone(), &state, account, numbers.clone())).await;
         let results = Results { recipients: numbers, outcome: Outcome::Taken { delivered }, report: Report::default() };
         let state = self.state(team, &id).await;
-        self.door.run(team, RecordResults::of(id.clone(), &state, 1, vec![results])).await;
+        let record = RecordResults::of(id.clone(), &state, 1, vec![results]);
+        self.door.log.transact(Submission::new(team.clone(), at, Actor::Operator, "test", record)).await.unwrap();
         id
     }
 
@@ -236,4 +242,108 @@ async fn complaints_are_recorded_where_the_mail_proves_to_be_ours() {
     assert!(office.bring("", &path, &report).await.starts_with("250"));
     assert!(office.bring("fbl@isp.example", &path, &arf("abuse", &path)).await.starts_with("250"));
     assert_eq!(office.status(&team, &id, 1).await, Status::Bounced);
+}
+
+#[tokio::test]
+async fn a_report_that_names_no_mail_counts_where_one_mail_alone_can_be_meant() {
+    let office = Office::open(Store::Memory).await;
+    let team = office.team("a.test").await;
+    let (_, _, secret) = office.mailbox(&team, "box@a.test").await;
+    office.mailbox(&team, "eve@a.test").await;
+    let to = ["bob@example.net", "carl@example.net"];
+    let id = office.sent(&team, &secret, &to, false).await;
+    let report = |who: &str| dsn(&[gone(who)], "Subject: Hello");
+    // Somebody's word, a stranger's mail, another team's mailbox, a mail that we did not send.
+    let other = office.team("b.test").await;
+    office.mailbox(&other, "box@b.test").await;
+    let quoting = dsn(&[gone("bob@example.net")], "Message-ID: <other@client.test>\nSubject: Hello");
+    let rows = [
+        ("eve@example.net", "box@a.test", report("bob@example.net")),
+        ("", "box@a.test", report("dora@example.net")),
+        ("", "box@b.test", report("bob@example.net")),
+        ("", "box@a.test", quoting),
+        ("", "box@a.test", dsn(&[gone("bob@example.net"), gone("dora@example.net")], "Subject: Hello")),
+    ];
+    for (from, at, report) in &rows {
+        assert!(office.bring(from, at, report).await.starts_with("250"), "{at}");
+        assert_eq!(office.status(&team, &id, 0).await, Status::Sent, "{from} {at}");
+    }
+    let before = office.head(&team).await;
+    assert!(office.bring("", "box@a.test", &report("Bob@example.net")).await.starts_with("250"));
+    assert_eq!(office.status(&team, &id, 0).await, Status::Bounced);
+    assert_eq!(office.status(&team, &id, 1).await, Status::Sent);
+    assert!(office.suppressed(&team, "bob@example.net").await);
+    assert!(office.names(&team, before).await.contains(&"outbound.bounced".to_owned()));
+}
+
+#[tokio::test]
+async fn a_report_that_may_mean_two_mails_or_an_old_one_says_nothing() {
+    let office = Office::open(Store::Memory).await;
+    let team = office.team("a.test").await;
+    let (_, _, secret) = office.mailbox(&team, "box@a.test").await;
+    let week = 7 * 24 * 3_600 * 1_000_000;
+    let old = office.sent_at(&team, &secret, &["bob@example.net"], false, office.door.allot.now() - week - 1).await;
+    let there = office.sent(&team, &secret, &["bob@example.net"], true).await;
+    let report = dsn(&[gone("bob@example.net")], "Subject: Hello");
+    assert!(office.bring("", "box@a.test", &report).await.starts_with("250"));
+    let statuses = [office.status(&team, &old, 0).await, office.status(&team, &there, 0).await];
+    assert_eq!(statuses, [Status::Sent, Status::Delivered], "too old, and delivered with a return path of its own");
+    let one = office.sent(&team, &secret, &["bob@example.net"], false).await;
+    let two = office.sent(&team, &secret, &["bob@example.net"], false).await;
+    let report = dsn(&[gone("bob@example.net")], "Subject: Hello again");
+    assert!(office.bring("", "box@a.test", &report).await.starts_with("250"));
+    assert_eq!(
+        [office.status(&team, &one, 0).await, office.status(&team, &two, 0).await],
+        [Status::Sent, Status::Sent]
+    );
+    // The Message-ID that the client gave it tells them apart.
+    let id = office.state(&team, &two).await.letter.as_ref().unwrap().rfc5322_message_id.clone();
+    let report = dsn(&[gone("bob@example.net")], &format!("Message-ID: <{id}>\nSubject: Hello again"));
+    assert!(office.bring("", "box@a.test", &report).await.starts_with("250"));
+    assert_eq!(
+        [office.status(&team, &one, 0).await, office.status(&team, &two, 0).await],
+        [Status::Sent, Status::Bounced]
+    );
+}
+
+#[tokio::test]
+async fn a_mail_to_the_address_that_unsubscribes_does_so_once_for_the_recipient_it_names() {
+    let office = Office::open(Store::Memory).await;
+    let team = office.team("a.test").await;
+    let (_, _, secret) = office.mailbox(&team, "box@a.test").await;
+    let id = office.sent(&team, &secret, &["bob@example.net", "carl@example.net"], true).await;
+    let key = office.app.auth.pepper().return_path_key();
+    let address = ReturnPath::token(&team, &id, Some(1)).unsubscribe_address(&key, "bounce.test").unwrap().to_string();
+    let before = office.head(&team).await;
+    let wish = "From: Carl <carl@example.net>\nSubject: unsubscribe\nMessage-ID: <u@example.net>\n\n\n";
+    let mut forged = address.clone();
+    forged.replace_range(30..31, if &address[30..31] == "a" { "b" } else { "a" });
+    assert!(office.bring("carl@example.net", &forged, wish).await.starts_with("550 5.1.1"));
+    let as_return_path = address.replacen('u', "b", 1);
+    assert!(office.bring("", &as_return_path, &dsn(&[gone("carl@example.net")], "")).await.starts_with("550 5.1.1"));
+    // A report is nobody's wish.
+    assert!(office.bring("", &address, &dsn(&[gone("carl@example.net")], "")).await.starts_with("250"));
+    assert_eq!(office.head(&team).await, before);
+    for _ in 0..3 {
+        // From wherever it comes: people have several addresses, and the address in the mail is the proof.
+        assert!(office.bring("c@elsewhere.example", &address.to_uppercase(), wish).await.starts_with("250"));
+    }
+    assert_eq!(office.names(&team, before).await, ["outbound.unsubscribed", "suppression.added"]);
+    let listed = |email: &str| {
+        let address = office.app.outbox.address(&team, &email.parse().unwrap());
+        let log = office.door.log.clone();
+        let team = team.clone();
+        async move {
+            let listed: Versioned<suppression::Suppression> =
+                log.state(&team, &[StreamId::Suppression(address)]).await.unwrap();
+            listed.stops(suppression::Purpose::Bulk, None, false, 0).is_some()
+        }
+    };
+    assert!(listed("carl@example.net").await && !listed("bob@example.net").await);
+    assert!(!office.suppressed(&team, "carl@example.net").await, "transactional mail goes on");
+    assert_eq!(office.door.mails(&team).await.len(), 0, "it is in nobody's mailbox");
+    // A mail that is on no record.
+    let unknown = ReturnPath::token(&team, &OutboundId::new(1, [1; 9]), Some(0));
+    let unknown = unknown.unsubscribe_address(&key, "bounce.test").unwrap().to_string();
+    assert!(office.bring("carl@example.net", &unknown, wish).await.starts_with("250"));
 }

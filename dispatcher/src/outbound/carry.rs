@@ -9,7 +9,7 @@ use domain::provider::{BreakProvider, Trouble};
 use domain::routing::Routing;
 use tokio::sync::mpsc;
 
-use super::letter::{Envelope, Letter, addresses};
+use super::letter::{Letter, addresses};
 use super::patience::Mood;
 use super::queue::Transcript;
 use super::results::{Carried, Failed};
@@ -59,7 +59,7 @@ impl Visit {
         let numbers = job.going.to_vec();
         let envelopes = match context.config.bounce_domain_through_accounts {
             true => job.letter.envelopes(&context, (&self.team, &self.outbound), numbers, to),
-            false => vec![Envelope { mail_from: job.letter.mail_from.clone(), numbers, addresses: to }],
+            false => vec![job.letter.envelope(numbers, to)],
         };
         let (mut turn, mut left) = (Some(turn), envelopes.len());
         for envelope in envelopes {

@@ -5,13 +5,14 @@ use std::sync::{Arc, PoisonError};
 use domain::StreamId;
 use domain::Versioned;
 use domain::id::{OutboundId, ProviderId, TeamId};
-use domain::outbound::{Outbound, ReturnPath};
+use domain::outbound::{Notices, Outbound, ReturnPath};
 use domain::provider::credentials::{Credentials, PURPOSE};
 use domain::provider::{Provider, Security, Transport};
 use domain::sending_domain::{Algorithm, SIGNING_KEY_PURPOSE, SendingDomain, SigningKey};
 use mail::address::{Address, ReversePath};
 use mail::auth::{DkimKey, DkimSigner, KeyType, sign_dkim};
 use mail::smtp::client::{Content, Login, Mail};
+use mail::smtp::{Notify, Return};
 
 use super::Unready;
 use super::reactor::Context;
@@ -30,6 +31,8 @@ pub(crate) struct Letter {
     pub(crate) own_return_path: bool,
     pub(crate) content: Content,
     pub(crate) smtputf8: bool,
+    /// What was asked of reports about its delivery.
+    pub(crate) notices: Option<Notices>,
 }
 
 /// Why a mail cannot be made ready.
@@ -77,18 +80,25 @@ pub(crate) async fn prepare(
     let header = content.windows(4).position(|w| w == b"\r\n\r\n").map_or(&content[..], |end| &content[..end]);
     let smtputf8 = !header.is_ascii();
     let own_return_path = letter.return_path.is_some();
-    Ok(Letter { mail_from, own_return_path, content, smtputf8 })
+    Ok(Letter { mail_from, own_return_path, content, smtputf8, notices: letter.notices.clone() })
 }
 
 /// One transaction: from where, and for whom.
 #[derive(Debug, Clone)]
 pub(crate) struct Envelope {
     pub(crate) mail_from: ReversePath,
+    /// Reports come back to us.
+    pub(crate) returns_here: bool,
     pub(crate) numbers: Vec<u8>,
     pub(crate) addresses: Vec<Address>,
 }
 
 impl Letter {
+    /// Returns one transaction from the sender's own address.
+    pub(crate) fn envelope(&self, numbers: Vec<u8>, addresses: Vec<Address>) -> Envelope {
+        Envelope { mail_from: self.mail_from.clone(), returns_here: false, numbers, addresses }
+    }
+
     /// Parts recipients into transactions: one for all, or one for each where bounces come back to addresses of ours.
     pub(crate) fn envelopes(
         &self,
@@ -99,12 +109,13 @@ impl Letter {
     ) -> Vec<Envelope> {
         let domain = context.config.bounce_domain.as_str();
         let key = context.return_path_key.as_ref().filter(|_| !domain.is_empty() && !self.own_return_path);
-        let Some(key) = key else { return vec![Envelope { mail_from: self.mail_from.clone(), numbers, addresses }] };
+        let Some(key) = key else { return vec![self.envelope(numbers, addresses)] };
         let one = |(number, address): (u8, Address)| {
             let token = ReturnPath::token(team, outbound, Some(number));
             let named = token.address(key, domain).ok().and_then(|a| ReversePath::parse(&format!("<{a}>")).ok());
+            let returns_here = named.is_some();
             let mail_from = named.unwrap_or_else(|| self.mail_from.clone());
-            Envelope { mail_from, numbers: vec![number], addresses: vec![address] }
+            Envelope { mail_from, returns_here, numbers: vec![number], addresses: vec![address] }
         };
         numbers.into_iter().zip(addresses).map(one).collect()
     }
@@ -113,8 +124,25 @@ impl Letter {
     pub(crate) fn mail(&self, envelope: &Envelope) -> Mail {
         let mut mail = Mail::new(envelope.mail_from.clone(), envelope.addresses.clone(), self.content.clone());
         mail.smtputf8 = self.smtputf8;
+        if let Some(notices) = &self.notices {
+            mail.ret = notices.ret;
+            mail.envelope_id.clone_from(&notices.envid);
+            let asked = |number: &u8| notices.recipients.get(usize::from(*number)).cloned().unwrap_or_default();
+            mail.parameters = envelope.numbers.iter().map(asked).collect();
+            if envelope.returns_here {
+                mail.ret = mail.ret.map(|_| Return::Headers);
+                mail.parameters.iter_mut().for_each(|to| to.notify = to.notify.map(reported_here));
+            }
+        }
         mail
     }
+}
+
+/// Returns what is asked of a server whose reports come to us. Whoever wants to hear nothing is not written to; but what
+/// comes of a mail is always told here, or addresses that do not exist would be written to for ever.
+fn reported_here(asked: Notify) -> Notify {
+    let success = matches!(asked, Notify::On { success: true, .. });
+    Notify::On { success, failure: true, delay: true }
 }
 
 async fn signer(
@@ -214,4 +242,46 @@ async fn credentials(
 pub(crate) fn addresses(mail: &Outbound, numbers: &[u8]) -> Option<Vec<Address>> {
     let address = |n: &u8| Address::parse(mail.recipient(*n)?.email.as_deref()?).ok();
     numbers.iter().map(address).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use mail::smtp::{OriginalRecipient, RcptParameters};
+
+    use super::*;
+
+    fn handed_over(returns_here: bool) -> Mail {
+        let original = OriginalRecipient { address_type: "rfc822".into(), address: "bob@old.example".into() };
+        let bob = RcptParameters { notify: Some(Notify::Never), original: Some(original) };
+        let carl = RcptParameters::default();
+        let on = Notify::On { success: true, failure: false, delay: false };
+        let dora = RcptParameters { notify: Some(on), original: None };
+        let notices = Notices { ret: Some(Return::Full), envid: Some("QQ".into()), recipients: vec![bob, carl, dora] };
+        let letter = Letter {
+            mail_from: ReversePath::parse("<ann@a.test>").unwrap(),
+            own_return_path: !returns_here,
+            content: Arc::from(&b"Subject: Hello\r\n\r\n"[..]),
+            smtputf8: false,
+            notices: Some(notices),
+        };
+        let addresses = ["bob@b.test", "dora@b.test"].map(|a| Address::parse(a).unwrap()).to_vec();
+        letter.mail(&Envelope { returns_here, ..letter.envelope(vec![0, 2], addresses) })
+    }
+
+    #[test]
+    fn what_is_asked_of_reports_goes_on_as_it_came_to_the_senders_own_provider() {
+        let mail = handed_over(false);
+        assert_eq!((mail.ret, mail.envelope_id.as_deref()), (Some(Return::Full), Some("QQ")));
+        let on = Notify::On { success: true, failure: false, delay: false };
+        assert_eq!(mail.parameters.iter().map(|to| to.notify).collect::<Vec<_>>(), [Some(Notify::Never), Some(on)]);
+        assert_eq!(mail.parameters[0].original.as_ref().unwrap().address, "bob@old.example");
+    }
+
+    #[test]
+    fn reports_that_come_to_us_tell_of_failures_whatever_was_asked() {
+        let mail = handed_over(true);
+        assert_eq!((mail.ret, mail.envelope_id.as_deref()), (Some(Return::Headers), Some("QQ")));
+        let on = |success| Some(Notify::On { success, failure: true, delay: true });
+        assert_eq!(mail.parameters.iter().map(|to| to.notify).collect::<Vec<_>>(), [on(false), on(true)]);
+    }
 }

@@ -447,7 +447,8 @@ impl Reactor {
     async fn shut_down(mut self) -> Result<(), Error> {
         self.is_stopping = true;
         let until = Instant::now() + Duration::from_secs(self.context.config.drain_seconds);
-        while self.in_flight > 0 || self.is_settling || !self.settlements.is_empty() {
+        // A lease that is being taken is waited for too: it would keep others off until its end.
+        while self.in_flight > 0 || self.is_settling || !self.settlements.is_empty() || self.is_acquiring {
             self.write();
             match timeout_at(until, self.tasks.join_next()).await {
                 Ok(Some(done)) => self.take_all(done)?,

@@ -1,10 +1,9 @@
 //! One attempt: look once more, sign, POST, and say what follows from the answer.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use domain::id::{AttemptId, EventId, Position};
+use domain::id::{AttemptId, EventId};
 use domain::webhook_endpoint::{RecordExhausted, RecordGone, Rejected};
 use domain::{Actor, Command};
 use eventlog::{LogError, Submission, TransactError};
@@ -17,6 +16,7 @@ use super::endpoint::{self, Endpoint};
 use super::item::{Item, read_page};
 use super::reactor::Context;
 use super::sign;
+use super::verdict::{self, Reply, Verdict, verdict};
 use super::window::{Phase, Row, Settlement, Work};
 use crate::egress::{Answer, AttemptError};
 use crate::queue::Key;
@@ -25,10 +25,6 @@ use crate::queue::Key;
 const POISON_TRIES_MAX: u32 = 5;
 /// Pause after the first of them; it doubles with each.
 const POISON_PAUSE_MICROS: i64 = 10_000_000;
-/// Pause before something is tried again that our own log or store refused.
-const OWN_FAULT_PAUSE_MICROS: i64 = 5_000_000;
-/// What an endpoint answers when it is gone for good (RFC 9110 15.5.11).
-const GONE: u16 = 410;
 /// Who signs commands of this reactor.
 const ACTOR: Actor = Actor::System("webhooks");
 
@@ -70,7 +66,7 @@ pub(crate) async fn attempt(context: &Context, job: &Job) -> Attempted {
         Ok(body) => (&item, body.clone()),
         Err(error) => return Attempted::Settled(poisoned(context, job, error.clone())),
     };
-    if job.work.attempts >= context.schedule.attempts_max() {
+    if verdict::is_over(&context.schedule, job.work.attempts) {
         // The last attempt was made, but the log could not be told.
         return Attempted::Settled(exhausted(context, job, item.id, job.work.attempts, "all attempts failed").await);
     }
@@ -85,7 +81,8 @@ pub(crate) async fn attempt(context: &Context, job: &Job) -> Attempted {
         return Attempted::Settled(Settlement::Delivered);
     }
     // Nothing may come between this look at our own clock and the request.
-    if Instant::now() + context.config.attempt_reserve() > job.lease_until {
+    let left = job.lease_until.saturating_duration_since(Instant::now());
+    if !verdict::lease_covers(left, context.config.attempt_reserve()) {
         return Attempted::LeaseShort;
     }
     let started = Instant::now();
@@ -170,7 +167,7 @@ async fn post(
     Ok(context.client.post(target, headers, body, context.config.attempt_deadline()).await?)
 }
 
-/// Decides what an answer means. Redirects are failures; `410` is the end.
+/// Does what an answer asks for.
 async fn outcome(
     context: &Context,
     job: &Job,
@@ -179,41 +176,38 @@ async fn outcome(
     first_due_at: i64,
     number: u32,
 ) -> (Settlement, AttemptResult, Option<i64>) {
-    let (error, retry_after): (String, Option<Duration>) = match answer {
-        Ok(answer) if answer.is_success() => return (Settlement::Delivered, AttemptResult::Success, None),
-        Ok(answer) => (format!("answered {}", answer.status), answer.retry_after),
-        Err(failure) => (failure.message.clone(), None),
+    let (error, reply) = match answer {
+        Ok(Answer { status, retry_after, .. }) => {
+            (format!("answered {status}"), Reply { status: Some(*status), retry_after: *retry_after })
+        }
+        Err(failure) => (failure.message.clone(), Reply { status: None, retry_after: None }),
     };
     let now = context.allot.now();
-    if answer.as_ref().is_ok_and(|answer| answer.status == GONE) {
-        let settlement = gone(context, job, item.id, first_due_at, number, &error).await;
-        return (settlement, AttemptResult::PermanentFailure, None);
-    }
-    let next = context.schedule.next_attempt(first_due_at, number, now, jitter(context), retry_after);
-    let Some(next) = next else {
-        let settlement = exhausted(context, job, item.id, number, &error).await;
-        return (settlement, AttemptResult::PermanentFailure, None);
+    let next = match verdict(&context.schedule, reply, first_due_at, number, now, jitter(context)) {
+        Verdict::Delivered => return (Settlement::Delivered, AttemptResult::Success, None),
+        Verdict::Gone => {
+            let settlement = gone(context, job, item.id, first_due_at, number, &error).await;
+            return (settlement, AttemptResult::PermanentFailure, None);
+        }
+        Verdict::Exhausted => {
+            let settlement = exhausted(context, job, item.id, number, &error).await;
+            return (settlement, AttemptResult::PermanentFailure, None);
+        }
+        Verdict::Retry(next) => next,
     };
-    let row = Row {
-        position: item.position,
-        phase: Phase::Retrying,
-        attempts: number,
-        first_due_at,
-        next_due_at: Some(next),
-        last_error: error,
-    };
+    let row = verdict::retrying(item.position, number, first_due_at, next, error);
     // Switched off while the request was made: the row waits until the webhook is on again, nothing is planned.
     let on = endpoint::state(context, &job.key).await.map_or(true, |state| endpoint::is_on(&state));
     let (result, next) = if on { (AttemptResult::Retrying, Some(next)) } else { (AttemptResult::Failed, None) };
     (Settlement::Blocked(row), result, next)
 }
 
-/// Tells the log that every attempt failed. Only when the log knows may the row say so: a row that is exhausted while
-/// the webhook is on means that it was switched on again since.
+/// Tells the log that every attempt failed.
 async fn exhausted(context: &Context, job: &Job, event: EventId, attempts: u32, error: &str) -> Settlement {
     let command = RecordExhausted { webhook: job.key.webhook.clone(), event_position: event.position, attempts };
     let told = tell(context, job, event, command).await;
-    Settlement::Blocked(row_of_end(context, event.position, Phase::Exhausted, attempts, error, told))
+    let now = context.allot.now();
+    Settlement::Blocked(verdict::ended(event.position, Phase::Exhausted, attempts, error.to_owned(), told, now))
 }
 
 /// Tells the log that the endpoint is gone.
@@ -226,14 +220,9 @@ async fn gone(
     error: &str,
 ) -> Settlement {
     let told = tell(context, job, event, RecordGone { webhook: job.key.webhook.clone() }).await;
-    let row = row_of_end(context, event.position, Phase::Gone, attempts, error, told);
-    Settlement::Blocked(Row { first_due_at, ..row })
-}
-
-fn row_of_end(context: &Context, position: Position, phase: Phase, attempts: u32, error: &str, told: bool) -> Row {
     let now = context.allot.now();
-    let (phase, next_due_at) = if told { (phase, None) } else { (Phase::Retrying, Some(now + OWN_FAULT_PAUSE_MICROS)) };
-    Row { position, phase, attempts, first_due_at: now, next_due_at, last_error: error.to_owned() }
+    let row = verdict::ended(event.position, Phase::Gone, attempts, error.to_owned(), told, now);
+    Settlement::Blocked(Row { first_due_at, ..row })
 }
 
 /// Sends a command; returns whether it is in the log or pointless.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use domain::id::{Position, TeamId, WebhookId};
 use domain::team::Team;
-use domain::webhook_endpoint::{Status, Subscription, WebhookEndpoint};
+use domain::webhook_endpoint::{SECRET_PURPOSE, Status, Subscription, WebhookEndpoint};
 use domain::{StreamId, Versioned};
 use eventlog::LogError;
 use projections::webhooks;
@@ -66,7 +66,7 @@ pub(crate) async fn load(context: &Context, key: &Key) -> Result<Option<Endpoint
     let row = row.ok_or_else(|| Unready("the projection of webhooks is behind".to_owned()))?;
     let secret = match &state.secret {
         None => Err("the webhook has no secret".to_owned()),
-        Some(id) => match context.log.secret(&key.team, id, "webhook").await {
+        Some(id) => match context.log.secret(&key.team, id, SECRET_PURPOSE).await {
             Ok(Some(text)) => Secret::parse(text.expose_str()).map_err(|e| e.to_string()),
             Ok(None) => Err("the signing secret is not there".to_owned()),
             Err(LogError::Seal(e)) => Err(e.to_string()),

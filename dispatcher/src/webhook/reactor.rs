@@ -416,7 +416,8 @@ impl Reactor {
     async fn shut_down(mut self) -> Result<(), Error> {
         self.is_stopping = true;
         let until = Instant::now() + Duration::from_secs(self.context.config.drain_seconds);
-        while self.turns.in_flight() > 0 || self.writes.is_writing() {
+        // A lease that is being taken is waited for too: it would keep others off until its end.
+        while self.turns.in_flight() > 0 || self.writes.is_writing() || self.leases.is_acquiring() {
             match timeout_at(until, self.tasks.join_next()).await {
                 Ok(Some(done)) => self.take_all(done)?,
                 Ok(None) => break,

@@ -16,12 +16,12 @@
 //! What is durable is a [`Snapshot`]: the cursor, the positions between cursor and horizon that are *not* settled, and
 //! the rows. Restoring it at any moment forgets only what was settled after it was taken.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use blocked::Blocked;
 use domain::id::{MailboxId, Position};
-pub(crate) use row::{Phase, Row, Settlement, Snapshot, Work};
+pub use row::{Phase, Row, Settlement, Snapshot, Work};
 use scan::Scan;
 
 mod blocked;
@@ -30,28 +30,28 @@ mod row;
 mod scan;
 
 /// Events of one mailbox; `None` for events that belong to none.
-pub(crate) type Lane = Option<MailboxId>;
+pub type Lane = Option<MailboxId>;
 
 /// How large a window may become.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Bounds {
     /// Unsettled events in memory at which reading ahead pauses.
-    pub(crate) events_max: usize,
+    pub events_max: usize,
     /// Blocked lanes at which reading ahead pauses.
-    pub(crate) blocked_max: usize,
+    pub blocked_max: usize,
     /// Positions remembered per blocked lane.
-    pub(crate) queue_max: usize,
+    pub queue_max: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Entry<T> {
     lane: Lane,
     item: Option<Arc<T>>,
 }
 
-/// See the module.
-#[derive(Debug)]
-pub(crate) struct Window<T> {
+/// See the module. It is a value: whoever looks for all that can happen may copy, compare and hash it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Window<T> {
     bounds: Bounds,
     read_to: Position,
     settled_to: Position,
@@ -62,7 +62,7 @@ pub(crate) struct Window<T> {
     covered_to: Position,
     entries: BTreeMap<Position, Entry<T>>,
     /// Entries of each lane, oldest first; the first may be in flight.
-    lanes: HashMap<Lane, VecDeque<Position>>,
+    lanes: BTreeMap<Lane, VecDeque<Position>>,
     ready: BTreeSet<Position>,
     in_flight: BTreeSet<Position>,
     blocked: BTreeMap<Lane, Blocked>,
@@ -74,7 +74,7 @@ pub(crate) struct Window<T> {
 
 impl<T> Window<T> {
     /// Returns a window as it was written down.
-    pub(crate) fn restore(
+    pub fn restore(
         bounds: Bounds,
         cursor: Position,
         horizon: Position,
@@ -89,7 +89,7 @@ impl<T> Window<T> {
             restored_pending: pending.into_iter().collect(),
             covered_to: horizon,
             entries: BTreeMap::new(),
-            lanes: HashMap::new(),
+            lanes: BTreeMap::new(),
             ready: BTreeSet::new(),
             in_flight: BTreeSet::new(),
             blocked: BTreeMap::new(),
@@ -108,47 +108,43 @@ impl<T> Window<T> {
     }
 
     /// Returns how far the log has been read.
-    pub(crate) fn read_to(&self) -> Position {
+    pub fn read_to(&self) -> Position {
         self.read_to
     }
 
     /// Returns where the cursor is: everything up to it is settled or covered by a row.
-    pub(crate) fn cursor(&self) -> Position {
+    pub fn cursor(&self) -> Position {
         self.entries.keys().next().map_or(self.read_to, |first| first - 1)
     }
 
     /// Returns how many attempts are on their way.
-    pub(crate) fn in_flight(&self) -> usize {
+    pub fn in_flight(&self) -> usize {
         self.in_flight.len()
     }
 
     /// Returns how many lanes are blocked.
-    pub(crate) fn blocked(&self) -> usize {
+    pub fn blocked(&self) -> usize {
         self.blocked.len()
     }
 
     /// Returns how many events are in memory.
-    pub(crate) fn waiting(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         self.entries.len()
     }
 
     /// Returns whether there is room to read ahead.
-    pub(crate) fn has_room(&self) -> bool {
+    pub fn has_room(&self) -> bool {
         let few_blocked = self.blocked.len() < self.bounds.blocked_max;
         self.entries.len() < self.bounds.events_max && (few_blocked || self.read_to < self.covered_to)
     }
 
     /// Returns the rows in a phase.
-    pub(crate) fn rows_in(&self, phase: Phase) -> impl Iterator<Item = (&Lane, &Row)> {
+    pub fn rows_in(&self, phase: Phase) -> impl Iterator<Item = (&Lane, &Row)> {
         self.blocked.iter().filter(move |(_, b)| b.row.phase == phase).map(|(lane, b)| (lane, &b.row))
     }
 
     /// Takes in the next page of the log: the matching events, in order, and the last position that was read.
-    pub(crate) fn read(
-        &mut self,
-        matching: impl IntoIterator<Item = (Position, Lane, Option<Arc<T>>)>,
-        last: Position,
-    ) {
+    pub fn read(&mut self, matching: impl IntoIterator<Item = (Position, Lane, Option<Arc<T>>)>, last: Position) {
         for (position, lane, item) in matching {
             if position > self.read_to {
                 self.offer(position, lane, item);
@@ -181,7 +177,7 @@ impl<T> Window<T> {
     }
 
     /// Returns the next thing to attempt now, which is then in flight until it is settled.
-    pub(crate) fn start(&mut self, now: i64) -> Option<Work<T>> {
+    pub fn start(&mut self, now: i64) -> Option<Work<T>> {
         self.blocked_turn = !self.blocked_turn;
         if self.blocked_turn {
             self.start_blocked(now).or_else(|| self.start_entry())
@@ -191,12 +187,12 @@ impl<T> Window<T> {
     }
 
     /// Returns whether [`Window::start`] would return something.
-    pub(crate) fn can_start(&self, now: i64) -> bool {
+    pub fn can_start(&self, now: i64) -> bool {
         !self.ready.is_empty() || self.due.first().is_some_and(|(at, _)| *at <= now)
     }
 
     /// Returns when the next retry is due.
-    pub(crate) fn next_due_at(&self) -> Option<i64> {
+    pub fn next_due_at(&self) -> Option<i64> {
         self.due.first().map(|(at, _)| *at)
     }
 
@@ -225,7 +221,7 @@ impl<T> Window<T> {
     }
 
     /// Takes in how an attempt ended.
-    pub(crate) fn settle(&mut self, position: Position, lane: &Lane, settlement: Settlement) {
+    pub fn settle(&mut self, position: Position, lane: &Lane, settlement: Settlement) {
         self.in_flight.remove(&position);
         if self.entries.contains_key(&position) {
             self.settle_entry(position, lane, settlement);
@@ -327,7 +323,7 @@ impl<T> Window<T> {
     }
 
     /// Returns what has to be written down, and regards it as written.
-    pub(crate) fn snapshot(&mut self) -> Snapshot {
+    pub fn snapshot(&mut self) -> Snapshot {
         let cursor = self.cursor();
         let rows = std::mem::take(&mut self.dirty)
             .into_iter()
@@ -346,12 +342,12 @@ impl<T> Window<T> {
     }
 
     /// Takes back rows that could not be written.
-    pub(crate) fn unwritten(&mut self, rows: impl IntoIterator<Item = Lane>) {
+    pub fn unwritten(&mut self, rows: impl IntoIterator<Item = Lane>) {
         self.dirty.extend(rows);
     }
 
     /// Returns whether rows changed since the last snapshot.
-    pub(crate) fn has_unwritten_rows(&self) -> bool {
+    pub fn has_unwritten_rows(&self) -> bool {
         !self.dirty.is_empty()
     }
 }

@@ -1,9 +1,10 @@
 //! What becomes of a domain whose records are looked up again and again.
 
-use domain::id::DomainId;
-use domain::sending_domain::{RemoveDomain, Status};
+use domain::id::{DomainId, SecretId};
+use domain::sending_domain::{AddSigningKey, Algorithm, NewKey, RemoveDomain, Status};
 
-use crate::world::{World, eventually};
+use crate::reactor::eventually;
+use crate::world::World;
 
 /// Waits for questions beyond those asked before.
 async fn asked_again(world: &World, before: usize) {
@@ -126,4 +127,22 @@ async fn a_domain_that_was_given_up_is_looked_up_no_more() {
     eventually("a look at the other", || async { world.dns.was_asked_of("_dmarc.kept.example.com") }).await;
     running.stop().await;
     assert!(!world.dns.was_asked_of("_dmarc.mail.example.com"));
+}
+
+#[tokio::test]
+async fn a_look_that_meets_a_view_behind_the_log_goes_by_the_log_at_once() {
+    let mut world = World::new().await;
+    world.stop_views().await;
+    let key = NewKey {
+        selector: "pl2".into(),
+        algorithm: Algorithm::Ed25519,
+        public_key: "b2xk".into(),
+        secret: SecretId::new(world.now(), [2; 9]),
+    };
+    world.tell_the_log(AddSigningKey { domain: world.domain.clone(), key }).await;
+    world.dns.serve(world.zone_without("").await);
+    let running = world.start("node");
+    // The clock stands still: nothing is looked up a second time because time passed.
+    eventually("verified", || async { world.state().await.status == Status::Verified }).await;
+    running.stop().await;
 }

@@ -1,10 +1,8 @@
 //! A team with a domain, a DNS and a clock in the test's hand.
 
-use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use dispatcher::dns::{Checker, Config, Parts, Queue};
 use domain::id::{DomainId, SecretId, TeamId};
@@ -15,21 +13,13 @@ use domain::{Actor, Command, StreamId, Versioned};
 use eventlog::{Allot, BlobStore, EventLog, MasterKey, Options, Submission};
 use mail::auth::{DnsError, MxRecord, Resolver, Zone};
 use projections::{Runner, Views};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use crate::reactor::{PATIENCE, Running, eventually};
 
 pub const SECOND: i64 = 1_000_000;
 const NOW: i64 = 1_700_000_000_000_000;
-const PATIENCE: Duration = Duration::from_secs(20);
-
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    let waiting = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "never: {what}");
-}
 
 /// A DNS whose records change, that counts questions and that may never answer.
 #[derive(Default)]
@@ -99,7 +89,6 @@ pub struct World {
     views: Views,
     queue: Queue,
     stop: CancellationToken,
-    #[expect(dead_code, reason = "owns the task that keeps the read models")]
     followers: JoinSet<Result<(), projections::Error>>,
 }
 
@@ -135,11 +124,20 @@ impl World {
     }
 
     pub async fn tell<C: Command>(&self, command: C) {
+        let position = self.tell_the_log(command).await;
+        assert!(self.views.wait_for(&self.team, position, PATIENCE).await);
+    }
+
+    /// Carries out a command, whether or not it can be read; returns the log's head.
+    pub async fn tell_the_log<C: Command>(&self, command: C) -> u64 {
         let submission = Submission::new(self.team.clone(), self.now(), Actor::Operator, "test", command);
-        let appended = self.log.transact(submission).await.unwrap().done().unwrap();
-        if let Some(last) = appended.records.last() {
-            assert!(self.views.wait_for(&self.team, last.position, PATIENCE).await);
-        }
+        self.log.transact(submission).await.unwrap().done().unwrap().head.position
+    }
+
+    /// What is read stays as it is from now on, whatever is written.
+    pub async fn stop_views(&mut self) {
+        self.stop.cancel();
+        while self.followers.join_next().await.is_some() {}
     }
 
     pub fn now(&self) -> i64 {
@@ -196,32 +194,12 @@ impl World {
             config: self.config.clone(),
             node: node.to_owned(),
         };
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(Checker::new(parts).run(stop.clone()));
-        Running { stop, task }
+        Running::start(|stop| Checker::new(parts).run(stop))
     }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
         self.stop.cancel();
-    }
-}
-
-pub struct Running {
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-impl Running {
-    pub async fn stop(self) {
-        self.stop.cancel();
-        self.task.await.unwrap();
-    }
-
-    /// Ends it as a crash would.
-    pub async fn crash(self) {
-        self.task.abort();
-        assert!(self.task.await.unwrap_err().is_cancelled());
     }
 }

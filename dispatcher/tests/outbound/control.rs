@@ -5,8 +5,9 @@ use domain::routing::{Part, SwitchSending};
 use domain::suppression::{Cause, Reason, SuppressAddress};
 
 use crate::gate::Fate;
+use crate::reactor::eventually;
 use crate::server::{End, Manner, Server};
-use crate::world::{SECOND, World, eventually};
+use crate::world::{SECOND, World};
 
 const HOUR: i64 = 3_600 * SECOND;
 

@@ -4,8 +4,9 @@ use domain::id::TeamId;
 use domain::outbound::Status;
 use domain::provider::{Quotas, Transport};
 
+use crate::reactor::eventually;
 use crate::server::{End, Manner, Server};
-use crate::world::{World, eventually};
+use crate::world::World;
 
 async fn another_team(world: &World, port: u16) -> TeamId {
     let team = TeamId::new(world.now(), [world.next(); 9]);

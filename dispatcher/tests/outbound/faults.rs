@@ -6,8 +6,9 @@ use domain::provider::{Provider, Quotas, Trouble};
 use domain::{StreamId, Versioned};
 
 use crate::gate::Fate;
+use crate::reactor::eventually;
 use crate::server::{End, Manner, Server};
-use crate::world::{SECOND, World, eventually};
+use crate::world::{SECOND, World};
 
 fn is_uncertain(mail: &Outbound) -> bool {
     matches!(mail.recipients[0].status, Status::Uncertain { .. })

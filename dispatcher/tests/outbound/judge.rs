@@ -16,7 +16,8 @@ use rustls::RootCertStore;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::world::{World, eventually};
+use crate::reactor::eventually;
+use crate::world::World;
 
 /// aiosmtpd on loopback; it tells of each mail in a line of JSON.
 struct Judge {

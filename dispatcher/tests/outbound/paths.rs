@@ -11,8 +11,10 @@ use mail::address::Address;
 use mail::auth::{AuthResult, DkimKey, DkimSigner, SignedMessage, Zone, verify_dkim};
 use mail::verp::{MacKey, Verp};
 
+use crate::reactor::eventually;
 use crate::server::{Manner, Server};
-use crate::world::{Put, SECOND, World, eventually};
+use crate::world::{SECOND, World};
+use domain::testing::Put;
 
 fn one_exchanger() -> Zone {
     Zone::default()

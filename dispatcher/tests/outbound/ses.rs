@@ -10,7 +10,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::world::{SECOND, World, eventually};
+use crate::reactor::eventually;
+use crate::world::{SECOND, World};
 
 #[derive(Debug, Clone)]
 struct Asked {

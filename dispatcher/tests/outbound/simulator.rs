@@ -6,7 +6,8 @@ use domain::suppression::{Purpose, Suppression};
 use domain::{StreamId, Versioned};
 
 use crate::gate::Fate;
-use crate::world::{SECOND, World, eventually};
+use crate::reactor::eventually;
+use crate::world::{SECOND, World};
 
 async fn sandbox() -> World {
     let world = World::new().await;

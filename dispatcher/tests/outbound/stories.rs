@@ -5,8 +5,9 @@ use domain::provider::quota::Range;
 use domain::provider::{Provider, Quotas, Transport, Trouble};
 use domain::{StreamId, Versioned};
 
+use crate::reactor::eventually;
 use crate::server::{End, Manner, Server};
-use crate::world::{SECOND, World, eventually};
+use crate::world::{SECOND, World};
 
 #[tokio::test]
 async fn a_mail_leaves_through_an_account_with_its_password() {

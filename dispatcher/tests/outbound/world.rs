@@ -1,18 +1,17 @@
 //! A log with teams, money and sending accounts, and a clock in the test's hand.
 
-use std::future::Future;
 use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use async_trait::async_trait;
-use dispatcher::outbound::{Config, Error, LocalDelivery, Parts, Queue, Reactor};
+use dispatcher::outbound::{Config, LocalDelivery, Parts, Queue, Reactor};
 use domain::id::{BlobId, OutboundId, ProviderId, SecretId, TeamId};
 use domain::money::Nanos;
 use domain::outbound::{AcceptMail, Outbound, Status};
 use domain::personal::Halves;
 use domain::provider::credentials::{Credentials, PURPOSE};
 use domain::provider::{CreateProvider, Identity, Quotas, Security, Settings, Transport};
+use domain::testing::Put;
 use domain::{Actor, Command, StreamId, Versioned, balance};
 use eventlog::{Allot, Backend, BlobStore, EventLog, MasterKey, Options, SecretText, Submission};
 use mail::address::{Address, ReversePath};
@@ -20,23 +19,12 @@ use mail::auth::Zone;
 use mail::smtp::client::{Content, ServerReply};
 use mail::verp::MacKey;
 use projections::webhook_attempts::Work;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use crate::gate::Gate;
+use crate::reactor::{Running, eventually};
 
 pub const SECOND: i64 = 1_000_000;
 const NOW: i64 = 1_700_000_000_000_000;
-const PATIENCE: Duration = Duration::from_secs(20);
-
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    let waiting = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "never: {what}");
-}
 
 /// Mailboxes at `here.example`, which answer as they are told.
 pub struct Mailboxes {
@@ -249,47 +237,10 @@ impl World {
             config: self.config.clone(),
             node: node.to_owned(),
         };
-        let stop = CancellationToken::new();
         let mut reactor = Reactor::new(parts);
         if let Some(key) = &self.return_paths {
             reactor = reactor.with_return_paths(key.clone());
         }
-        let task = tokio::spawn(reactor.run(stop.clone()));
-        Running { stop, task }
-    }
-}
-
-pub struct Running {
-    stop: CancellationToken,
-    task: JoinHandle<Result<(), Error>>,
-}
-
-impl Running {
-    /// Ends it as a crash would.
-    pub async fn crash(self) {
-        self.task.abort();
-        assert!(self.task.await.unwrap_err().is_cancelled());
-    }
-
-    pub async fn stop(self) {
-        self.stop.cancel();
-        tokio::time::timeout(PATIENCE, self.task).await.unwrap().unwrap().unwrap();
-    }
-}
-
-/// Writes an event as it is.
-#[derive(Debug)]
-pub struct Put(pub domain::Event);
-
-impl Command for Put {
-    type State = ();
-    type Rejected = std::convert::Infallible;
-
-    fn streams(&self) -> Vec<StreamId> {
-        self.0.stream().into_iter().collect()
-    }
-
-    fn decide(&self, (): &(), _: &domain::Moment) -> Result<Vec<domain::Event>, Self::Rejected> {
-        Ok(vec![self.0.clone()])
+        Running::start(|stop| async { reactor.run(stop).await.unwrap() })
     }
 }

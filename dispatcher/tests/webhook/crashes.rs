@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use projections::webhook_attempts::AttemptResult;
 
-use super::world::{Manner, SECOND, Seen, World, config, eventually, places};
+use super::world::{Manner, SECOND, Seen, World, config, places};
+use crate::reactor::eventually;
 use crate::store;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,7 +12,8 @@ use projections::Page;
 use projections::webhook_attempts::{self, AttemptResult, Filter};
 use tokio::sync::Notify;
 
-use super::world::{Manner, SECOND, World, eventually, places};
+use super::world::{Manner, SECOND, World, places};
+use crate::reactor::eventually;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_is_sent_signed_once_and_written_down() {

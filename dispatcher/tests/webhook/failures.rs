@@ -7,16 +7,15 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use dispatcher::webhook::{Resolution, resolve_poisoned};
-use domain::id::{BlobId, MailboxId, Position, SecretId, TeamId};
+use domain::Event;
+use domain::id::{MailboxId, Position, TeamId};
 use domain::webhook_endpoint::{Backlog, DisableReason, Event as WebhookEvent, Status};
-use domain::{Event, StreamId};
-use eventlog::{
-    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, DirectoryEntry, DirectoryKey, Head, Hold, SnapshotRow,
-    StoreError, StoredRecord, StreamHistory,
-};
+use eventlog::testing::InFront;
+use eventlog::{Backend, StoreError, StoredRecord};
 use projections::webhook_attempts::AttemptResult;
 
-use super::world::{Manner, NOW, SECOND, World, config, eventually, places};
+use super::world::{Manner, NOW, SECOND, World, config, places};
+use crate::reactor::eventually;
 use crate::store::{self, Store};
 
 /// Makes the reactor look around: an event of another mailbox to another webhook has arrived.
@@ -293,67 +292,17 @@ struct Damaged {
 }
 
 #[async_trait]
-impl Backend for Damaged {
-    async fn epoch(&self) -> Result<u16, StoreError> {
-        self.inner.epoch().await
+impl InFront for Damaged {
+    fn behind(&self) -> &dyn Backend {
+        &*self.inner
     }
-    async fn heads(&self, teams: &[TeamId]) -> Result<Vec<(TeamId, Head)>, StoreError> {
-        self.inner.heads(teams).await
-    }
-    async fn moved_since(&self, at: i64, limit: usize) -> Result<Vec<(TeamId, Position, i64)>, StoreError> {
-        self.inner.moved_since(at, limit).await
-    }
-    async fn last_moved(&self) -> Result<i64, StoreError> {
-        self.inner.last_moved().await
-    }
-    async fn teams(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<TeamId>, StoreError> {
-        self.inner.teams(after, limit).await
-    }
+
     async fn read(&self, team: &TeamId, after: Position, limit: usize) -> Result<Vec<StoredRecord>, StoreError> {
         let mut page = self.inner.read(team, after, limit).await?;
         for record in page.iter_mut().filter(|r| r.position == self.position.load(Ordering::SeqCst)) {
             record.facts = record.facts.replace("\"thread\"", "\"thraed\"");
         }
         Ok(page)
-    }
-    async fn histories(&self, streams: &[(TeamId, StreamId)]) -> Result<Vec<StreamHistory>, StoreError> {
-        self.inner.histories(streams).await
-    }
-    async fn save_snapshots(&self, snapshots: &[SnapshotRow]) -> Result<(), StoreError> {
-        self.inner.save_snapshots(snapshots).await
-    }
-    async fn answers(&self, keys: &[AnswerKey]) -> Result<Vec<AnswerRow>, StoreError> {
-        self.inner.answers(keys).await
-    }
-    async fn drop_answers(&self, before: i64, limit: usize) -> Result<u64, StoreError> {
-        self.inner.drop_answers(before, limit).await
-    }
-    async fn directory(&self, keys: &[DirectoryKey]) -> Result<Vec<(DirectoryKey, DirectoryEntry)>, StoreError> {
-        self.inner.directory(keys).await
-    }
-    async fn append(&self, batch: &Batch) -> Result<(), AppendError> {
-        self.inner.append(batch).await
-    }
-    async fn hold(&self, teams: &[TeamId]) -> Result<Box<dyn Hold>, StoreError> {
-        self.inner.hold(teams).await
-    }
-    async fn blob(&self, team: &TeamId, id: &BlobId) -> Result<Option<BlobRow>, StoreError> {
-        self.inner.blob(team, id).await
-    }
-    async fn secret(&self, team: &TeamId, id: &SecretId) -> Result<Option<Vec<u8>>, StoreError> {
-        self.inner.secret(team, id).await
-    }
-    async fn erase_personal(&self, team: &TeamId, positions: &[Position]) -> Result<u64, StoreError> {
-        self.inner.erase_personal(team, positions).await
-    }
-    async fn erasures(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<(TeamId, i64)>, StoreError> {
-        self.inner.erasures(after, limit).await
-    }
-    async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError> {
-        self.inner.erase_blobs(team, ids).await
-    }
-    async fn close(&self) {
-        self.inner.close().await;
     }
 }
 
@@ -373,7 +322,7 @@ async fn an_event_that_cannot_be_processed_stops_only_its_mailbox_and_waits_for_
         let poison = world.receive(&bad).await;
         let behind = world.receive(&bad).await;
         let fine = world.receive(&good).await;
-        assert!(world.views.wait_for(&world.team, fine, super::world::PATIENCE).await);
+        assert!(world.views.wait_for(&world.team, fine, crate::reactor::PATIENCE).await);
         damaged.store(poison, Ordering::SeqCst);
         let running = world.start();
         assert_eq!(places(&receiver.wait(1).await), [(fine, 1)]);

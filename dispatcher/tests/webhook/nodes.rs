@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::world::{Manner, SECOND, World, eventually, places};
+use super::world::{Manner, SECOND, World, places};
+use crate::reactor::eventually;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_share_the_webhooks_and_nothing_is_sent_twice() {
@@ -74,8 +76,19 @@ async fn what_a_late_node_did_is_not_written_down_and_at_most_one_request_is_lat
     let position = world.receive(&mailbox).await;
     receiver.wait(1).await;
     // The other node's clock says that the lease has ended while the request is still on its way.
-    world.advance(i64::try_from(world.config.lease_seconds).unwrap() * SECOND + 1);
+    let lease = i64::try_from(world.config.lease_seconds).unwrap() * SECOND + 1;
+    world.advance(lease);
     let b = world.start_as("b");
+    // What the first node was still writing down when the clock moved has prolonged its lease: then the clock moves again.
+    let mut looks = 0_u32;
+    let taken_over = || {
+        looks += 1;
+        if looks.is_multiple_of(250) {
+            world.advance(lease);
+        }
+        async { receiver.count() == 2 }
+    };
+    eventually("the other node takes over", taken_over).await;
     assert_eq!(places(&receiver.wait(2).await), [(position, 1), (position, 1)]);
     let written = world.written(&webhook, 1).await;
     gate.notify_one();
@@ -108,4 +121,23 @@ async fn work_that_was_handed_over_is_taken_up_without_waiting_for_the_lease() {
     assert_eq!(places(&receiver.wait(3).await)[2], (position, 3));
     eventually("it is written", || async { world.attempts(&webhook).await.len() == 3 }).await;
     c.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stops_while_it_takes_a_lease_gives_it_back() {
+    let world = World::new().await;
+    let receiver = world.receiver(|_| Manner::Answer(200)).await;
+    world.webhook(&receiver).await;
+    let mailbox = world.mailbox().await;
+    for n in 0..60 {
+        let stopping = world.start_as(&format!("stopping {n}"));
+        world.receive(&mailbox).await;
+        // It is told of the event, and asks for the lease, at any moment around this one.
+        tokio::time::sleep(Duration::from_micros(u64::try_from(n).unwrap() * 100)).await;
+        stopping.stop().await;
+        let next = world.start_as(&format!("next {n}"));
+        receiver.wait(n + 1).await;
+        next.stop().await;
+    }
+    assert_eq!(receiver.count(), 60);
 }

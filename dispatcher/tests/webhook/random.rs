@@ -7,7 +7,8 @@ use domain::webhook_endpoint::{Backlog, Event as WebhookEvent};
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Cases, TestRunner};
 
-use super::world::{Manner, SECOND, World, eventually};
+use super::world::{Manner, SECOND, World};
+use crate::reactor::eventually;
 use crate::store;
 
 /// What an endpoint does with the nth request for one event.

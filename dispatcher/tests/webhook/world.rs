@@ -1,7 +1,6 @@
 //! A log with teams, mailboxes and webhooks, a clock in the test's hand, and receivers that note what they are sent.
 
 use std::collections::BTreeSet;
-use std::future::Future;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,10 +13,11 @@ use axum::response::{IntoResponse, Response};
 use dispatcher::egress::HostTable;
 use dispatcher::queue::Queue;
 use dispatcher::webhook::sign::Secret;
-use dispatcher::webhook::{Config, Error, Reactor};
+use dispatcher::webhook::{Config, Reactor};
 use domain::id::{BlobId, DomainId, MailboxId, MessageId, Position, SecretId, TeamId, ThreadId, WebhookId};
 use domain::message::{Correspondence, Folder, ReceiveMessage, Received};
 use domain::published::WebhookEventType;
+use domain::testing::Put;
 use domain::webhook_endpoint::{Backlog, ChangeWebhook, CreateWebhook, Subscription, TestWebhook, WebhookEndpoint};
 use domain::{Actor, Command, StreamId, Versioned};
 use eventlog::{Allot, BlobStore, EventLog, MasterKey, Options, SecretText, Submission};
@@ -28,11 +28,11 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::reactor::{PATIENCE, Running, eventually};
 use crate::store::{self, Store};
 
 pub const NOW: i64 = 1_700_000_000_000_000;
 pub const SECOND: i64 = 1_000_000;
-pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One request as a receiver saw it.
 #[derive(Debug, Clone)]
@@ -165,18 +165,6 @@ impl Receiver {
 /// Returns (position, attempt) of requests.
 pub fn places(seen: &[Seen]) -> Vec<(Position, u32)> {
     seen.iter().map(|s| (s.position, s.attempt)).collect()
-}
-
-/// Waits until something holds.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    let waiting = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    if tokio::time::timeout(PATIENCE, waiting).await.is_err() {
-        panic!("never: {what}");
-    }
 }
 
 /// See the module.
@@ -425,44 +413,7 @@ impl World {
     }
 
     pub fn start_as(&self, node: &str) -> Running {
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(self.reactor(node).run(stop.clone()));
-        Running { stop, task }
-    }
-}
-
-/// A reactor that runs.
-pub struct Running {
-    stop: CancellationToken,
-    task: JoinHandle<Result<(), Error>>,
-}
-
-impl Running {
-    /// Ends it as a crash would: nothing is finished, nothing is written.
-    pub async fn crash(self) {
-        self.task.abort();
-        assert!(self.task.await.unwrap_err().is_cancelled());
-    }
-
-    pub async fn stop(self) {
-        self.stop.cancel();
-        tokio::time::timeout(PATIENCE, self.task).await.unwrap().unwrap().unwrap();
-    }
-}
-
-/// Writes an event as it is.
-#[derive(Debug)]
-pub struct Put(pub domain::Event);
-
-impl Command for Put {
-    type State = ();
-    type Rejected = std::convert::Infallible;
-
-    fn streams(&self) -> Vec<StreamId> {
-        self.0.stream().into_iter().collect()
-    }
-
-    fn decide(&self, (): &(), _: &domain::Moment) -> Result<Vec<domain::Event>, Self::Rejected> {
-        Ok(vec![self.0.clone()])
+        let reactor = self.reactor(node);
+        Running::start(|stop| async { reactor.run(stop).await.unwrap() })
     }
 }

@@ -82,6 +82,8 @@ pub struct AcceptMail {
     pub labels: super::Labels,
     /// All recipients, repeats included.
     pub recipients: Vec<NewRecipient>,
+    /// What was asked of reports about its delivery.
+    pub notices: Option<super::Notices>,
     /// Where its bytes are.
     pub blob: BlobId,
     /// How many bytes.
@@ -226,6 +228,7 @@ impl AcceptMail {
             subject: self.subject.clone(),
             rfc5322_message_id: self.rfc5322_message_id.clone(),
             labels: self.labels.clone(),
+            notices: self.notices.clone(),
         }
     }
 

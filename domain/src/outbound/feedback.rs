@@ -197,7 +197,12 @@ impl Heard<'_> {
             booking: self.mail.release(&self.numbers()),
             at: self.now,
         };
-        vec![crate::Event::Outbound(Event::Rejected(Halves::new(facts, self.parties())))]
+        let rejected = crate::Event::Outbound(Event::Rejected(Halves::new(facts, self.parties())));
+        // The provider does not write to it any more: trying again could only harm.
+        let cause = Cause { reason: Reason::HardBounce, topic: None };
+        let listed_there = reason == RejectReason::Suppressed && self.command.source == Source::Provider;
+        let added = listed_there.then(|| self.suppressed(cause)).flatten();
+        std::iter::once(rejected).chain(added).collect()
     }
 
     fn complained(&self, complaint: Complaint) -> Vec<crate::Event> {

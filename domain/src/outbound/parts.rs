@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use mail::smtp::{RcptParameters, Return};
 use serde::{Deserialize, Serialize};
 
 use super::report::Report;
@@ -65,6 +66,29 @@ pub struct Labels {
     pub metadata: BTreeMap<String, String>,
 }
 
+/// What a client asked of reports about a mail's delivery (RFC 3461), to be handed on as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Notices {
+    /// `RET`: what a failure report returns.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ret: Option<Return>,
+    /// `ENVID`: the client's own id of the mail.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub envid: Option<String>,
+    /// `NOTIFY` and `ORCPT` of each recipient, in the order of the facts.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub recipients: Vec<RcptParameters>,
+}
+
+impl Notices {
+    /// Returns whether anything was asked.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        let plain = |to: &RcptParameters| to.notify.is_none() && to.original.is_none();
+        self.ret.is_none() && self.envid.is_none() && self.recipients.iter().all(plain)
+    }
+}
+
 /// Personal half of `outbound.accepted`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Letter {
@@ -86,6 +110,9 @@ pub struct Letter {
     /// What the caller wrote on it.
     #[serde(default)]
     pub labels: Labels,
+    /// What was asked of reports about its delivery.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub notices: Option<Notices>,
 }
 
 /// Personal half of what is heard of a mail.

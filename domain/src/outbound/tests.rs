@@ -90,6 +90,18 @@ fn money_is_held_at_acceptance_and_charged_when_a_provider_takes_the_mail() {
 }
 
 #[test]
+fn who_is_on_the_providers_own_list_comes_on_ours_once() {
+    let mut log = accepted(&[1]);
+    let attempt = begin(&mut log, NOW);
+    tell(&mut log, NOW, attempt, &[0], Outcome::Taken { delivered: false });
+    let from = log.len();
+    let refused = || Feedback::Rejected { reason: RejectReason::Suppressed };
+    assert_eq!(hear(&mut log, NOW, 0, refused()), Ok(2));
+    assert_eq!(names(&log, from), ["outbound.rejected", "suppression.added"]);
+    assert_eq!(hear(&mut log, NOW, 0, refused()), Ok(0), "a repetition adds nothing");
+}
+
+#[test]
 fn the_last_unit_is_sold_once() {
     let mut log = with_money();
     let spend = i64::from(1_000_000_000u32) - UNIT;

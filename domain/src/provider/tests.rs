@@ -29,6 +29,7 @@ fn change() -> ChangeProvider {
         settings: None,
         identity: None,
         secret: None,
+        topic: None,
         by: By::Team,
         if_version: None,
     }

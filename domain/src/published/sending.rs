@@ -333,9 +333,13 @@ pub(super) fn provider_data(event: &provider::Event) -> Value {
         E::Broken(e) => {
             json!({"provider_id": id, "reason": e.trouble, "message": e.personal.known().map(|p| &p.message)})
         }
-        E::CredentialsReplaced(_) | E::Mended(_) | E::Activated(_) | E::Deactivated(_) | E::Deleted(_) => {
-            json!({"provider_id": id})
-        }
+        E::TopicBound(e) => json!({"provider_id": id, "topic_arn": e.topic}),
+        E::CredentialsReplaced(_)
+        | E::Mended(_)
+        | E::Activated(_)
+        | E::Deactivated(_)
+        | E::Deleted(_)
+        | E::TopicReleased(_) => json!({"provider_id": id}),
     }
 }
 

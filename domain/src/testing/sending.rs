@@ -30,6 +30,16 @@ pub fn provider_created(n: u8) -> Event {
     Event::Provider(provider::Event::Created(Halves::new(facts, identity)))
 }
 
+/// Returns the event that creates sending account `n` at Amazon SES.
+#[must_use]
+pub fn ses_created(n: u8) -> Event {
+    let transport = Transport::Ses { region: "eu-west-1".into(), configuration_set: None };
+    let settings = Settings { transport, percentage: Some(100), quotas: Quotas::default() };
+    let facts = provider::Created { provider: provider_id(n), settings, managed: false, secret: Some(secret_id(n)) };
+    let identity = Identity { name: format!("p{n}"), ..Identity::default() };
+    Event::Provider(provider::Event::Created(Halves::new(facts, identity)))
+}
+
 /// Returns the history of a team with sending account 1 and a dollar.
 #[must_use]
 pub fn with_money() -> Vec<Event> {
@@ -64,6 +74,7 @@ pub fn accept(n: u8, recipients: &[u8]) -> AcceptMail {
         rfc5322_message_id: format!("m{n}@example.org"),
         labels: Labels::default(),
         recipients: recipients.iter().map(recipient).collect(),
+        notices: None,
         blob: blob_id(n),
         size_bytes: 1_000,
         sha256: format!("{n:064x}"),
@@ -161,6 +172,8 @@ fn provider_events() -> Vec<Event> {
     let tested =
         provider::Tested { provider: provider.clone(), success: true, latency_milliseconds: 12, tested_at: NOW };
     let broken = provider::Broken { provider: provider.clone(), trouble: provider::Trouble::LoginRefused };
+    let topic = "arn:aws:sns:eu-west-1:123456789012:mail".into();
+    let bound = provider::TopicBound { provider: provider.clone(), topic };
     let all = [
         provider::Event::Reconfigured(Halves::new(
             provider::Reconfigured { provider: provider.clone(), settings },
@@ -172,6 +185,8 @@ fn provider_events() -> Vec<Event> {
         provider::Event::Mended(subject.clone().into()),
         provider::Event::Deactivated(subject.clone().into()),
         provider::Event::Activated(subject.clone().into()),
+        provider::Event::TopicBound(bound.into()),
+        provider::Event::TopicReleased(subject.clone().into()),
         provider::Event::Deleted(subject.into()),
     ];
     std::iter::once(provider_created(1)).chain(all.map(Event::Provider)).collect()
@@ -285,6 +300,7 @@ fn accepted(mail: &Mail) -> ob::Event {
         subject: Some("Hello".into()),
         rfc5322_message_id: "m1@example.org".into(),
         labels: labels(),
+        notices: None,
     };
     ob::Event::Accepted(Halves::new(facts, letter))
 }

@@ -181,3 +181,55 @@ pub async fn secrets_come_back_equal_and_only_in_their_place(store: &impl Store)
     let wrong = open_with(store, other).await.secret(&tenant.id, &tenant.secret(2), "webhook").await;
     assert!(matches!(wrong, Err(crate::LogError::Seal(_))));
 }
+
+/// After a rotation of the master key every secret is sealed with the new one, and the old one opens none.
+pub async fn secrets_are_sealed_anew_under_another_master_key(store: &impl Store) {
+    let log = open(store).await;
+    let (tenant, other) =
+        (Tenant::create(1, &log, Limits::default()).await, Tenant::create(2, &log, Limits::default()).await);
+    let place = |n: u64| if n.is_multiple_of(2) { "webhook" } else { "dkim" };
+    for n in 1..=5 {
+        let secret = SecretText::new(format!("secret {n}").into_bytes());
+        log.transact(tenant.submit(tenant.create_key(n)).with_secret(tenant.secret(n), place(n), secret))
+            .await
+            .unwrap();
+    }
+    log.transact(other.submit(other.create_key(1)).with_secret(other.secret(1), "webhook", SecretText::new(vec![1])))
+        .await
+        .unwrap();
+    let (new, old) = (crate::MasterKey::new(&[8; 32]), crate::MasterKey::new(&[7; 32]));
+    let both = open_with(store, crate::Options { master_key: new.clone().with_previous(&[7; 32]), ..options() }).await;
+    // Two at a time, and one purpose is forgotten at first: those stay as they are, and are named.
+    let (mut after, mut resealed, mut unopened) = (None, 0, 0);
+    loop {
+        let done = both.reseal(&tenant.id, after.as_ref(), 2, &["webhook"]).await.unwrap();
+        (resealed, unopened) = (resealed + done.resealed, unopened + done.unopened.len());
+        let Some(last) = done.last else { break };
+        after = Some(last);
+    }
+    assert_eq!((resealed, unopened), (2, 3));
+    let done = both.reseal(&tenant.id, None, 100, &["webhook", "dkim"]).await.unwrap();
+    assert_eq!((done.resealed, done.unopened.len()), (3, 0));
+    assert_eq!(both.reseal(&tenant.id, None, 100, &["webhook", "dkim"]).await.unwrap().resealed, 0);
+    let fresh = open_with(store, crate::Options { master_key: new, ..options() }).await;
+    let stale = open_with(store, crate::Options { master_key: old, ..options() }).await;
+    for n in 1..=5 {
+        let found = fresh.secret(&tenant.id, &tenant.secret(n), place(n)).await.unwrap().unwrap();
+        assert_eq!(found.expose(), format!("secret {n}").as_bytes());
+        assert!(stale.secret(&tenant.id, &tenant.secret(n), place(n)).await.is_err());
+    }
+    assert!(stale.secret(&other.id, &other.secret(1), "webhook").await.is_ok(), "another team's are not touched");
+}
+
+/// A secret that changed since it was read is not overwritten.
+pub async fn a_secret_that_changed_meanwhile_is_not_replaced(store: &impl Store) {
+    let log = open(store).await;
+    let tenant = Tenant::create(1, &log, Limits::default()).await;
+    let submission = tenant.submit(tenant.create_key(1));
+    log.transact(submission.with_secret(tenant.secret(1), "webhook", SecretText::new(vec![1]))).await.unwrap();
+    let node = store.node().await;
+    let read = node.secrets(&tenant.id, None, 10).await.unwrap().remove(0);
+    assert!(node.replace_secret(&tenant.id, &read, b"another").await.unwrap());
+    assert!(!node.replace_secret(&tenant.id, &read, b"a third").await.unwrap());
+    assert_eq!(node.secret(&tenant.id, &read.id).await.unwrap().unwrap(), b"another");
+}

@@ -9,29 +9,29 @@
 //! Where a team lives is remembered. A move is counted at home; the count is looked at whenever moved heads are asked for,
 //! and when a cell refuses an append because the team's head is frozen there.
 
+mod backend;
+mod tree;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use async_trait::async_trait;
-use domain::StreamId;
-use domain::id::{BlobId, Position, SecretId, TeamId};
+use domain::id::TeamId;
 use lru::LruCache;
 
 use super::read::unavailable;
 use super::write::FROZEN;
-use super::{Config, OpenError, PostgresBackend};
-use crate::backend::{
-    AnswerKey, AnswerRow, AppendError, Backend, Batch, BlobRow, Head, Hold, SnapshotRow, StoreError, StreamHistory,
-};
+use super::{Config, Guarded as _, OpenError, PostgresBackend, Servers};
+use crate::backend::{AppendError, Backend as _, Batch, Head, Hold, StoreError};
 use crate::chain::GENESIS;
 use crate::directory::{DirectoryEntry, DirectoryKey};
-use crate::record::StoredRecord;
 
 /// The name of the first cell.
 pub const HOME: &str = "home";
 
+/// Under which name each database keeps which cell it is.
+const NAME: &str = "cell";
 /// Of how many teams it is remembered where they live.
 const REMEMBERED_MAX: NonZeroUsize = NonZeroUsize::new(200_000).expect("not zero");
 /// How long what was taken at home is kept for a team whose cell does not have it: longer than any append takes.
@@ -60,6 +60,8 @@ pub struct CellsBackend {
 pub(super) struct Cells {
     /// The first is home.
     pub(super) cells: Vec<Cell>,
+    /// The servers of the others.
+    servers: Vec<Servers>,
     /// Where teams live, by number of the cell.
     homes: Mutex<LruCache<TeamId, usize>>,
     /// How many moves there were when that was read.
@@ -74,21 +76,50 @@ impl CellsBackend {
     /// # Errors
     /// A cell cannot be opened, or the cells do not belong together.
     pub async fn open(home: &Config, others: &[CellConfig], new_teams: &str) -> Result<Self, OpenError> {
-        let mut cells = vec![Cell { name: HOME.to_owned(), store: PostgresBackend::open(home).await? }];
+        Self::open_on(&home.url.parse().map_err(OpenError::Connect)?, home, others, new_teams).await
+    }
+
+    /// The same with servers of the home cell that somebody follows; those of the others are [`CellsBackend::servers`].
+    ///
+    /// # Errors
+    /// A cell cannot be opened, or the cells do not belong together.
+    pub async fn open_on(
+        servers: &Servers,
+        home: &Config,
+        others: &[CellConfig],
+        new_teams: &str,
+    ) -> Result<Self, OpenError> {
+        let mut cells = vec![Cell { name: HOME.to_owned(), store: PostgresBackend::open_on(servers, home).await? }];
+        let mut servers = vec![];
         for CellConfig { name, database } in others {
-            let store = PostgresBackend::open(database).await?;
+            let on: Servers = database.url.parse().map_err(OpenError::Connect)?;
+            let store = PostgresBackend::open_on(&on, database).await?;
             if store.epoch != cells[0].store.epoch {
                 let epochs = (store.epoch, cells[0].store.epoch);
                 return Err(OpenError::Damaged(format!("cell {name} is of epoch {}, home of {}", epochs.0, epochs.1)));
             }
             cells.push(Cell { name: name.clone(), store });
+            servers.push(on);
+        }
+        for Cell { name, store } in &cells {
+            // The names are what says where a team lives: two URLs that were exchanged would lose them all.
+            let named = store.keep_first(NAME, name).await.map_err(|e| OpenError::Damaged(e.to_string()))?;
+            if named != *name {
+                return Err(OpenError::Damaged(format!("the database given for cell {name} is cell {named}")));
+            }
         }
         let new_teams = cells.iter().position(|cell| cell.name == new_teams);
         let new_teams = new_teams.ok_or_else(|| OpenError::Damaged("new teams have no cell".to_owned()))?;
         let homes = Mutex::new(LruCache::new(REMEMBERED_MAX));
-        let inner = Cells { cells, homes, moves: AtomicI64::new(0), new_teams };
+        let inner = Cells { cells, servers, homes, moves: AtomicI64::new(0), new_teams };
         inner.refresh().await.map_err(|e| OpenError::Damaged(e.to_string()))?;
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Returns the servers of the cells beside home; somebody should follow them, see [`Servers::follow`].
+    #[must_use]
+    pub fn servers(&self) -> &[Servers] {
+        &self.inner.servers
     }
 }
 
@@ -109,6 +140,7 @@ impl Cells {
     pub(super) async fn refresh(&self) -> Result<bool, StoreError> {
         let moves: i64 = sqlx::query_scalar("SELECT moves FROM log.installation")
             .fetch_one(&self.home().pool)
+            .guarded(&self.home().answering)
             .await
             .map_err(|e| unavailable(&e))?;
         let has_moved = self.moves.swap(moves, Ordering::SeqCst) != moves;
@@ -142,6 +174,7 @@ impl Cells {
         )
         .bind(&unknown)
         .fetch_all(&self.home().pool)
+        .guarded(&self.home().answering)
         .await
         .map_err(|e| unavailable(&e))?;
         for (team, cell, is_here) in rows {
@@ -165,6 +198,14 @@ impl Cells {
     async fn place(&self, team: &TeamId) -> Result<&PostgresBackend, StoreError> {
         let places = self.places(&BTreeSet::from([team.clone()])).await?;
         Ok(&self.cells[places.get(team).copied().unwrap_or(0)].store)
+    }
+
+    async fn heads(&self, teams: &[TeamId]) -> Result<Vec<(TeamId, Head)>, StoreError> {
+        let mut heads = vec![];
+        for (cell, indexes) in self.divided(teams.to_vec()).await? {
+            heads.extend(self.cells[cell].store.heads(&picked(teams, &indexes)).await?);
+        }
+        Ok(heads)
     }
 
     /// Divides things by the cells of their teams: the number of each cell, with the numbers of its things.
@@ -210,6 +251,7 @@ impl Cells {
         .bind(&self.cells[self.new_teams].name)
         .bind(&GENESIS[..])
         .execute(&self.home().pool)
+        .guarded(&self.home().answering)
         .await
         .map_err(|e| unavailable(&e))?;
         self.remembered().pop(team);
@@ -286,6 +328,7 @@ impl Cells {
             .bind(&targets)
             .bind(batch.at)
             .fetch_all(&self.home().pool)
+            .guarded(&self.home().answering)
             .await
             .map_err(|e| append_failed(unavailable(&e)))?;
             // What is claimed twice in one batch, its own cell refuses.
@@ -330,6 +373,7 @@ impl Cells {
         .bind(strays.iter().map(|(_, entry)| entry.team.as_str()).collect::<Vec<_>>())
         .bind(now.saturating_sub(TAKEN_MICROS))
         .execute(&self.home().pool)
+        .guarded(&self.home().answering)
         .await
         .map_err(|e| unavailable(&e))?;
         Ok(())
@@ -348,6 +392,7 @@ impl Cells {
         .bind(untaken.iter().map(|(_, entry)| entry.team.as_str()).collect::<Vec<_>>())
         .bind(batch.at)
         .execute(&self.home().pool)
+        .guarded(&self.home().answering)
         .await
         .map_err(|e| unavailable(&e))?;
         Ok(())
@@ -361,6 +406,7 @@ impl Cells {
         .bind(batch.releases.iter().map(|(team, _)| team.as_str()).collect::<Vec<_>>())
         .bind(batch.releases.iter().map(|(_, id)| id.as_str()).collect::<Vec<_>>())
         .execute(&self.home().pool)
+        .guarded(&self.home().answering)
         .await
         .map_err(|e| unavailable(&e))?;
         Ok(())
@@ -380,182 +426,4 @@ fn picked<T: Clone>(things: &[T], indexes: &[usize]) -> Vec<T> {
 
 fn append_failed(error: StoreError) -> AppendError {
     AppendError::Unavailable(error.to_string())
-}
-
-/// The heads of a cell's teams, held; what is to be taken at home is taken when the batch is known.
-struct CellHold {
-    cells: Arc<Cells>,
-    cell: usize,
-    inner: Box<dyn Hold>,
-}
-
-#[async_trait]
-impl Hold for CellHold {
-    async fn append(self: Box<Self>, batch: &Batch) -> Result<(), AppendError> {
-        let Self { cells, cell, inner } = *self;
-        if cells.cell_of(batch).await? != cell {
-            // It has moved while it was waited for.
-            return Err(AppendError::Conflict);
-        }
-        cells.append_to(cell, batch, Some(inner)).await
-    }
-}
-
-/// Puts lists of cells together, in order, as many as were asked for.
-fn merged<T, K: Ord>(lists: Vec<Vec<T>>, limit: usize, key: impl Fn(&T) -> K) -> Vec<T> {
-    let mut all: Vec<T> = lists.into_iter().flatten().collect();
-    all.sort_by_key(key);
-    all.truncate(limit);
-    all
-}
-
-#[async_trait]
-impl Backend for CellsBackend {
-    async fn epoch(&self) -> Result<u16, StoreError> {
-        self.inner.home().epoch().await
-    }
-
-    fn is_divided(&self) -> bool {
-        self.inner.cells.len() > 1
-    }
-
-    async fn parts(&self, teams: &[TeamId]) -> Result<Vec<usize>, StoreError> {
-        let places = self.inner.places(&teams.iter().cloned().collect()).await?;
-        Ok(teams.iter().map(|team| places.get(team).copied().unwrap_or(0)).collect())
-    }
-
-    async fn heads(&self, teams: &[TeamId]) -> Result<Vec<(TeamId, Head)>, StoreError> {
-        let mut heads = vec![];
-        for (cell, indexes) in self.inner.divided(teams.to_vec()).await? {
-            heads.extend(self.inner.cells[cell].store.heads(&picked(teams, &indexes)).await?);
-        }
-        Ok(heads)
-    }
-
-    async fn moved_since(&self, at: i64, limit: usize) -> Result<Vec<(TeamId, Position, i64)>, StoreError> {
-        self.inner.refresh().await?;
-        let mut lists = vec![];
-        for cell in &self.inner.cells {
-            lists.push(cell.store.moved_since(at, limit).await?);
-        }
-        Ok(merged(lists, limit, |(_, _, at)| *at))
-    }
-
-    async fn last_moved(&self) -> Result<i64, StoreError> {
-        let mut last = 0;
-        for cell in &self.inner.cells {
-            last = cell.store.last_moved().await?.max(last);
-        }
-        Ok(last)
-    }
-
-    async fn teams(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<TeamId>, StoreError> {
-        let mut lists = vec![];
-        for cell in &self.inner.cells {
-            lists.push(cell.store.teams(after, limit).await?);
-        }
-        Ok(merged(lists, limit, Clone::clone))
-    }
-
-    async fn read(&self, team: &TeamId, after: Position, limit: usize) -> Result<Vec<StoredRecord>, StoreError> {
-        self.inner.place(team).await?.read(team, after, limit).await
-    }
-
-    async fn histories(&self, streams: &[(TeamId, StreamId)]) -> Result<Vec<StreamHistory>, StoreError> {
-        let mut histories = vec![StreamHistory::default(); streams.len()];
-        let teams = streams.iter().map(|(team, _)| team.clone()).collect();
-        for (cell, indexes) in self.inner.divided(teams).await? {
-            let found = self.inner.cells[cell].store.histories(&picked(streams, &indexes)).await?;
-            for (index, history) in indexes.into_iter().zip(found) {
-                histories[index] = history;
-            }
-        }
-        Ok(histories)
-    }
-
-    async fn save_snapshots(&self, snapshots: &[SnapshotRow]) -> Result<(), StoreError> {
-        let teams = snapshots.iter().map(|snapshot| snapshot.team.clone()).collect();
-        for (cell, indexes) in self.inner.divided(teams).await? {
-            self.inner.cells[cell].store.save_snapshots(&picked(snapshots, &indexes)).await?;
-        }
-        Ok(())
-    }
-
-    async fn answers(&self, keys: &[AnswerKey]) -> Result<Vec<AnswerRow>, StoreError> {
-        let mut answers = vec![];
-        for (cell, indexes) in self.inner.divided(keys.iter().map(|key| key.team.clone()).collect()).await? {
-            answers.extend(self.inner.cells[cell].store.answers(&picked(keys, &indexes)).await?);
-        }
-        Ok(answers)
-    }
-
-    async fn drop_answers(&self, before: i64, limit: usize) -> Result<u64, StoreError> {
-        let mut dropped = 0;
-        for cell in &self.inner.cells {
-            dropped = cell.store.drop_answers(before, limit).await?.max(dropped);
-        }
-        Ok(dropped)
-    }
-
-    async fn directory(&self, keys: &[DirectoryKey]) -> Result<Vec<(DirectoryKey, DirectoryEntry)>, StoreError> {
-        let rows = self.inner.home().directory(keys).await?;
-        let mut found = vec![];
-        for (cell, indexes) in self.inner.divided(rows.iter().map(|(_, entry)| entry.team.clone()).collect()).await? {
-            let rows = picked(&rows, &indexes);
-            if cell == 0 {
-                found.extend(rows);
-                continue;
-            }
-            let keys: Vec<DirectoryKey> = rows.iter().map(|(key, _)| key.clone()).collect();
-            let teams: HashMap<DirectoryKey, TeamId> = rows.into_iter().map(|(key, entry)| (key, entry.team)).collect();
-            let own = self.inner.cells[cell].store.directory(&keys).await?;
-            found.extend(own.into_iter().filter(|(key, entry)| teams.get(key) == Some(&entry.team)));
-        }
-        Ok(found)
-    }
-
-    async fn append(&self, batch: &Batch) -> Result<(), AppendError> {
-        let cell = self.inner.cell_of(batch).await?;
-        self.inner.append_to(cell, batch, None).await
-    }
-
-    async fn hold(&self, teams: &[TeamId]) -> Result<Box<dyn Hold>, StoreError> {
-        let mut divided = self.inner.divided(teams.to_vec()).await?;
-        let (Some((cell, _)), true) = (divided.pop_first(), divided.is_empty()) else {
-            return Err(StoreError::Unavailable("teams that are held together live in several cells".to_owned()));
-        };
-        // A team that is being moved is not waited for.
-        let inner = self.inner.cells[cell].store.hold(teams).await?;
-        Ok(Box::new(CellHold { cells: Arc::clone(&self.inner), cell, inner }))
-    }
-
-    async fn blob(&self, team: &TeamId, id: &BlobId) -> Result<Option<BlobRow>, StoreError> {
-        self.inner.place(team).await?.blob(team, id).await
-    }
-
-    async fn secret(&self, team: &TeamId, id: &SecretId) -> Result<Option<Vec<u8>>, StoreError> {
-        self.inner.place(team).await?.secret(team, id).await
-    }
-
-    async fn erase_personal(&self, team: &TeamId, positions: &[Position]) -> Result<u64, StoreError> {
-        self.inner.place(team).await?.erase_personal(team, positions).await
-    }
-
-    async fn erasures(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<(TeamId, i64)>, StoreError> {
-        let mut lists = vec![];
-        for cell in &self.inner.cells {
-            lists.push(cell.store.erasures(after, limit).await?);
-        }
-        Ok(merged(lists, limit, |(team, _)| team.clone()))
-    }
-
-    async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError> {
-        self.inner.place(team).await?.erase_blobs(team, ids).await
-    }
-
-    async fn close(&self) {
-        for cell in &self.inner.cells {
-            cell.store.close().await;
-        }
-    }
 }

@@ -116,7 +116,7 @@ pub(super) async fn free(connection: &mut PgConnection, batch: &Batch) -> Result
     Ok(())
 }
 
-fn column<'a, R, T>(rows: &'a [R], of: impl Fn(&'a R) -> T) -> Vec<T> {
+pub(super) fn column<'a, R, T>(rows: &'a [R], of: impl Fn(&'a R) -> T) -> Vec<T> {
     rows.iter().map(of).collect()
 }
 

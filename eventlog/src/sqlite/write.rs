@@ -105,27 +105,27 @@ const APPEND_ALL: &str = concat!(
 );
 
 /// Rows as one JSON array of arrays, written by hand: this is the hottest loop of an append.
-struct Rows(String);
+pub(super) struct Rows(String);
 
 impl Rows {
-    fn new(rows: usize, row_bytes: usize) -> Self {
+    pub(super) fn new(rows: usize, row_bytes: usize) -> Self {
         let mut json = String::with_capacity(2 + rows * row_bytes);
         json.push('[');
         Self(json)
     }
 
-    fn row(&mut self) -> &mut Self {
+    pub(super) fn row(&mut self) -> &mut Self {
         self.0.push_str(if self.0.len() > 1 { ",[" } else { "[" });
         self
     }
 
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         // Every value leaves a comma behind it.
         self.0.pop();
         self.0.push(']');
     }
 
-    fn text(&mut self, text: &str) -> &mut Self {
+    pub(super) fn text(&mut self, text: &str) -> &mut Self {
         self.0.push('"');
         if text.bytes().any(|b| b < 0x20 || b == b'"' || b == b'\\') {
             for c in text.chars() {
@@ -143,7 +143,7 @@ impl Rows {
         self
     }
 
-    fn int(&mut self, n: i64) -> &mut Self {
+    pub(super) fn int(&mut self, n: i64) -> &mut Self {
         use std::fmt::Write;
         write!(self.0, "{n},").expect("a String takes any text");
         self
@@ -154,7 +154,7 @@ impl Rows {
         self
     }
 
-    fn finish(mut self) -> String {
+    pub(super) fn finish(mut self) -> String {
         self.0.push(']');
         self.0
     }
@@ -162,10 +162,10 @@ impl Rows {
 
 /// The parameter of bytes; places in it count from 1.
 #[derive(Default)]
-struct Bytes(Vec<u8>);
+pub(super) struct Bytes(pub(super) Vec<u8>);
 
 impl Bytes {
-    fn put(&mut self, bytes: &[u8]) -> i64 {
+    pub(super) fn put(&mut self, bytes: &[u8]) -> i64 {
         let place = len(&self.0) + 1;
         self.0.extend_from_slice(bytes);
         place
@@ -275,7 +275,7 @@ pub(super) async fn append(
 ) -> Result<(), AppendError> {
     let mut bytes = Bytes::default();
     let mut rows = Vec::from(core_rows(batch, &mut bytes));
-    let step_by_step = failpoints.is_armed();
+    let step_by_step = failpoints.goes_step_by_step();
     let others = step_by_step || has_others(batch);
     let answered = others || !batch.answers.is_empty() || !batch.expired_answers.is_empty();
     if answered {

@@ -1,11 +1,14 @@
 //! Whether a message is a report at all, and of which kind.
 
+use std::cell::OnceCell;
+
 use serde::{Deserialize, Serialize};
 
 use super::original::Original;
 use super::report::{Status, recipient};
+use super::signs::{SIGNS, place, says};
 use super::text::{Words, copied_header, outcomes};
-use super::{Action, Bounce, Incoming, Outcome, codes};
+use super::{Action, Bounce, Incoming, Outcome, beginning, codes};
 use crate::address::Address;
 use crate::message::{HeaderField, ParseLimits, ParsedMessage, attachment_bytes, headers, parse};
 
@@ -40,9 +43,12 @@ pub(super) fn read(raw: &[u8], depth: usize) -> Incoming {
         return Incoming::NotABounce(NotABounce::Complaint);
     }
     if mail.has_part("message/disposition-notification") {
-        return Incoming::NotABounce(NotABounce::Receipt);
+        return mail.refused_by_script().map_or(Incoming::NotABounce(NotABounce::Receipt), Incoming::Bounce);
     }
     if let Some(bounce) = mail.standard() {
+        if mail.challenges(&bounce) {
+            return Incoming::NotABounce(NotABounce::Challenge);
+        }
         return Incoming::Bounce(bounce);
     }
     if depth < DEPTH_MAX
@@ -62,199 +68,6 @@ struct Mail<'a> {
     parsed: &'a ParsedMessage,
     fields: &'a [HeaderField],
 }
-
-/// Subjects of reports, in lower case.
-const REPORT_SUBJECTS: &[&str] = &[
-    "undeliver",
-    "delivery status notification",
-    "delivery failure",
-    "delivery has failed",
-    "delivery failed",
-    "mail delivery",
-    "message delivery",
-    "failure notice",
-    "returned mail",
-    "returned to sender",
-    "returned message",
-    "mail system error",
-    "could not be delivered",
-    "couldn't be delivered",
-    "nondeliverable",
-    "non-deliverable",
-    "non delivery",
-    "non-delivery",
-    "not deliverable",
-    "delivery error",
-    "delivery report",
-    "delivery problem",
-    "failed mail",
-    "mail failure",
-    "failed delivery",
-    "message status - undeliverable",
-    "unable to deliver",
-    "undelivered mail",
-    "unzustellbar",
-    "nicht zustellbar",
-    "non remis",
-    "non distribu",
-    "no se puede entregar",
-    "error de entrega",
-    "mancata consegna",
-    "niet bezorgd",
-    "onbestelbaar",
-    "配信",
-    "配送不能",
-    "送信エラー",
-    "delivery notification",
-    "returning message to sender",
-    "mail could not be",
-    "was not delivered",
-    "not delivered",
-    "rejected:",
-    "message rejected",
-    "rejected mail",
-    "bounce",
-    "send failure",
-    "failed to deliver",
-    "undeliverable",
-    "mdaemon warning",
-    "mdaemon notification",
-    "message undeliverable",
-    "problems delivering",
-    "problem with your mail",
-    "mailer-daemon",
-    "user unknown",
-    "delivery incomplete",
-    "недоставлен",
-    "не доставлен",
-    "退信",
-    "系统退信",
-    "returned",
-    "postmaster notify",
-    "mail error",
-    "warning: message",
-    "delivery delayed",
-];
-
-/// Words by which reports begin, in lower case.
-const REPORT_WORDS: &[&str] = &[
-    "could not be delivered",
-    "couldn't be delivered",
-    "could not deliver",
-    "couldn't deliver",
-    "wasn't able to deliver",
-    "was not able to deliver",
-    "unable to deliver",
-    "not been delivered",
-    "was not delivered",
-    "wasn't delivered",
-    "delivery to the following",
-    "delivery failed",
-    "failed to deliver",
-    "did not reach",
-    "undeliverable",
-    "permanent error",
-    "permanent fatal error",
-    "fatal errors",
-    "returned to sender",
-    "delivery has failed",
-    "delivery to these recipients",
-    "was undeliverable",
-    "message was rejected",
-    "mail was rejected",
-    "cannot be delivered",
-    "can not be delivered",
-    "can't be delivered",
-    "unable to send",
-    "user unknown",
-    "no such user",
-    "could not be sent",
-    "non-delivery",
-    "not deliverable",
-    "was not accepted",
-    "were not delivered",
-    "not be delivered",
-    "delivery failure",
-    "did not receive this message",
-    "delivery error",
-    "undelivered",
-    "rejected by",
-    "配信できませんでした",
-    "届けることができません",
-    "送信できませんでした",
-    "配送できません",
-    "konnte nicht zugestellt",
-    "n'a pas pu être",
-    "no se ha podido entregar",
-    "recipients of your message",
-];
-
-const AUTO_REPLY_SUBJECTS: &[&str] = &[
-    "out of office",
-    "out of the office",
-    "automatic reply",
-    "auto reply",
-    "autoreply",
-    "auto-reply",
-    "auto response",
-    "autoresponse",
-    "auto:",
-    "automatische antwort",
-    "abwesenheit",
-    "réponse automatique",
-    "respuesta automática",
-    "risposta automatica",
-    "vacation",
-    "on holiday",
-    "away from my mail",
-    "i am away",
-    "自動返信",
-    "自动回复",
-    "自动答复",
-    "automatisch antwoord",
-    "absence",
-    "thank you for contacting",
-    "ticket received",
-    "we have received your",
-    "request received",
-    "[ticket",
-];
-
-const CHALLENGES: &[&str] = &[
-    "confirm that you are",
-    "confirm your message",
-    "please verify your",
-    "verify your email",
-    "verify yourself",
-    "prove you are",
-    "prove that you",
-    "challenge-response",
-    "challenge response",
-    "spam arrest",
-    "spamarrest",
-    "boxtrapper",
-    "tmda",
-    "click here to verify",
-    "click on the link below to confirm",
-    "to be delivered, you must",
-    "qurb",
-    "anti-spam confirmation",
-    "confirm your identity",
-    "your message is being held",
-];
-
-const LISTS: &[&str] = &[
-    "awaits moderator approval",
-    "is being held",
-    "moderator approval",
-    "confirm subscription",
-    "confirm your subscription",
-    "subscription confirmation",
-    "welcome to the",
-    "your confirmation is required",
-    "post to the list",
-    "subscribe",
-];
 
 impl Mail<'_> {
     fn field(&self, name: &str) -> Option<&str> {
@@ -330,14 +143,16 @@ impl Mail<'_> {
         }
         original.envelope_id = status.iter().find_map(|status| status.envelope_id.clone());
         let several = status.iter().map(|status| status.recipients.len()).sum::<usize>() > 1;
+        let paragraphs = Paragraphs::of(words.notice);
+        let unnamed = OnceCell::new();
         let mut recipients: Vec<Outcome> = Vec::new();
-        for recipient in status.iter().flat_map(|status| &status.recipients) {
+        for recipient in status.iter().flat_map(|status| &status.recipients).take(super::RECIPIENTS_MAX) {
             // What is said for people may be about any of several recipients.
-            let said =
-                recipient.address.as_ref().filter(|_| several).map(|address| about(words.notice, address.as_str()));
+            let said = recipient.address.as_ref().filter(|_| several).map(|address| paragraphs.about(address.as_str()));
             let mut outcome = recipient.outcome(said.as_deref().unwrap_or(words.notice));
             if outcome.address.is_none() {
-                outcome.address = self.unnamed(&original, &words, outcome.original_address.as_ref());
+                let named = || unnamed.get_or_init(|| self.unnamed(&original, &words)).clone();
+                outcome.address = outcome.original_address.clone().or_else(named);
             }
             recipients.push(outcome);
         }
@@ -345,11 +160,15 @@ impl Mail<'_> {
         Some(Bounce { recipients, original, reporting_mta, standard: true })
     }
 
+    /// Tells whether a report only wants proof that a person wrote: nobody refused anything.
+    fn challenges(&self, bounce: &Bounce) -> bool {
+        let refused = bounce.recipients.iter().any(|outcome| outcome.classification.smtp_code.is_some());
+        let notice = Words::split(self.parsed.text.as_deref().unwrap_or_default()).notice.to_lowercase();
+        !refused && says(&SIGNS.report_challenges, &notice)
+    }
+
     /// The recipient of a block that names none we can read.
-    fn unnamed(&self, original: &Original, words: &Words<'_>, named: Option<&Address>) -> Option<Address> {
-        if let Some(named) = named {
-            return Some(named.clone());
-        }
+    fn unnamed(&self, original: &Original, words: &Words<'_>) -> Option<Address> {
         let ours = self.ours(original);
         let found = outcomes(words, original, &self.failed_recipients(), &ours);
         found.into_iter().find_map(|outcome| outcome.address)
@@ -366,14 +185,18 @@ impl Mail<'_> {
         let begins: String = words.chars().take(4000).collect();
         let begins = begins.split_whitespace().collect::<Vec<_>>().join(" ");
         let is_machine = self.is_machine();
-        let by_subject = REPORT_SUBJECTS.iter().any(|known| subject.contains(known));
-        let by_words = REPORT_WORDS.iter().any(|known| begins.contains(known));
-        let auto = AUTO_REPLY_SUBJECTS.iter().any(|known| subject.contains(known))
-            || CHALLENGES.iter().any(|known| subject.contains(known) || !by_subject && begins.contains(known));
+        let by_subject = place(&SIGNS.report_subjects, &subject);
+        let by_words = says(&SIGNS.report_words, &begins);
+        // A report on an automatic reply says so before it repeats its subject, and an automatic reply to a report after.
+        let replies = place(&SIGNS.reply_subjects, &subject);
+        let auto = replies.is_some_and(|at| by_subject.is_none_or(|report| at < report))
+            || says(&SIGNS.challenges, &subject)
+            || by_subject.is_none() && says(&SIGNS.challenges, &begins);
         let vacation = self.parsed.automatic.auto_reply_header || self.field("X-Autorespond").is_some();
-        if auto || vacation && !by_words || LISTS.iter().any(|known| subject.contains(known)) && !by_words {
+        if auto || vacation && !by_words || says(&SIGNS.list_subjects, &subject) && !by_words {
             return false;
         }
+        let by_subject = by_subject.is_some();
         let copied = Original::read(copied_header(Words::split(text).copy).as_bytes());
         let has_original = !self.returned().is_empty() || !copied.is_empty();
         // What a machine says with a code in it is about a failure.
@@ -387,7 +210,7 @@ impl Mail<'_> {
     }
 
     fn is_machine(&self) -> bool {
-        const MACHINES: [&str; 16] = [
+        const MACHINES: [&str; 17] = [
             "mailer-daemon",
             "mailer_daemon",
             "postmaster",
@@ -403,6 +226,7 @@ impl Mail<'_> {
             "system administrator",
             "mail system",
             "systemadministrator",
+            "post_master",
             "daemon",
         ];
         // Some write `MAILER-DAEMON <>`, which is no address.
@@ -436,45 +260,49 @@ impl Mail<'_> {
             let copied = Original::read(copied_header(words.copy).as_bytes());
             original = Original { return_paths: original.return_paths, ..copied };
         }
+        let status = Status::in_text(words.notice);
+        let told: Vec<Outcome> = status.recipients.iter().map(|recipient| recipient.outcome(words.notice)).collect();
+        if told.iter().any(|outcome| outcome.address.is_some()) {
+            return Bounce { recipients: told, original, reporting_mta: status.reporting_mta, standard: false };
+        }
         let ours = self.ours(&original);
-        let mut recipients = outcomes(&words, &original, &self.failed_recipients(), &ours);
+        let mut failed = self.failed_recipients();
+        // Some repeat in the header whom they write to.
+        failed.retain(|address| !ours.iter().any(|own| own.eq_ignore_ascii_case(address.as_str())));
+        let mut recipients = outcomes(&words, &original, &failed, &ours);
         if self.is_warning(words.notice) {
             recipients.iter_mut().for_each(|outcome| outcome.action = Action::Delayed);
         }
         Bounce { recipients, original, reporting_mta: None, standard: false }
     }
 
+    /// Reads a refusal by the recipient's mail filter, which older systems tell in the form of a receipt (RFC 5429
+    /// §2.1.2): nobody saw the mail, and it was thrown away.
+    fn refused_by_script(&self) -> Option<Bounce> {
+        let receipt = self.parts(|kind| kind == "message/disposition-notification").next()?;
+        let receipt = Status::read(&receipt);
+        let text = self.parsed.text.as_deref().unwrap_or_default().to_lowercase();
+        let refused = receipt.disposition.as_deref().is_some_and(|value| {
+            let value = value.to_ascii_lowercase();
+            value.starts_with("automatic-action") && value.ends_with("deleted")
+        });
+        if !refused || !["rejected", "refused", "quota", "not delivered"].iter().any(|word| text.contains(word)) {
+            return None;
+        }
+        let notice = Words::split(self.parsed.text.as_deref().unwrap_or_default()).notice;
+        let recipients: Vec<Outcome> = receipt.recipients.iter().map(|recipient| recipient.outcome(notice)).collect();
+        if recipients.is_empty() {
+            return None;
+        }
+        Some(Bounce { recipients, original: self.returned(), reporting_mta: receipt.reporting_mta, standard: false })
+    }
+
     /// Tells whether the mail is still being tried.
     fn is_warning(&self, notice: &str) -> bool {
-        const SUBJECTS: [&str; 6] = [
-            "delayed",
-            "(delay)",
-            "delay notification",
-            "warning: could not send",
-            "still being retried",
-            "temporary delivery",
-        ];
-        const WORDS: [&str; 12] = [
-            "delivery attempts will continue",
-            "still being retried",
-            "will keep trying",
-            "you do not need to resend",
-            "no action is required on your part",
-            "will continue to try",
-            "will be retried",
-            "will retry for",
-            "will try again for",
-            "this is a warning message only",
-            "this is a warning only",
-            "continue to attempt delivery",
-        ];
-        const OVER: [&str; 4] = ["given up", "permanent error", "permanently", "permanent fatal"];
         let notice = notice.to_lowercase();
         let notice = notice.split_whitespace().collect::<Vec<_>>().join(" ");
-        let subject = self.subject();
-        let warned =
-            SUBJECTS.iter().any(|word| subject.contains(word)) || WORDS.iter().any(|word| notice.contains(word));
-        warned && !OVER.iter().any(|word| notice.contains(word))
+        let warned = says(&SIGNS.warning_subjects, &self.subject()) || says(&SIGNS.warning_words, &notice);
+        warned && !says(&SIGNS.given_up, &notice)
     }
 
     /// Looks for a report that somebody's rule forwarded.
@@ -491,14 +319,13 @@ impl Mail<'_> {
         let text = self.parsed.text.as_deref().unwrap_or_default().to_lowercase();
         let begins: String = text.chars().take(2000).collect();
         let automatic = &self.parsed.automatic;
-        let any = |known: &[&str], text: &str| known.iter().any(|known| text.contains(known));
-        if any(CHALLENGES, &subject) || any(CHALLENGES, &begins) {
+        if says(&SIGNS.challenges, &subject) || says(&SIGNS.challenges, &begins) {
             NotABounce::Challenge
-        } else if any(LISTS, &subject)
+        } else if says(&SIGNS.list_subjects, &subject)
             && (automatic.list || automatic.precedence.is_some() || self.parsed.automatic.is_automatic())
         {
             NotABounce::List
-        } else if any(AUTO_REPLY_SUBJECTS, &subject)
+        } else if says(&SIGNS.reply_subjects, &subject)
             || automatic.auto_reply_header
             || automatic.auto_submitted.is_some()
         {
@@ -509,18 +336,26 @@ impl Mail<'_> {
     }
 }
 
-/// The paragraphs that name an address, and the one behind each.
-fn about(text: &str, address: &str) -> String {
-    let lower = address.to_lowercase();
-    let paragraphs: Vec<&str> = text.split("\n\n").collect();
-    let named = paragraphs.iter().enumerate().filter(|(_, paragraph)| paragraph.to_lowercase().contains(&lower));
-    let mut kept = String::new();
-    for (at, paragraph) in named.take(3) {
-        kept.push_str(paragraph);
-        kept.push('\n');
-        let next = paragraphs.get(at + 1).filter(|next| !next.contains('@'));
-        kept.push_str(next.copied().unwrap_or_default());
-        kept.push('\n');
+/// What a report says for people.
+struct Paragraphs<'a>(Vec<(&'a str, String)>);
+
+impl<'a> Paragraphs<'a> {
+    fn of(text: &'a str) -> Self {
+        Self(text.split("\n\n").map(|paragraph| (paragraph, paragraph.to_lowercase())).collect())
     }
-    kept
+
+    /// Returns the paragraphs that name an address, and the one behind each.
+    fn about(&self, address: &str) -> String {
+        let lower = address.to_lowercase();
+        let named = self.0.iter().enumerate().filter(|(_, (_, paragraph))| paragraph.contains(&lower));
+        let mut kept = String::new();
+        for (at, (paragraph, _)) in named.take(3) {
+            kept.push_str(beginning(paragraph));
+            kept.push('\n');
+            let next = self.0.get(at + 1).filter(|(next, _)| !next.contains('@'));
+            kept.push_str(next.map_or("", |(next, _)| beginning(next)));
+            kept.push('\n');
+        }
+        kept
+    }
 }

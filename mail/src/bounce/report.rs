@@ -1,7 +1,7 @@
 //! The machine-readable part of a report (RFC 3464 §2), and reports of its kind that break its rules.
 
 use super::codes::{self, Enhanced};
-use super::{Action, Evidence, Outcome, RECIPIENTS_MAX};
+use super::{Action, Evidence, Outcome, RECIPIENTS_MAX, beginning};
 use crate::address::Address;
 use crate::header::{Block, BlockLimits};
 
@@ -11,11 +11,15 @@ const LIMITS: BlockLimits = BlockLimits { fields_max: 100, bytes_max: 64 * 1024 
 pub(super) struct Status {
     pub reporting_mta: Option<String>,
     pub envelope_id: Option<String>,
+    /// What became of a mail that was delivered, from a receipt (RFC 8098 §3.2.6).
+    pub disposition: Option<String>,
     pub recipients: Vec<Recipient>,
 }
 
 /// One recipient's block.
 pub(super) struct Recipient {
+    /// The block says what blocks about the whole message say.
+    about_message: bool,
     pub address: Option<Address>,
     pub original_address: Option<Address>,
     pub action: Option<Action>,
@@ -27,7 +31,7 @@ pub(super) struct Recipient {
 impl Status {
     /// Reads the blocks. A block without a recipient is one about the message.
     pub(super) fn read(bytes: &[u8]) -> Self {
-        let mut status = Self { reporting_mta: None, envelope_id: None, recipients: Vec::new() };
+        let mut status = Self { reporting_mta: None, envelope_id: None, disposition: None, recipients: Vec::new() };
         let text = String::from_utf8_lossy(bytes).replace("\r\n", "\n");
         for group in text.split("\n\n").map(str::trim_matches_newlines).filter(|group| !group.is_empty()) {
             let block = Block::scan(group.as_bytes(), LIMITS);
@@ -35,6 +39,7 @@ impl Status {
             let mta = |name: &str| text(name).map(|value| after_type(&value).to_owned());
             status.reporting_mta = status.reporting_mta.take().or_else(|| mta("Reporting-MTA"));
             status.envelope_id = status.envelope_id.take().or_else(|| text("Original-Envelope-Id"));
+            status.disposition = status.disposition.take().or_else(|| text("Disposition"));
             let named = ["Final-Recipient", "Original-Recipient", "X-Actual-Recipient"];
             let about_recipient =
                 named.iter().any(|name| block.first(name).is_some()) || block.first("Action").is_some();
@@ -43,6 +48,7 @@ impl Status {
             }
             let address = |name: &str| text(name).and_then(|value| recipient(&value));
             status.recipients.push(Recipient {
+                about_message: block.first("Reporting-MTA").is_some(),
                 address: address("Final-Recipient").or_else(|| address("X-Actual-Recipient")),
                 original_address: address("Original-Recipient"),
                 action: text("Action").and_then(|value| action(&value)),
@@ -51,7 +57,44 @@ impl Status {
                 remote_mta: mta("Remote-MTA"),
             });
         }
+        // Some say once for all what became of the mail, before they name who it was for.
+        let named = |recipient: &Recipient| recipient.address.is_some() || recipient.original_address.is_some();
+        if status.recipients.iter().any(named) {
+            status.recipients.retain(|recipient| named(recipient) || !recipient.about_message);
+        }
         status
+    }
+}
+
+/// Lines of running text that blocks are looked for in.
+const TEXT_LINES_MAX: usize = 400;
+
+impl Status {
+    /// Reads blocks that stand in a text for people, quoted or not.
+    pub(super) fn in_text(text: &str) -> Self {
+        let bare = |line: &'_ str| line.trim_start_matches(['>', ' ', '\t']).to_owned();
+        let fields = ["final-recipient:", "original-recipient:", "reporting-mta:", "action:", "diagnostic-code:"];
+        let is_field = |line: &str| {
+            fields.iter().any(|name| line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name)))
+        };
+        let lines = text.lines().take(TEXT_LINES_MAX);
+        let lines: Vec<(bool, String)> = lines.map(|line| (line.starts_with([' ', '\t']), bare(line))).collect();
+        let Some(first) = lines.iter().position(|(_, line)| is_field(line)) else { return Self::read(b"") };
+        let mut blocks = String::new();
+        for (folded, line) in &lines[first..] {
+            // What is neither a field nor a folded one ends a block.
+            let field = line.split_once(':').is_some_and(|(name, _)| !name.is_empty() && !name.contains(' '));
+            blocks.push_str(match (line.is_empty() || !(field || *folded), *folded && !field) {
+                (true, _) => "\n",
+                (false, true) => " ",
+                (false, false) => "",
+            });
+            if field || *folded {
+                blocks.push_str(line);
+            }
+            blocks.push('\n');
+        }
+        Self::read(blocks.as_bytes())
     }
 }
 
@@ -106,8 +149,22 @@ fn action(value: &str) -> Option<Action> {
 }
 
 impl Recipient {
+    /// Returns a recipient of whom only these fields are known.
+    pub(super) fn of_fields(status: Option<&str>, diagnostic: &str) -> Self {
+        Self {
+            address: None,
+            original_address: None,
+            action: None,
+            status: status.and_then(Enhanced::parse),
+            diagnostic: Some(after_type(diagnostic).to_owned()),
+            remote_mta: None,
+            about_message: false,
+        }
+    }
+
     /// Classifies with what the report says around it.
     pub(super) fn outcome(&self, surroundings: &str) -> Outcome {
+        let surroundings = beginning(surroundings);
         let diagnostic = self.diagnostic.as_deref().unwrap_or_default();
         let smtp_code = codes::smtp_code(diagnostic).or_else(|| codes::smtp_code(surroundings));
         let evidence = Evidence {

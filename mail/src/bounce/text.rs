@@ -7,7 +7,7 @@
 use super::codes;
 use super::original::Original;
 use super::report::recipient;
-use super::{Action, Evidence, Outcome, RECIPIENTS_MAX};
+use super::{Action, Evidence, Outcome, RECIPIENTS_MAX, beginning};
 use crate::address::Address;
 
 /// Text looked at, in octets.
@@ -135,6 +135,8 @@ struct Candidate {
 const CERTAIN: u8 = 3;
 const LIKELY: u8 = 2;
 const POSSIBLE: u8 = 1;
+/// It may only tell which message the report is about.
+const DESCRIBED: u8 = 0;
 
 /// Finds the recipients that a report names and classifies each with the words around it.
 ///
@@ -143,9 +145,18 @@ const POSSIBLE: u8 = 1;
 pub(super) fn outcomes(words: &Words<'_>, original: &Original, failed: &[Address], ours: &[String]) -> Vec<Outcome> {
     let lines: Vec<&str> = words.notice.lines().collect();
     let mut candidates = candidates(&lines, ours);
+    if candidates.is_empty() && failed.is_empty() {
+        // Who writes to himself is the recipient, too; where a report introduces somebody, it is about him.
+        candidates = self::candidates(&lines, &[]);
+        candidates.retain(|candidate| candidate.certainty == CERTAIN);
+    }
     let in_original = |address: &Address| original.to.iter().any(|to| to.eq_ignore_ascii_case(address.as_str()));
     for candidate in &mut candidates {
-        if in_original(&candidate.address) || failed.contains(&candidate.address) {
+        let described = is_description(&lines, candidate.line);
+        if described {
+            candidate.certainty = DESCRIBED;
+        }
+        if in_original(&candidate.address) && !described || failed.contains(&candidate.address) {
             candidate.certainty = CERTAIN;
         }
     }
@@ -179,6 +190,7 @@ pub(super) fn outcomes(words: &Words<'_>, original: &Original, failed: &[Address
 }
 
 fn outcome(address: Option<Address>, said: &str, surroundings: &str) -> Outcome {
+    let (said, surroundings) = (beginning(said), beginning(surroundings));
     let evidence = Evidence {
         smtp_code: codes::smtp_code(said).or_else(|| codes::smtp_code(surroundings)),
         enhanced: codes::enhanced(said).or_else(|| codes::enhanced(surroundings)).filter(|code| code.class != 2),
@@ -216,6 +228,16 @@ fn candidates(lines: &[&str], ours: &[String]) -> Vec<Candidate> {
     found
 }
 
+/// Tells whether a line is one of those by which a report says which message it is about (`To:`, `Subject:`, `Sent:`).
+fn is_description(lines: &[&str], at: usize) -> bool {
+    let is = |line: &str, names: &[&str]| {
+        let line = line.trim_start();
+        names.iter().any(|name| line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name)))
+    };
+    let near = &lines[at.saturating_sub(4)..(at + 5).min(lines.len())];
+    is(lines[at], &["to:", "cc:", "bcc:"]) && near.iter().any(|line| is(line, &["subject:", "sent:", "date:"]))
+}
+
 /// Addresses that no mail is written to.
 fn is_machinery(address: &Address) -> bool {
     let local = address.local().to_ascii_lowercase();
@@ -244,7 +266,9 @@ fn is_contact(line_before: &str, lines_before: &str) -> bool {
         "from <",
     ];
     let before = line_before.trim_end_matches(['<', '"', '\'', ' ', '\t', '(', '[']);
-    ENDS.iter().any(|end| before.ends_with(end))
+    // What became of an address is told so, too: `(generated from bob@example.org)`.
+    let made_from = ["generated from", "expanded from"].iter().any(|word| before.ends_with(word));
+    !made_from && ENDS.iter().any(|end| before.ends_with(end))
         || line_before.contains("message-id")
         || before.is_empty()
             && ["contact", "send your message to", "please write to"].iter().any(|word| lines_before.ends_with(word))
@@ -255,7 +279,7 @@ fn certainty(line: &str, offset: usize, before: &str) -> u8 {
     let head = head.trim_matches(|c: char| {
         c.is_whitespace() || matches!(c, '<' | '"' | '\'' | '*' | '>' | '-' | '[' | '(' | ':' | '•')
     });
-    const INTRODUCTIONS: [&str; 22] = [
+    const INTRODUCTIONS: [&str; 24] = [
         "recipient",
         "rcpt to",
         "address",
@@ -278,6 +302,8 @@ fn certainty(line: &str, offset: usize, before: &str) -> u8 {
         "553",
         "unknown user",
         "the following",
+        "generated from",
+        "expanded from",
     ];
     let introduced = |text: &str| INTRODUCTIONS.iter().any(|word| text.contains(word));
     if head.is_empty() && introduced(before) {
@@ -287,6 +313,10 @@ fn certainty(line: &str, offset: usize, before: &str) -> u8 {
     } else {
         POSSIBLE
     }
+}
+
+fn is_kind(kind: &str) -> bool {
+    ["smtp", "rfc-822", "rfc822", "rfc_822", "internet"].iter().any(|known| kind.eq_ignore_ascii_case(known))
 }
 
 /// Finds addresses in a line, with the offset at which each begins.
@@ -304,6 +334,8 @@ fn addresses_in(line: &str) -> Vec<(usize, Address)> {
         // Quotes around an address are not part of it.
         let bare = text.trim_start_matches(['\'', '`', '=']);
         let bare = bare.strip_prefix("mailto:").unwrap_or(bare);
+        // X.400 names the kind of an address inside of one: `;dda:SMTP=bob@example.org;`.
+        let bare = bare.split_once('=').filter(|(kind, _)| is_kind(kind)).map_or(bare, |(_, bare)| bare);
         let Some(address) = recipient(bare).filter(|address| address.domain().contains('.')) else { continue };
         found.push((start, address));
     }

@@ -29,7 +29,14 @@ impl Parameterised {
     pub fn parse(text: &str) -> Self {
         let text = without_comments(text);
         let mut pieces = split_outside_quotes(&text);
-        let value: String = pieces.remove(0).chars().filter(|c| !c.is_whitespace() && !c.is_control()).collect();
+        let first = pieces.remove(0);
+        // Some forget the semicolon between the value and its first parameter.
+        let (first, rest) = match first.trim().split_once(char::is_whitespace) {
+            Some((value, rest)) if segment(rest).is_some() => (value, Some(rest.to_owned())),
+            _ => (first.as_str(), None),
+        };
+        pieces.splice(0..0, rest);
+        let value: String = first.chars().filter(|c| !c.is_whitespace() && !c.is_control()).collect();
         let segments: Vec<Segment> = pieces.iter().take(PARAMETERS_MAX).filter_map(|piece| segment(piece)).collect();
         Parameterised { value: value.to_ascii_lowercase(), parameters: combine(segments) }
     }
@@ -205,6 +212,15 @@ mod tests {
             assert_eq!(parsed.get("filename"), Some(expected), "{input}");
             assert_eq!(parsed.value, "attachment");
         }
+    }
+
+    #[test]
+    fn a_semicolon_may_be_missing_before_the_first_parameter() {
+        let parsed = Parameterised::parse("text/plain charset=\"utf-8\"; format=flowed");
+        assert_eq!(
+            (parsed.value.as_str(), parsed.get("charset"), parsed.get("format")),
+            ("text/plain", Some("utf-8"), Some("flowed"))
+        );
     }
 
     #[test]

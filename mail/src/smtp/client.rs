@@ -402,6 +402,6 @@ impl Mail {
     /// Makes a mail whose header needs no SMTPUTF8.
     #[must_use]
     pub fn new(mail_from: ReversePath, recipients: Vec<Address>, content: Content) -> Self {
-        Self { mail_from, recipients, content, smtputf8: false, envelope_id: None }
+        Self { mail_from, recipients, content, smtputf8: false, envelope_id: None, ret: None, parameters: vec![] }
     }
 }

@@ -3,6 +3,7 @@
 use crate::script::*;
 use mail::bounce::{Category, Stage};
 use mail::smtp::client::{ClientConfig, LocalRefusal, RecipientResult};
+use mail::smtp::{Notify, OriginalRecipient, RcptParameters, Return};
 
 const BODY: &str = "Subject: x\r\n\r\n.dot\r\nend\r\n";
 const DATA: Peer = Peer::Says("354 go\r\n");
@@ -177,4 +178,27 @@ fn chunks_need_no_stuffing() {
     assert_eq!(words(&seen.outcomes[0]), ["accepted 250"]);
     let lost = [GREETING, ehlo, Peer::Says("250 ok\r\n250 ok\r\n"), Peer::Closes];
     assert_eq!(results(&chunking, &["a@remote.example"], &lost), ["uncertain: Lost"]);
+}
+
+#[test]
+fn what_is_asked_of_reports_is_said_to_peers_that_offer_dsn_and_to_no_others() {
+    let original = |address: &str| OriginalRecipient { address_type: "rfc822".into(), address: address.into() };
+    let on = Notify::On { success: true, failure: false, delay: true };
+    let mut asking = mail(&["a@remote.example", "b@remote.example", "c@remote.example"], BODY);
+    (asking.ret, asking.envelope_id) = (Some(Return::Headers), Some("a b+c".to_owned()));
+    asking.parameters = vec![
+        RcptParameters { notify: Some(on), original: Some(original("A+x=y@old.example")) },
+        RcptParameters { notify: Some(Notify::Never), original: Some(original(&"x".repeat(500))) },
+    ];
+    let replies = Peer::Says("250 ok\r\n250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n");
+    let offers = Peer::Says("250-mx.remote.example\r\n250-PIPELINING\r\n250 DSN\r\n");
+    let seen = play(&config(), &[asking.clone()], &[GREETING, offers, replies, TAKEN, BYE]);
+    let expected = "MAIL FROM:<b+1@sender.example> RET=HDRS ENVID=a+20b+2Bc\r\n\
+                    RCPT TO:<a@remote.example> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;A+2Bx+3Dy@old.example\r\n\
+                    RCPT TO:<b@remote.example> NOTIFY=NEVER\r\nRCPT TO:<c@remote.example>\r\n";
+    assert!(seen.said.contains(expected), "{}", seen.said);
+    let silent = Peer::Says("250-mx.remote.example\r\n250 PIPELINING\r\n");
+    let seen = play(&config(), &[asking], &[GREETING, silent, replies, TAKEN, BYE]);
+    let plain = "MAIL FROM:<b+1@sender.example>\r\nRCPT TO:<a@remote.example>\r\nRCPT TO:<b@remote.example>\r\n";
+    assert!(seen.said.contains(plain), "{}", seen.said);
 }

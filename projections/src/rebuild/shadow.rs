@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use domain::id::TeamId;
 use eventlog::Recorded;
@@ -10,6 +11,7 @@ use sqlx::AssertSqlSafe;
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::pace::Pace;
 use crate::db::{Connection, Db, Durability, Engine, Tx};
@@ -208,14 +210,37 @@ pub(super) struct Guard {
     _here: OwnedMutexGuard<()>,
     /// Locked until it is closed.
     _file: Option<File>,
-    /// Holds a row lock until it ends.
-    tx: Option<Tx<'static>>,
+    /// On PostgreSQL: holds a row lock, and says so often enough to keep it. A node that stops loses it to another.
+    held: JoinSet<()>,
+    let_go: CancellationToken,
+    is_on_postgres: bool,
+}
+
+/// How often the holder of the lock of a rebuild says that it is there.
+const BEAT: Duration = Duration::from_secs(2);
+
+/// Keeps a row lock until it is let go or lost.
+async fn keep(mut tx: Tx<'static>, let_go: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = let_go.cancelled() => break,
+            () = tokio::time::sleep(BEAT) => {}
+        }
+        if let Err(error) = exec!(tx, "SELECT 1") {
+            tracing::warn!(%error, "the lock of a rebuild is lost");
+            return;
+        }
+    }
+    if let Err(error) = tx.rollback().await {
+        tracing::debug!(%error, "the lock of a rebuild could not be given back; it goes with its connection");
+    }
 }
 
 impl Guard {
     pub(super) async fn take(views: &Views) -> Result<Self, Error> {
         let here = views.rebuild_lock().try_lock_owned().map_err(|_| Error::RebuildRunning)?;
-        let (mut file, mut tx) = (None, None);
+        let (mut file, mut held, let_go) = (None, JoinSet::new(), CancellationToken::new());
+        let is_on_postgres = matches!(views.db(), Db::Postgres { .. });
         match views.db() {
             Db::Sqlite { path: Some(path), .. } => {
                 let mut lock = path.clone().into_os_string();
@@ -237,17 +262,24 @@ impl Guard {
                 if fetch_all!(holding, (String, i64), sql)?.is_empty() {
                     return Err(Error::RebuildRunning);
                 }
-                tx = Some(holding);
+                held.spawn(keep(holding, let_go.clone()));
             }
         }
-        Ok(Self { _here: here, _file: file, tx })
+        Ok(Self { _here: here, _file: file, held, let_go, is_on_postgres })
     }
 
-    pub(super) async fn release(self) -> Result<(), Error> {
-        match self.tx {
-            Some(tx) => tx.rollback().await,
-            None => Ok(()),
+    /// Fails if another node may have begun a rebuild: what this one has computed may be of the past.
+    pub(super) fn check(&mut self) -> Result<(), Error> {
+        if self.is_on_postgres && self.held.try_join_next().is_some() {
+            return Err(Error::RebuildRunning);
         }
+        Ok(())
+    }
+
+    /// Lets others rebuild.
+    pub(super) async fn release(mut self) {
+        self.let_go.cancel();
+        while self.held.join_next().await.is_some() {}
     }
 }
 

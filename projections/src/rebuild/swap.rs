@@ -33,9 +33,7 @@ pub(super) async fn swap(
             }
             swapped
         }
-        Db::Postgres { pool, .. } => {
-            within(Tx::Postgres(pool.begin().await?), views, log, shadows, team, reached).await
-        }
+        Db::Postgres { .. } => within(views.db().begin().await?, views, log, shadows, team, reached).await,
     }
 }
 
@@ -122,8 +120,9 @@ async fn make_equal(tx: &mut Tx<'_>, live: &Db, shadow: &Shadow, table: &Table, 
             Connection::Sqlite(c) => {
                 sqlx::query(AssertSqlSafe(sql)).persistent(false).bind(team.as_str()).execute(&mut *c).await?;
             }
-            Connection::Postgres(c) => {
-                sqlx::query(AssertSqlSafe(sql)).persistent(false).bind(team.as_str()).execute(&mut *c).await?;
+            Connection::Postgres(c, answering) => {
+                let query = sqlx::query(AssertSqlSafe(sql)).persistent(false).bind(team.as_str());
+                answering.guard(query.execute(&mut *c)).await?;
             }
         }
     }

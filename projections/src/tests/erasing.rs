@@ -109,7 +109,7 @@ async fn a_planted_marker_is_in_no_view_once_it_was_erased() {
     assert!(views.wait_for(&story.team, head, WAIT).await);
     assert!(markers(&views, &story).await >= 6, "the marker must be there before");
     log.erase_personal(&story.team, &(1..=head).collect::<Vec<_>>()).await.unwrap();
-    tasks.spawn(erasure::follow(views.clone(), log.clone(), stop.clone()));
+    tasks.spawn(erasure::follow(views.clone(), log.clone(), || true, stop.clone()));
     let gone = async {
         let mut pace = tokio::time::interval(Duration::from_millis(10));
         while markers(&views, &story).await > 0 {

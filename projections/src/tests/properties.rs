@@ -33,7 +33,7 @@ impl Place<'_> {
     pub async fn open(self, projections: &'static [&'static dyn Projection]) -> Views {
         let db = match self {
             Self::File(path) => Db::open_sqlite(path, Durability::Normal).await,
-            Self::Database(url) => Db::open_postgres(url, "views").await,
+            Self::Database(url) => Db::open_postgres(&url.parse().unwrap(), "views").await,
             Self::Memory | Self::Postgres(_) => panic!("this place does not last"),
         };
         Views::over(db.unwrap(), projections).await.unwrap()
@@ -46,10 +46,10 @@ impl Place<'_> {
             Self::File(_) | Self::Database(_) => panic!("this place has one set of views"),
             Self::Postgres(url) => {
                 let schema = format!("views_{n}");
-                let db = Db::open_postgres(url, "public").await.unwrap();
+                let db = Db::open_postgres(&url.parse().unwrap(), "public").await.unwrap();
                 db.scratch_schema(&schema).await.unwrap().close().await;
                 db.close().await;
-                Views::over(Db::open_postgres(url, &schema).await.unwrap(), ALL).await.unwrap()
+                Views::over(Db::open_postgres(&url.parse().unwrap(), &schema).await.unwrap(), ALL).await.unwrap()
             }
         }
     }

@@ -76,6 +76,21 @@ async fn a_team_has_room_for_so_many_files_and_bytes() {
 }
 
 #[tokio::test]
+async fn files_added_at_the_same_moment_do_not_exceed_the_room() {
+    for work in works().await {
+        for round in 0..10 {
+            let rows: Vec<Row> = (0..16).map(|n| announced(n, 300)).collect();
+            let team = team(round);
+            let adding = rows.iter().map(|row| add(&work, &team, row, Room { files_max: 9, ..ROOM }, NOW));
+            let added = futures_util::future::join_all(adding).await;
+            let count = added.into_iter().filter(|added| *added.as_ref().unwrap()).count();
+            assert_eq!(count, 3, "three of 300 bytes fit into 1,000, round {round}");
+        }
+        work.close().await;
+    }
+}
+
+#[tokio::test]
 async fn expired_files_are_dropped_with_their_bytes() {
     let log = memory_log().await;
     for work in works().await {

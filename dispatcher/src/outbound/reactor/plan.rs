@@ -48,7 +48,7 @@ fn note(plan: &mut Plan, record: &Recorded) {
                 | E::Mended(_)
                 | E::Activated(_)
                 | E::Deleted(_) => true,
-                E::Tested(_) | E::Broken(_) | E::Deactivated(_) => false,
+                E::Tested(_) | E::Broken(_) | E::Deactivated(_) | E::TopicBound(_) | E::TopicReleased(_) => false,
             };
         }
         _ => {}
@@ -63,11 +63,6 @@ async fn read_on(context: &Context, team: &TeamId, after: Position) -> Result<Pl
         note(&mut plan, record);
     }
     let cursor = page.last().map_or(after, |record| record.position);
-    // Committed already, and perhaps not yet known to whoever folds states here: a mail that was read of must not be
-    // looked at as if it had never been accepted.
-    if context.log.known_head(team).await.map_err(|e| e.to_string())? < cursor {
-        context.log.note_moved(team, cursor);
-    }
     let epoch = context.log.epoch();
     let held = cursor == after
         || context.queue.plan(team, &plan, cursor, epoch, &context.node).await.map_err(|e| e.to_string())?;

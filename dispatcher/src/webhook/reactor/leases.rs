@@ -95,6 +95,10 @@ impl State {
         self.again.insert((at, key));
     }
 
+    pub(super) fn is_acquiring(&self) -> bool {
+        !self.acquiring.is_empty()
+    }
+
     pub(super) fn poll_now(&mut self) {
         self.poll_at = Instant::now();
     }
@@ -190,7 +194,8 @@ impl Reactor {
         if let Some(known) = self.known(&key) {
             known.elsewhere_until = None;
         }
-        if self.active.contains_key(&key) || self.is_stopping {
+        // Also while stopping: what is active is handed over at the end.
+        if self.active.contains_key(&key) {
             return;
         }
         let endpoint = match endpoint {

@@ -6,7 +6,7 @@ use domain::id::Position;
 
 use super::row::{Phase, Row};
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Blocked {
     pub(super) row: Row,
     /// The next events of the lane, without holes, as far as they are known.

@@ -8,7 +8,7 @@ use super::row::{Phase, Row};
 
 impl<T> Window<T> {
     /// Leaves out every unsettled event up to a position. Nothing may be in flight.
-    pub(crate) fn skip_to(&mut self, position: Position) {
+    pub fn skip_to(&mut self, position: Position) {
         self.scan = None;
         let unread = position >= self.read_to;
         for (lane, mut blocked) in std::mem::take(&mut self.blocked) {
@@ -44,13 +44,13 @@ impl<T> Window<T> {
     }
 
     /// Returns whether an unsettled event at or before a position is known, or may be in the log unread.
-    pub(crate) fn has_before(&self, position: Position) -> bool {
+    pub fn has_before(&self, position: Position) -> bool {
         let blocked = |b: &Blocked| b.row.position < position || b.row.phase != Phase::Behind;
         self.cursor() < position || self.blocked.values().any(|b| b.row.position <= position && blocked(b))
     }
 
     /// Makes events that could not be processed due once more.
-    pub(crate) fn retry_poisoned(&mut self, now: i64) {
+    pub fn retry_poisoned(&mut self, now: i64) {
         for (lane, blocked) in &mut self.blocked {
             if blocked.row.phase == Phase::Poisoned && blocked.row.next_due_at.is_none() {
                 (blocked.row.attempts, blocked.row.next_due_at) = (0, Some(now));
@@ -63,7 +63,7 @@ impl<T> Window<T> {
     }
 
     /// Makes every blocked lane due now, its attempts counted anew.
-    pub(crate) fn revive(&mut self, now: i64) {
+    pub fn revive(&mut self, now: i64) {
         for lane in self.blocked.keys().cloned().collect::<Vec<_>>() {
             if let Some(blocked) = self.blocked.get_mut(&lane)
                 && blocked.row.phase != Phase::Behind

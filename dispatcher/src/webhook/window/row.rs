@@ -7,8 +7,8 @@ use domain::id::Position;
 use super::Lane;
 
 /// Why a lane is blocked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Phase {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
     /// The event at its position failed and is attempted again when due.
     Retrying,
     /// The event at its position is settled; those after it, up to the cursor, are not.
@@ -23,7 +23,7 @@ pub(crate) enum Phase {
 
 impl Phase {
     /// Returns the stored word.
-    pub(crate) fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Retrying => "retrying",
             Self::Behind => "behind",
@@ -34,7 +34,7 @@ impl Phase {
     }
 
     /// Returns the phase of that stored word.
-    pub(crate) fn parse(word: &str) -> Option<Self> {
+    pub fn parse(word: &str) -> Option<Self> {
         [Self::Retrying, Self::Behind, Self::Exhausted, Self::Gone, Self::Poisoned]
             .into_iter()
             .find(|phase| phase.as_str() == word)
@@ -42,25 +42,25 @@ impl Phase {
 }
 
 /// The durable row of a blocked lane.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Row {
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Row {
     /// Where the lane stands.
-    pub(crate) position: Position,
+    pub position: Position,
     /// Why it is blocked.
-    pub(crate) phase: Phase,
+    pub phase: Phase,
     /// Attempts made at the event at `position`.
-    pub(crate) attempts: u32,
+    pub attempts: u32,
     /// When the first of them was due, microseconds since the Unix epoch.
-    pub(crate) first_due_at: i64,
+    pub first_due_at: i64,
     /// When the next is due; `None` means not before somebody asks for it.
-    pub(crate) next_due_at: Option<i64>,
+    pub next_due_at: Option<i64>,
     /// How the last one failed.
-    pub(crate) last_error: String,
+    pub last_error: String,
 }
 
 /// How an attempt ended, as far as order and cursor are concerned.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Settlement {
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Settlement {
     /// A 2xx, or not wanted any more: the event is settled.
     Delivered,
     /// It was not made at all: the webhook changed or the lease ran short.
@@ -70,31 +70,31 @@ pub(crate) enum Settlement {
 }
 
 /// What to attempt now.
-#[derive(Debug, Clone)]
-pub(crate) struct Work<T> {
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Work<T> {
     /// The event.
-    pub(crate) position: Position,
+    pub position: Position,
     /// Its lane.
-    pub(crate) lane: Lane,
+    pub lane: Lane,
     /// Attempts made before.
-    pub(crate) attempts: u32,
+    pub attempts: u32,
     /// When the first attempt was due; `None` if this is the first.
-    pub(crate) first_due_at: Option<i64>,
+    pub first_due_at: Option<i64>,
     /// How often it could not even be processed.
-    pub(crate) tries: u32,
+    pub tries: u32,
     /// What was read from the log, if it is still in memory.
-    pub(crate) item: Option<Arc<T>>,
+    pub item: Option<Arc<T>>,
 }
 
 /// What is written down of a window.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Snapshot {
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Snapshot {
     /// Everything up to here is settled or covered by a row.
-    pub(crate) cursor: Position,
+    pub cursor: Position,
     /// Everything up to here is settled or covered by a row, except `pending`.
-    pub(crate) horizon: Position,
+    pub horizon: Position,
     /// Events between cursor and horizon that are not settled.
-    pub(crate) pending: Vec<Position>,
+    pub pending: Vec<Position>,
     /// Rows that changed since the last snapshot; `None` for those to drop.
-    pub(crate) rows: Vec<(Lane, Option<Row>)>,
+    pub rows: Vec<(Lane, Option<Row>)>,
 }

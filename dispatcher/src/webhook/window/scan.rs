@@ -8,7 +8,7 @@ use super::blocked::Blocked;
 use super::{Lane, Window};
 
 /// A pass over the log that looks for the next events of lanes that are behind.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Scan {
     at: Position,
     lanes: BTreeSet<Lane>,
@@ -16,7 +16,7 @@ pub(super) struct Scan {
 
 impl<T> Window<T> {
     /// Returns the position behind which the log must be read for lanes that are behind, if there are any.
-    pub(crate) fn scan_after(&mut self) -> Option<Position> {
+    pub fn scan_after(&mut self) -> Option<Position> {
         if self.read_to < self.covered_to {
             return None;
         }
@@ -36,7 +36,7 @@ impl<T> Window<T> {
     }
 
     /// Takes in a page read for [`Window::scan_after`]: the matching events, in order, and the last position read.
-    pub(crate) fn scanned(&mut self, matching: impl IntoIterator<Item = (Position, Lane)>, last: Position) {
+    pub fn scanned(&mut self, matching: impl IntoIterator<Item = (Position, Lane)>, last: Position) {
         let Some(mut scan) = self.scan.take() else { return };
         let end = self.read_to;
         for (position, lane) in matching.into_iter().take_while(|(position, _)| *position <= end) {

@@ -6,6 +6,11 @@ use super::reply::ServerReply;
 use super::{Action, Cause, Client, Content, Failure, Phase};
 use crate::address::{Address, ReversePath};
 use crate::bounce::{Classification, Stage, classify_reply};
+use crate::smtp::{Notify, RcptParameters, Return};
+
+/// Longest `ENVID` and `ORCPT`, as they are written (RFC 3461 §4.2 and §4.4).
+const ENVID_OCTETS_MAX: usize = 100;
+const ORCPT_OCTETS_MAX: usize = 500;
 
 /// A mail to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +25,11 @@ pub struct Mail {
     pub smtputf8: bool,
     /// The envelope id, for peers that offer DSN (RFC 3461 §4.4).
     pub envelope_id: Option<String>,
+    /// What failure reports return, for such peers (RFC 3461 §4.3).
+    pub ret: Option<Return>,
+    /// What is asked for each recipient, for such peers (RFC 3461 §4.1 and §4.2), in their order; nothing for those beyond
+    /// the end of the list.
+    pub parameters: Vec<RcptParameters>,
 }
 
 /// Why a mail was not even offered to the peer.
@@ -213,10 +223,43 @@ impl Client {
         if self.capabilities.smtputf8 && (mail.smtputf8 || addresses.into_iter().any(|address| !address.is_ascii())) {
             line.push_str(" SMTPUTF8");
         }
-        if let Some(id) = mail.envelope_id.as_deref().filter(|_| self.capabilities.dsn) {
-            line.push_str(&format!(" ENVID={}", xtext(id)));
+        if self.capabilities.dsn {
+            line.push_str(match mail.ret {
+                Some(Return::Full) => " RET=FULL",
+                Some(Return::Headers) => " RET=HDRS",
+                None => "",
+            });
+            let id = mail.envelope_id.as_deref().map(xtext).filter(|id| id.len() <= ENVID_OCTETS_MAX);
+            if let Some(id) = id {
+                line.push_str(&format!(" ENVID={id}"));
+            }
         }
         line
+    }
+
+    /// Returns what is asked about a recipient; nothing of a peer that does not offer DSN.
+    fn recipient_parameters(&self, parameters: Option<&RcptParameters>) -> String {
+        let mut text = String::new();
+        let Some(asked) = parameters.filter(|_| self.capabilities.dsn) else { return text };
+        match asked.notify {
+            Some(Notify::Never) => text.push_str(" NOTIFY=NEVER"),
+            Some(Notify::On { success, failure, delay }) => {
+                let words = [("SUCCESS", success), ("FAILURE", failure), ("DELAY", delay)];
+                let words: Vec<&str> = words.iter().filter(|(_, on)| *on).map(|(word, _)| *word).collect();
+                if !words.is_empty() {
+                    text.push_str(&format!(" NOTIFY={}", words.join(",")));
+                }
+            }
+            None => {}
+        }
+        // What is not ASCII is written in another way for each type of address: it is left out.
+        if let Some(original) = asked.original.as_ref().filter(|original| original.address.is_ascii()) {
+            let address = xtext(&original.address);
+            if address.len() + original.address_type.len() < ORCPT_OCTETS_MAX {
+                text.push_str(&format!(" ORCPT={};{address}", original.address_type));
+            }
+        }
+        text
     }
 
     fn grouped(&self) -> bool {
@@ -229,7 +272,8 @@ impl Client {
 
     fn say_recipient(&mut self, at: usize) {
         let Some(transaction) = &self.transaction else { return };
-        let line = format!("RCPT TO:<{}>", transaction.mail.recipients[at]);
+        let asked = self.recipient_parameters(transaction.mail.parameters.get(at));
+        let line = format!("RCPT TO:<{}>{asked}", transaction.mail.recipients[at]);
         self.send(&line, Expected::Rcpt(at));
     }
 

@@ -33,6 +33,7 @@ pub const COPIES: u8 = 42;
 pub enum Sending {
     CreateProvider(u8, bool),
     ChangeProvider(u8, u8),
+    BindTopic(u8, bool),
     SwitchProvider(u8, bool),
     TestProvider(u8, bool),
     BreakProvider(u8),
@@ -81,7 +82,8 @@ pub fn sending() -> impl Strategy<Value = Sending> {
     let accounts = prop_oneof![
         4 => (0..5_u8, yes()).prop_map(|(n, managed)| S::CreateProvider(n, managed)),
         1 => (0..5_u8, 0..6_u8).prop_map(|(n, to)| S::ChangeProvider(n, to)),
-        3 => (0..5_u8, yes()).prop_map(|(n, on)| S::SwitchProvider(n, on)),
+        5 => (4..5_u8, yes()).prop_map(|(n, bind)| S::BindTopic(n, bind)),
+        6 => (0..5_u8, yes()).prop_map(|(n, on)| S::SwitchProvider(n, on)),
         2 => (0..5_u8, yes()).prop_map(|(n, well)| S::TestProvider(n, well)),
         2 => (0..5_u8).prop_map(S::BreakProvider),
         1 => (0..5_u8).prop_map(S::DeleteProvider),
@@ -172,6 +174,7 @@ impl Story {
         match op {
             S::CreateProvider(..)
             | S::ChangeProvider(..)
+            | S::BindTopic(..)
             | S::SwitchProvider(..)
             | S::TestProvider(..)
             | S::BreakProvider(_)
@@ -205,7 +208,11 @@ impl Story {
         };
         match op {
             Sending::CreateProvider(n, managed) => {
-                let (settings, secret) = (settings(100, Transport::DirectMx), None);
+                let ses = Transport::Ses { region: "eu-west-1".into(), configuration_set: None };
+                let (settings, secret) = match n {
+                    4 => (settings(100, ses), Some(SecretId::new(START, [89; 9]))),
+                    _ => (settings(100, Transport::DirectMx), None),
+                };
                 let create = provider::CreateProvider {
                     provider: provider(*n),
                     settings,
@@ -223,9 +230,21 @@ impl Story {
                     settings: (*to < 4).then(|| settings(to * 10, transport)),
                     identity: (*to > 2).then(|| identity(10 + to)),
                     secret: (*to == 5).then(|| SecretId::new(START, [90 + to; 9])),
+                    topic: None,
                     by: By::Operator,
                     if_version: None,
                 };
+                self.operator(log, change).await;
+            }
+            Sending::BindTopic(n, true) => {
+                let topic = "arn:aws:sns:eu-west-1:123456789012:mail".into();
+                self.operator(log, provider::BindTopic { provider: provider(*n), topic }).await;
+            }
+            Sending::BindTopic(n, false) => {
+                let (provider, topic, by) = (provider(*n), Some(None), By::Operator);
+                let (settings, identity, secret) = (None, None, None);
+                let change =
+                    provider::ChangeProvider { provider, settings, identity, secret, topic, by, if_version: None };
                 self.operator(log, change).await;
             }
             Sending::SwitchProvider(n, active) => {
@@ -431,6 +450,7 @@ impl Story {
             rfc5322_message_id: format!("out{n}@example.org"),
             labels: ob::Labels { tags: vec![format!("tag{}", n % 2)], ..ob::Labels::default() },
             recipients: (0..*recipients).map(recipient).collect(),
+            notices: None,
             blob: BlobId::new(START, [100 + n; 9]),
             size_bytes: 2_000 + i64::from(*n),
             sha256: format!("{n:064x}"),
