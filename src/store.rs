@@ -7,12 +7,13 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use dispatcher::queue::Queue;
 use dispatcher::{dns, outbound};
+use eventlog::postgres::{self, CellConfig, CellsBackend, PostgresBackend};
 use eventlog::sqlite::SqliteBackend;
 use eventlog::{Allot, Backend, BlobStore, EventLog, Options};
 use projections::Views;
 use projections::webhook_attempts::Work;
 
-use crate::config::Config;
+use crate::config::{Cell, Config};
 use crate::secrets::{self, InstallationSecrets};
 
 /// An open installation.
@@ -31,6 +32,8 @@ pub struct Store {
     pub node: String,
     /// The SQLite backend, where the log is kept in it.
     pub sqlite: Option<Arc<SqliteBackend>>,
+    /// The databases, where the logs are in several.
+    pub cells: Option<CellsBackend>,
     /// Held as long as this process serves from the data directory.
     _lock: Option<std::fs::File>,
 }
@@ -67,6 +70,7 @@ impl Store {
         let mut options = Options::new(secrets.master_key.clone(), blobs(config)?, allot.entropy());
         options.queue_max = NonZeroUsize::new(config.database.queue_max).unwrap_or(NonZeroUsize::MIN);
         let tables = &[Queue::TABLES, outbound::Queue::TABLES, dns::Queue::TABLES];
+        let mut cells = None;
         let (backend, views, work, sqlite): (Arc<dyn Backend>, Views, Work, _) = if config.database.url.is_empty() {
             // A command that reads for a moment needs no room to write.
             let reserve = match purpose {
@@ -81,17 +85,31 @@ impl Store {
         } else {
             options.lanes = NonZeroUsize::new(config.database.lanes).unwrap_or(NonZeroUsize::MIN);
             let url = &config.database.url;
-            let settings = eventlog::postgres::Config {
-                dangerous_unsafe_postgres: config.database.dangerous_unsafe_postgres,
-                ..eventlog::postgres::Config::new(url)
+            let backend: Arc<dyn Backend> = if config.database.cells.is_empty() {
+                Arc::new(PostgresBackend::open(&settings(config, url)).await?)
+            } else {
+                let opened = open_cells(config).await?;
+                cells = Some(opened.clone());
+                Arc::new(opened)
             };
-            let backend = eventlog::postgres::PostgresBackend::open(&settings).await?;
-            (Arc::new(backend), Views::open_postgres(url).await?, Work::open_postgres(url, tables).await?, None)
+            (backend, Views::open_postgres(url).await?, Work::open_postgres(url, tables).await?, None)
         };
         let node = node(data, &allot)?;
         let log = EventLog::open(backend, options).await?;
-        Ok(Self { log, views, work, allot, secrets, node, sqlite, _lock: lock })
+        Ok(Self { log, views, work, allot, secrets, node, sqlite, cells, _lock: lock })
     }
+}
+
+fn settings(config: &Config, url: &str) -> postgres::Config {
+    let dangerous_unsafe_postgres = config.database.dangerous_unsafe_postgres;
+    postgres::Config { dangerous_unsafe_postgres, ..postgres::Config::new(url) }
+}
+
+async fn open_cells(config: &Config) -> anyhow::Result<CellsBackend> {
+    let database = &config.database;
+    let cell = |cell: &Cell| CellConfig { name: cell.name.clone(), database: settings(config, &cell.url) };
+    let others: Vec<CellConfig> = database.cells.iter().map(cell).collect();
+    Ok(CellsBackend::open(&settings(config, &database.url), &others, &database.new_teams_cell).await?)
 }
 
 fn lock(data: &Path) -> anyhow::Result<std::fs::File> {

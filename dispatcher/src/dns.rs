@@ -26,6 +26,8 @@ pub use queue::Queue;
 
 /// Teams added or asked for with one statement.
 const PAGE: usize = 500;
+/// How many such pages of teams with domains a sweep walks over.
+const SWEEP_PAGES: usize = 10;
 /// Domains read at a time.
 const DOMAINS_PAGE: usize = 100;
 /// Domains of one team looked up at the same time.
@@ -164,10 +166,10 @@ impl Checker {
             Duration::from_millis(parts.config.poll_milliseconds),
             Duration::from_secs(parts.config.sweep_seconds.into()),
         );
-        let mut sweep_at = Instant::now();
+        let (mut sweep_at, mut walked) = (Instant::now(), None);
         loop {
             if Instant::now() >= sweep_at {
-                if let Err(error) = self.sweep().await {
+                if let Err(error) = self.sweep(&mut walked).await {
                     tracing::warn!(%error, "teams could not be looked for; trying again");
                 }
                 sweep_at = Instant::now() + sweep;
@@ -183,24 +185,25 @@ impl Checker {
         }
     }
 
-    /// Adds teams that are new, and hastens those with a domain that waits.
-    async fn sweep(&self) -> Result<(), Unready> {
-        let Parts { log, views, queue, config, allot, .. } = &*self.parts;
+    /// Adds teams that are new, and hastens those with a domain that waits. Who has a domain is walked over a part at a
+    /// time, so that a sweep costs the same however many teams there are.
+    async fn sweep(&self, walked: &mut Option<TeamId>) -> Result<(), Unready> {
+        let Parts { views, queue, config, allot, .. } = &*self.parts;
         let now = allot.now();
-        let mut after = None;
-        loop {
-            let teams = log.teams(after.as_ref(), PAGE).await.map_err(|e| Unready::Log(e.to_string()))?;
+        for _ in 0..SWEEP_PAGES {
+            let teams = domains::teams_with(views, walked.as_ref(), PAGE).await?;
             queue.add(&teams, now).await?;
-            if teams.len() < PAGE {
+            *walked = if teams.len() < PAGE { None } else { teams.last().cloned() };
+            if walked.is_none() {
                 break;
             }
-            after = teams.last().cloned();
         }
         let soon = now.saturating_add(micros(config.pending_interval_seconds));
         let since = now.saturating_sub(micros(config.pending_seconds));
         let mut after = None;
         loop {
             let teams = domains::teams_waiting(views, since, after.as_ref(), PAGE).await?;
+            queue.add(&teams, now).await?;
             queue.hasten(&teams, soon).await?;
             if teams.len() < PAGE {
                 return Ok(());

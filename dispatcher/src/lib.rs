@@ -18,6 +18,7 @@
 
 pub mod dns;
 pub mod egress;
+mod moves;
 pub mod outbound;
 pub mod queue;
 pub mod retry;

@@ -2,12 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "stories may fail loudly")]
 
 mod architecture;
+mod cells;
 mod crash;
 mod domains_are_verified;
 mod erasure_reaches_everything;
 mod every_route_is_guarded;
 mod first_minute;
 mod harness;
+mod idle;
 mod interrupted_mails;
 mod judges;
 mod judges_rust;

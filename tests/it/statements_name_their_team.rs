@@ -16,7 +16,7 @@ use eventlog::testing::statements::{
 use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
 
-use crate::harness::{Installation, Server};
+use crate::harness::{Installation, Server, answer};
 use crate::webhook_sink::Sink;
 
 /// Sources whose statements run when a route is called. Those of all others run when a node serves.
@@ -80,7 +80,8 @@ async fn a_day(installation: &Installation) {
     let (root, mailbox) = (server.client(&keys.root), server.client(&keys.mailbox));
     let sink = Sink::start().await;
     let hook = json!({"url": sink.url, "event_types": ["message.received"]});
-    assert_eq!(root.post("/webhooks", hook).await.0, 201);
+    let (status, made) = root.post("/webhooks", hook).await;
+    assert_eq!(status, 201, "{made}");
     server.mail("ann@example.com", "agent@postlog.test", "one", "x").await;
     sink.wait_for(1).await;
     for to in ["bounce.hard@simulator.postlog.test", "agent@postlog.test"] {
@@ -90,6 +91,9 @@ async fn a_day(installation: &Installation) {
         assert!((200..300).contains(&status), "{body}");
     }
     root.wait_for("/suppressions", |body| !body["data"].as_array().unwrap().is_empty()).await;
+    let hook = format!("/webhooks/{}", made["data"]["id"].as_str().unwrap());
+    let (status, gone) = answer(root.request(reqwest::Method::DELETE, &hook)).await;
+    assert!((200..300).contains(&status), "{gone}");
     let team = team(&server, &keys.root).await;
     let messages = mailbox.wait_for("/mailbox/messages", |b| b["data"].as_array().unwrap().len() >= 2).await;
     let message = messages["data"][0]["id"].as_str().unwrap().to_owned();

@@ -103,6 +103,21 @@ const INSERT_TRANSCRIPTS: Pair = (
      ON CONFLICT DO NOTHING",
 );
 
+/// `$1`: rows of team.
+const STANDINGS: Pair = (
+    "SELECT team_id, cursor, log_epoch, owner FROM outbound_teams WHERE team_id IN (SELECT value FROM json_each($1))",
+    "SELECT team_id, cursor, log_epoch, owner FROM outbound_teams
+     WHERE team_id IN (SELECT json_array_elements_text($1::json))",
+);
+
+/// How far a team's log was planned, by whom.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    pub(crate) cursor: Position,
+    pub(crate) log_epoch: u64,
+    pub(crate) owner: String,
+}
+
 /// A team whose lease was taken.
 #[derive(Debug)]
 pub(crate) struct Leased {
@@ -216,6 +231,19 @@ impl Queue {
         }
         tx.commit().await?;
         Ok(leased)
+    }
+
+    /// Returns how far some teams' logs were planned.
+    pub(crate) async fn standings(&self, teams: &[TeamId]) -> Result<BTreeMap<TeamId, Standing>, Error> {
+        let mut reader = self.work.read().await?;
+        let sql = reader.pick(STANDINGS.0, STANDINGS.1);
+        let found = rows!(reader, sql, list(teams)?)?;
+        let standing = |cells: &Cells| {
+            let cursor = cells.unsigned("cursor")?;
+            let at = Standing { cursor, log_epoch: cells.unsigned("log_epoch")?, owner: cells.text("owner")? };
+            Ok((cells.parsed("team_id")?, at))
+        };
+        found.iter().map(standing).collect()
     }
 
     /// Prolongs leases; returns those still held.

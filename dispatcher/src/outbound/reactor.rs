@@ -29,14 +29,13 @@ use super::results::Judge;
 use super::sandbox::LocalDelivery;
 use super::ses::Ses;
 use super::visit::{Used, Visit};
+use crate::moves::Moves;
 use crate::smtp::Mailer;
 
 use plan::Planned;
 
 /// Teams whose leases are asked for with one statement.
 const ACQUIRE_MAX: usize = 256;
-/// How far back moved teams are looked for: an append may become visible later than its time says.
-const OVERLAP_MICROS: i64 = 5_000_000;
 /// Settlements written at a time.
 const SETTLE_MAX: usize = 1_000;
 /// Pause after a database did not answer.
@@ -183,7 +182,7 @@ pub struct Reactor {
     renew_at: Instant,
     poll_at: Instant,
     expire_at: Instant,
-    moved_since: i64,
+    moves: Moves,
     is_stopping: bool,
     tasks: JoinSet<Done>,
 }
@@ -200,7 +199,7 @@ impl Reactor {
     pub fn new(parts: Parts) -> Self {
         let Parts { log, queue, mailer, resolver, local, allot, config, node } = parts;
         let now = Instant::now();
-        let (renew_at, moved_since) = (now + config.lease() / 3, allot.now().saturating_sub(OVERLAP_MICROS));
+        let (renew_at, moves) = (now + config.lease() / 3, Moves::new(allot.now()));
         let (sites, signers) = (Sites::default(), std::sync::Mutex::default());
         let ses = Ses::new(&config);
         let context = Context {
@@ -233,7 +232,7 @@ impl Reactor {
             renew_at,
             poll_at: now,
             expire_at: now + EXPIRE_EVERY,
-            moved_since,
+            moves,
             is_stopping: false,
             tasks: JoinSet::new(),
         }

@@ -142,6 +142,10 @@ pub(crate) async fn visit(
     known: &BTreeMap<WebhookId, Seen>,
 ) -> Result<Visit, Unready> {
     let head = if head == 0 { context.log.head(team).await?.position } else { head };
+    // Committed already, and perhaps not yet known to whoever folds states here.
+    if context.log.known_head(team).await? < head {
+        context.log.note_moved(team, head);
+    }
     let count = context.log.state::<Versioned<Team>>(team, &[StreamId::Team]).await?.webhooks;
     let mut changed = usize::try_from(count).ok() != Some(known.len());
     for (webhook, seen) in known {

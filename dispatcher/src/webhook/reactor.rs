@@ -100,8 +100,8 @@ enum Done {
 enum Walk {
     /// Through the teams that have webhooks, as far as the projection knows.
     WithWebhooks(Option<TeamId>),
-    /// Through all teams: a webhook may be newer than the projection.
-    All(Option<TeamId>),
+    /// Through all teams, for those whose projections are behind: a webhook may be newer.
+    Behind(Option<TeamId>),
 }
 
 /// What is known of a team with webhooks.
@@ -279,6 +279,7 @@ impl Reactor {
     /// Goes on with the walk over all teams.
     fn walk(&mut self, walk: Walk) {
         const TEAMS: usize = 100;
+        const BEHIND: usize = 1_000;
         let context = Arc::clone(&self.context);
         self.tasks.spawn(async move {
             let found = match &walk {
@@ -287,21 +288,21 @@ impl Reactor {
                     rows.map_err(|e| e.to_string()).map(|rows| {
                         let mut teams: Vec<_> = rows.into_iter().map(|(team, _)| team).collect();
                         teams.dedup();
-                        teams
+                        let last = teams.last().cloned();
+                        let next = last.map_or(Walk::Behind(None), |last| Walk::WithWebhooks(Some(last)));
+                        (teams, Some(next))
                     })
                 }
-                Walk::All(after) => context.log.teams(after.as_ref(), TEAMS).await.map_err(|e| e.to_string()),
+                Walk::Behind(after) => {
+                    let page = projections::behind(&context.views, &context.log, after.as_ref(), BEHIND).await;
+                    page.map_err(|e| e.to_string()).map(|page| {
+                        let teams = page.teams.into_iter().map(|(team, _)| team).collect();
+                        (teams, page.next.map(|last| Walk::Behind(Some(last))))
+                    })
+                }
             };
             match found {
-                Ok(teams) => {
-                    let last = teams.last().cloned();
-                    let next = match (walk, last) {
-                        (Walk::WithWebhooks(_), Some(last)) => Some(Walk::WithWebhooks(Some(last))),
-                        (Walk::WithWebhooks(_), None) => Some(Walk::All(None)),
-                        (Walk::All(_), last) => last.map(|last| Walk::All(Some(last))),
-                    };
-                    Done::Walked { teams, next }
-                }
+                Ok((teams, next)) => Done::Walked { teams, next },
                 Err(error) => {
                     tracing::warn!(error, "teams could not be listed for webhooks; trying again");
                     tokio::time::sleep(Duration::from_secs(1)).await;

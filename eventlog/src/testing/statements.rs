@@ -190,6 +190,15 @@ pub fn was_run(part: &str, executed: &BTreeSet<String>) -> bool {
 /// A definition cannot be read.
 #[must_use]
 pub fn tables_of_the_house(root: &Path) -> BTreeSet<String> {
+    team_tables(&definitions_of_the_house(root))
+}
+
+/// Returns the definitions of all tables on PostgreSQL, below a root.
+///
+/// # Panics
+/// A definition cannot be read.
+#[must_use]
+pub fn definitions_of_the_house(root: &Path) -> String {
     let mut folders: Vec<_> =
         ["eventlog/migrations/postgres", "projections/src", "dispatcher/src"].map(|folder| root.join(folder)).into();
     let mut definitions = String::new();
@@ -203,7 +212,7 @@ pub fn tables_of_the_house(root: &Path) -> BTreeSet<String> {
             }
         }
     }
-    team_tables(&definitions)
+    definitions
 }
 
 /// Returns the statements among these that touch a team's data without naming the team, each with what is wrong.

@@ -9,24 +9,22 @@ use domain::id::{Position, TeamId};
 use eventlog::LogError;
 use tokio::time::Instant;
 
-use super::{ACQUIRE_MAX, Done, EXPIRE_EVERY, OVERLAP_MICROS, PAUSE, Reactor, Team};
+use super::{ACQUIRE_MAX, Context, Done, EXPIRE_EVERY, PAUSE, Reactor, Team};
 use crate::outbound::queue::Leased;
 
 /// Teams looked for per poll.
 const POLL_ROWS: usize = 1_000;
-/// Teams listed at a time at start.
-const WALK_TEAMS: usize = 100;
+/// Teams looked at at a time at start.
+const WALK_TEAMS: usize = 1_000;
 
 impl Reactor {
-    /// Goes on with the walk over all teams: at start any of them may have grown unseen.
+    /// Goes on with the walk over all teams: at start any of them may have grown unseen. A lease is wanted of those that
+    /// have, and of those this node held when it ended.
     pub(super) fn walk(&mut self, after: Option<TeamId>) {
         let context = Arc::clone(&self.context);
         self.tasks.spawn(async move {
-            match context.log.teams(after.as_ref(), WALK_TEAMS).await {
-                Ok(teams) => {
-                    let next = teams.last().cloned().map(Some);
-                    Done::Walked { teams, next }
-                }
+            match grown(&context, after.as_ref()).await {
+                Ok((teams, next)) => Done::Walked { teams, next: next.map(Some) },
                 Err(error) => {
                     tracing::warn!(%error, "teams could not be listed for outgoing mail; trying again");
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -135,7 +133,7 @@ impl Reactor {
         }
         self.poll_at = now + Duration::from_millis(self.context.config.poll_milliseconds);
         self.is_polling = true;
-        let (context, since) = (Arc::clone(&self.context), self.moved_since);
+        let (context, since) = (Arc::clone(&self.context), self.moves.since());
         self.tasks.spawn(async move {
             let due = context.queue.due_teams(&context.node, context.allot.now(), POLL_ROWS).await;
             let moved = context.log.moved_since(since, POLL_ROWS).await;
@@ -167,19 +165,28 @@ impl Reactor {
         }
         match moved {
             Ok(moved) => {
-                // A full page of one moment must not be read for ever.
-                let last = moved.last().map(|(_, _, at)| *at);
                 let full = moved.len() >= POLL_ROWS;
-                for (team, head, _) in moved {
+                for (team, head) in self.moves.take(moved, full) {
                     self.context.log.note_moved(&team, head);
                     self.moved(team, head);
-                }
-                if let Some(last) = last {
-                    let next = if full { last.max(self.moved_since + 1) } else { last.saturating_sub(OVERLAP_MICROS) };
-                    self.moved_since = next.max(self.moved_since);
                 }
             }
             Err(error) => tracing::warn!(%error, "moved teams could not be looked for; trying again"),
         }
     }
+}
+
+/// Returns those of a page of teams whose logs go on behind what was planned, and where the next page begins.
+async fn grown(context: &Context, after: Option<&TeamId>) -> Result<(Vec<TeamId>, Option<TeamId>), String> {
+    let ids = context.log.teams(after, WALK_TEAMS).await.map_err(|e| e.to_string())?;
+    let next = if ids.len() < WALK_TEAMS { None } else { ids.last().cloned() };
+    let heads = context.log.heads_of(&ids).await.map_err(|e| e.to_string())?;
+    let known = context.queue.standings(&ids).await.map_err(|e| e.to_string())?;
+    let is_done = |team: &TeamId, head: Position| {
+        known.get(team).is_some_and(|at| {
+            at.owner != context.node && at.log_epoch == u64::from(context.log.epoch()) && at.cursor >= head
+        })
+    };
+    let grown = heads.into_iter().filter(|(team, head)| !is_done(team, head.position));
+    Ok((grown.map(|(team, _)| team).collect(), next))
 }

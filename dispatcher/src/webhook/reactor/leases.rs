@@ -10,6 +10,7 @@ use eventlog::LogError;
 use tokio::time::Instant;
 
 use super::{Done, HELD_ELSEWHERE, Reactor};
+use crate::moves::Moves;
 use crate::queue::{Key, Leased};
 use crate::webhook::active::{Active, Ending, rebase};
 use crate::webhook::config::Config;
@@ -19,8 +20,6 @@ use crate::webhook::endpoint::{self, Endpoint, Unready};
 const ACQUIRE_MAX: usize = 256;
 /// Rows looked at per poll.
 const POLL_ROWS: usize = 1_000;
-/// How far back moved teams are looked for: an append may become visible later than its time says.
-const OVERLAP_MICROS: i64 = 5_000_000;
 /// How often expired attempts are dropped, and how many at most.
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
 const EXPIRE_MAX: usize = 20_000;
@@ -60,7 +59,7 @@ pub(super) struct State {
     poll_every: Duration,
     poll_at: Instant,
     is_polling: bool,
-    moved_since: i64,
+    moves: Moves,
     expire_at: Instant,
 }
 
@@ -78,7 +77,7 @@ impl State {
             poll_every: Duration::from_millis(config.poll_milliseconds),
             poll_at: now,
             is_polling: false,
-            moved_since: now_micros.saturating_sub(OVERLAP_MICROS),
+            moves: Moves::new(now_micros),
             expire_at: now + EXPIRE_EVERY,
         }
     }
@@ -382,7 +381,7 @@ impl Reactor {
         if expire {
             self.leases.expire_at = now + EXPIRE_EVERY;
         }
-        let (context, since) = (Arc::clone(&self.context), self.leases.moved_since);
+        let (context, since) = (Arc::clone(&self.context), self.leases.moves.since());
         self.tasks.spawn(async move {
             let now = context.allot.now();
             if expire && let Err(error) = context.queue.drop_expired(now, EXPIRE_MAX).await {
@@ -408,17 +407,11 @@ impl Reactor {
         match polled.moved {
             Ok(moved) => {
                 let full = moved.len() >= POLL_ROWS;
-                let latest = moved.last().map(|(_, _, at)| *at);
-                for (team, head, _) in moved {
+                for (team, head) in self.leases.moves.take(moved, full) {
                     let known = self.teams.get(&team).map(|team| team.head);
                     if known.is_none_or(|known| known < head) {
                         self.moved(&team, head);
                     }
-                }
-                if let Some(latest) = latest {
-                    let since = if full { latest } else { latest.saturating_sub(OVERLAP_MICROS) };
-                    let stuck = full && since <= self.leases.moved_since;
-                    self.leases.moved_since = if stuck { since + 1 } else { since.max(self.leases.moved_since) };
                 }
                 if full {
                     self.leases.poll_now();
