@@ -8,6 +8,7 @@ mod deliveries;
 mod erase;
 mod export;
 mod master_key;
+mod moves;
 mod verify;
 
 use std::io::Write as _;
@@ -128,6 +129,8 @@ pub async fn teams(config: &Config, command: cli::Teams) -> anyhow::Result<()> {
             print(format_args!("team    {team}"))?;
             print(format_args!("key     {}   (shown once)", key.secret.expose_str()))
         }
+        cli::Teams::Move { team, cell } => moves::relocate(config, &team_id(&team)?, &cell).await,
+        cli::Teams::Stay { team } => moves::stay(config, &team_id(&team)?).await,
         cli::Teams::List => {
             let store = Store::open(config, Purpose::Command).await?;
             for_each_team(&store.log, None, async |team| {

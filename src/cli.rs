@@ -27,8 +27,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve the API, streams, SMTP and webhooks until SIGTERM (default).
     Serve,
-    /// Create and list teams.
-    #[command(subcommand)]
+    /// Create and list teams, and move them to other databases.
+    #[command(subcommand, visible_alias = "team")]
     Teams(Teams),
     /// Give a team a mail domain that you vouch for.
     #[command(subcommand)]
@@ -139,6 +139,21 @@ pub enum Teams {
     },
     /// List all teams.
     List,
+    /// Move a team's log to another database of the installation (`[[database.cells]]`), while it is being used.
+    ///
+    /// Only at the end its writes are refused for a moment, with "try again". Run it again if it was cut off: it goes on
+    /// where it was.
+    Move {
+        /// The team's id.
+        team: String,
+        /// The cell's name; `home` is the database of `[database] url`.
+        cell: String,
+    },
+    /// Take back a move that has not come to its end: the team goes on where it lives.
+    Stay {
+        /// The team's id.
+        team: String,
+    },
 }
 
 /// `postlog domains`

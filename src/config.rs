@@ -157,9 +157,53 @@ pub struct Database {
     pub url: String,
     pub notify: bool,
     pub lanes: usize,
+    pub cells: Vec<Cell>,
+    pub new_teams_cell: String,
     pub queue_max: usize,
     pub write_ahead_reserve_mebibytes: u64,
     pub dangerous_unsafe_postgres: bool,
+}
+
+/// A further database that holds teams' logs.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the default file documents each key")]
+pub struct Cell {
+    pub name: String,
+    pub url: String,
+}
+
+impl Database {
+    /// Returns what is wrong with the cells.
+    fn problems(&self) -> Vec<String> {
+        let mut problems = vec![];
+        let mut names = vec![eventlog::postgres::HOME];
+        if !self.cells.is_empty() && self.url.is_empty() {
+            problems.push("database.cells needs database.url: SQLite has one database".to_owned());
+        }
+        for cell in &self.cells {
+            let name = cell.name.as_str();
+            let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            if !(1..=63).contains(&name.len()) || !name.chars().all(is_name) {
+                problems.push(format!("database.cells.name {name:?} must be 1 to 63 of a-z, 0-9 and -"));
+            }
+            if names.contains(&name) {
+                problems.push(format!("database.cells.name {name} is there twice"));
+            }
+            names.push(name);
+            if !is_postgres(&cell.url) {
+                problems.push(format!("database.cells.url of {name} must begin with postgres://"));
+            }
+        }
+        if !names.contains(&self.new_teams_cell.as_str()) {
+            problems.push(format!("database.new_teams_cell {:?} is none of {}", self.new_teams_cell, names.join(", ")));
+        }
+        problems
+    }
+}
+
+fn is_postgres(url: &str) -> bool {
+    url.starts_with("postgres://") || url.starts_with("postgresql://")
 }
 
 /// See `[blobs]` in the default file.
@@ -355,10 +399,7 @@ impl Config {
         );
         check((16..=1_000_000).contains(&self.database.queue_max), "database.queue_max must be 16 to 1000000");
         let url = &self.database.url;
-        check(
-            url.is_empty() || url.starts_with("postgres://") || url.starts_with("postgresql://"),
-            "database.url must be empty (SQLite) or begin with postgres://",
-        );
+        check(url.is_empty() || is_postgres(url), "database.url must be empty (SQLite) or begin with postgres://");
         let listen = &self.metrics.listen;
         check(
             listen.is_empty() || listen.parse::<SocketAddr>().is_ok(),
@@ -381,6 +422,7 @@ impl Config {
         check(prices.iter().all(|p| p.0 >= 0), "prices must not be negative");
         let credit = self.billing.new_team_credit_limit_nanos;
         check(credit.0 >= 0, "billing.new_team_credit_limit_nanos must not be negative");
+        problems.extend(self.database.problems());
         problems.extend(self.sections().into_iter().flat_map(|(name, section)| {
             section.into_iter().map(move |p| if p.starts_with(name) { p } else { format!("{name}.{p}") })
         }));
@@ -514,6 +556,7 @@ mod tests {
     #[test]
     fn impossible_values_are_refused_with_the_name_of_the_key() {
         let file = "[server]\nroles = []\ngrace_seconds = 0\n[database]\nurl = \"mysql://x\"\nlanes = 0\n\
+                    new_teams_cell = \"c\"\n[[database.cells]]\nname = \"B\"\nurl = \"x\"\n\
                     [webhooks]\nlease_seconds = 1\n[smtp]\nhostname = \"not a name\"\n\
                     [submission]\ndrain_seconds = 0\n[bounces]\ndomain = \"not a name\"\n\
                     [checkpoints]\nevery_events = 0\norigin = \"a b\"\npost_to = \"ftp://x\"\nretired_keys = [\"x\"]\n";
@@ -523,6 +566,9 @@ mod tests {
             "server.grace_seconds",
             "database.url",
             "database.lanes",
+            "database.cells.name",
+            "database.cells.url",
+            "database.new_teams_cell",
             "webhooks.lease_seconds",
             "smtp.hostname",
             "submission.drain_seconds",

@@ -126,9 +126,7 @@ fn start_below(
         busy: Duration::from_millis(config.server.poll_busy_milliseconds),
         heard: Arc::default(),
     };
-    if let Some(servers) = store.servers.clone() {
-        start_servers(below, config, store, servers, &pace, stop);
-    }
+    start_servers(below, config, store, &pace, stop);
     below.start("heads", poll::heads(log.clone(), allot.clone(), pace, stop.clone()));
     below.start("erasures elsewhere", poll::erasures(log.clone(), stop.clone()));
     let duty = keep(below, "housekeeping duty", config, store, "housekeeping", stop);
@@ -158,16 +156,18 @@ fn start_servers(
     below: &mut Tasks,
     config: &Config,
     store: &Store,
-    servers: Servers,
     pace: &poll::Pace,
     stop: &CancellationToken,
 ) {
-    let (followed, following) = (servers.clone(), stop.clone());
-    below.start("PostgreSQL servers", async move {
-        followed.follow(following).await;
-        Ok(())
-    });
-    if config.database.notify {
+    for servers in store.servers.iter().cloned() {
+        let following = stop.clone();
+        below.start("PostgreSQL servers", async move {
+            servers.follow(following).await;
+            Ok(())
+        });
+    }
+    // The first are those of the home database, which every node is connected to, wherever it appends.
+    if let (true, Some(servers)) = (config.database.notify, store.servers.first().cloned()) {
         let (wake, node) = (store.log.wake().clone(), store.node.clone());
         let (heard, stop) = (Arc::clone(&pace.heard), stop.clone());
         below.start("notifications", async move {

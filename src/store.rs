@@ -8,13 +8,13 @@ use anyhow::{Context as _, bail};
 use dispatcher::duty::Duty;
 use dispatcher::queue::Queue;
 use dispatcher::{dns, outbound};
-use eventlog::postgres::{self, Servers};
+use eventlog::postgres::{self, CellConfig, CellsBackend, PostgresBackend, Servers};
 use eventlog::sqlite::SqliteBackend;
 use eventlog::{Allot, Backend, BlobStore, EventLog, Options, Signer};
 use projections::Views;
 use projections::webhook_attempts::Work;
 
-use crate::config::Config;
+use crate::config::{Cell, Config};
 use crate::secrets::{self, InstallationSecrets};
 
 /// An open installation.
@@ -33,10 +33,12 @@ pub struct Store {
     pub signer: Signer,
     /// This node's name, kept in its data directory: after a restart it takes up its own leases at once.
     pub node: String,
-    /// The PostgreSQL servers, where the log is kept there.
-    pub servers: Option<Servers>,
+    /// The PostgreSQL servers, where the log is kept there: those of the home database, then those of each cell.
+    pub servers: Vec<Servers>,
     /// The SQLite backend, where the log is kept in it.
     pub sqlite: Option<Arc<SqliteBackend>>,
+    /// The databases, where the logs are in several.
+    pub cells: Option<CellsBackend>,
     /// Held as long as this process serves from the data directory.
     _lock: Option<std::fs::File>,
 }
@@ -74,7 +76,7 @@ impl Store {
         let mut options = Options::new(secrets.master_key.clone(), blobs(config)?, allot.entropy());
         options.queue_max = NonZeroUsize::new(config.database.queue_max).unwrap_or(NonZeroUsize::MIN);
         let tables = &[Queue::TABLES, outbound::Queue::TABLES, dns::Queue::TABLES, Duty::TABLES];
-        let mut servers = None;
+        let (mut servers, mut cells) = (vec![], None);
         let (backend, views, work, sqlite): (Arc<dyn Backend>, Views, Work, _) = if config.database.url.is_empty() {
             // A command that reads for a moment needs no room to write.
             let reserve = match purpose {
@@ -89,15 +91,16 @@ impl Store {
         } else {
             options.lanes = NonZeroUsize::new(config.database.lanes).unwrap_or(NonZeroUsize::MIN);
             let url = &config.database.url;
-            let settings = postgres::Config {
-                dangerous_unsafe_postgres: config.database.dangerous_unsafe_postgres,
-                ..postgres::Config::new(url)
-            };
             let on: Servers = url.parse().context("database.url is not a URL of PostgreSQL")?;
-            let backend = postgres::PostgresBackend::open_on(&on, &settings).await?;
+            let backend: Arc<dyn Backend> = if config.database.cells.is_empty() {
+                Arc::new(PostgresBackend::open_on(&on, &settings(config, url)).await?)
+            } else {
+                Arc::new(cells.insert(open_cells(config, &on).await?).clone())
+            };
             let (views, work) = (Views::open_postgres_on(&on).await?, Work::open_postgres_on(&on, tables).await?);
-            servers = Some(on);
-            (Arc::new(backend), views, work, None)
+            servers.push(on);
+            servers.extend(cells.iter().flat_map(CellsBackend::servers).cloned());
+            (backend, views, work, None)
         };
         let key = config.checkpoints.key(&secrets.checkpoint_seed).context("checkpoints.origin")?;
         let signer = config.checkpoints.signer(key).context("checkpoints.retired_keys")?;
@@ -109,8 +112,20 @@ impl Store {
             let cannot = || format!("blobs.location: {} cannot be used", config.blobs.location);
             log.check_bodies().await.with_context(cannot)?;
         }
-        Ok(Self { log, views, work, allot, secrets, signer, node, servers, sqlite, _lock: lock })
+        Ok(Self { log, views, work, allot, secrets, signer, node, servers, sqlite, cells, _lock: lock })
     }
+}
+
+fn settings(config: &Config, url: &str) -> postgres::Config {
+    let dangerous_unsafe_postgres = config.database.dangerous_unsafe_postgres;
+    postgres::Config { dangerous_unsafe_postgres, ..postgres::Config::new(url) }
+}
+
+async fn open_cells(config: &Config, home: &Servers) -> anyhow::Result<CellsBackend> {
+    let database = &config.database;
+    let cell = |cell: &Cell| CellConfig { name: cell.name.clone(), database: settings(config, &cell.url) };
+    let others: Vec<CellConfig> = database.cells.iter().map(cell).collect();
+    Ok(CellsBackend::open_on(home, &settings(config, &database.url), &others, &database.new_teams_cell).await?)
 }
 
 fn lock(data: &Path) -> anyhow::Result<std::fs::File> {

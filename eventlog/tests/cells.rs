@@ -1,6 +1,7 @@
 //! Every promise, with the teams' logs in two databases; and teams that move from one to the other.
 #![expect(clippy::unwrap_used, reason = "tests may fail loudly")]
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,14 +9,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::Actor;
 use domain::api_key::{CreateTeamKey, Kind, Minted};
-use domain::id::{BlobId, KeyId, TeamId};
+use domain::id::{BlobId, KeyId, SecretId, TeamId};
 use domain::permission::Preset;
 use domain::team::{ChangeLimits, CreateTeam, Limits};
 use eventlog::chain::Verifier;
 use eventlog::conformance::Store;
 use eventlog::postgres::{CellConfig, CellsBackend, Config, HOME, MoveError, PostgresBackend, Step};
 use eventlog::testing::Cluster;
-use eventlog::{Allot, Backend, BlobStore, DirectoryKey, EventLog, MasterKey, Options, Submission, TransactError};
+
+use eventlog::{
+    Allot, Backend, BlobStore, CheckpointRow, DirectoryKey, EventLog, Growth, MasterKey, Options, SecretRow,
+    Submission, TransactError,
+};
 use futures_util::FutureExt as _;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::{Mutex, OnceCell};
@@ -59,17 +64,33 @@ impl Two {
         EventLog::open(Arc::new(cells.clone()), options).await.unwrap()
     }
 
-    /// Counts the rows of a team in every table of a cell's log that has them.
-    async fn rows(&self, database: &str, team: &TeamId) -> Vec<(&'static str, i64)> {
+    /// Returns what a team has in a cell's log: of every table with its rows, how many and a digest of them. Where it lives
+    /// is not part of it, nor are its head, which stays behind empty, and the directory of home, which is everybody's.
+    async fn content(&self, database: &str, team: &TeamId) -> BTreeMap<String, (i64, String)> {
         let mut connection = PgConnection::connect(&Self::config(database).url).await.unwrap();
-        let mut rows = vec![];
-        for table in ["events", "personal", "event_links", "blobs", "secrets", "answers", "snapshots"] {
-            let sql = format!("SELECT COUNT(*) FROM log.{table} WHERE team_id = $1");
-            let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(team.as_str());
-            rows.push((table, query.fetch_one(&mut connection).await.unwrap()));
+        let tables: Vec<String> = sqlx::query_scalar(
+            "SELECT table_name::text FROM information_schema.columns
+             WHERE table_schema = 'log' AND column_name = 'team_id'
+             AND table_name NOT IN ('heads', 'directory', 'residences', 'moves')",
+        )
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+        let mut content = BTreeMap::new();
+        for table in tables {
+            let sql = format!(
+                "SELECT COUNT(*), COALESCE(md5(string_agg(t::text, '' ORDER BY t::text)), '')
+                 FROM log.{table} t WHERE team_id = $1"
+            );
+            let row = sqlx::query_as(AssertSqlSafe(sql)).bind(team.as_str()).fetch_one(&mut connection).await.unwrap();
+            content.insert(table, row);
         }
         connection.close().await.unwrap();
-        rows
+        content
+    }
+
+    async fn is_empty(&self, database: &str, team: &TeamId) -> bool {
+        self.content(database, team).await.values().all(|(rows, _)| *rows == 0)
     }
 }
 
@@ -182,11 +203,7 @@ async fn a_team_moves_under_load_and_back_and_nothing_is_lost_or_left_behind() {
             assert_eq!(node.blob(&team(1), &body).await.unwrap().unwrap(), "body");
         }
         let left = if to == HOME { &two.away } else { &two.home };
-        assert!(
-            two.rows(left, &team(1)).await.iter().all(|(_, rows)| *rows == 0),
-            "{:?}",
-            two.rows(left, &team(1)).await
-        );
+        assert!(two.is_empty(left, &team(1)).await, "{:?}", two.content(left, &team(1)).await);
         assert_eq!(a.residence(&team(1)).await.unwrap(), (to.to_owned(), None));
         assert_eq!(log.teams(None, 10).await.unwrap(), [team(1), team(2)]);
     }
@@ -233,7 +250,7 @@ async fn a_move_that_is_cut_off_anywhere_goes_on_where_it_was() {
             assert_eq!(find(node, "aa").await, Some(team(1)));
         }
         change(&log, 1, 100).await.unwrap();
-        assert!(two.rows(&two.home, &team(1)).await.iter().all(|(_, rows)| *rows == 0));
+        assert!(two.is_empty(&two.home, &team(1)).await);
     }
 }
 
@@ -249,13 +266,23 @@ async fn a_frozen_team_is_told_to_try_again_and_a_move_taken_back_leaves_it_wher
     assert!(AssertUnwindSafe(moving).catch_unwind().await.is_err());
     let refused = change(&log, 1, 50).await.unwrap_err();
     assert!(matches!(&refused, TransactError::Unavailable(why) if why.contains("moved")), "{refused}");
-    assert!(log.erase_personal(&team(1), &[1]).await.is_err(), "what is erased now might be copied already");
+    // What is changed now might be copied already.
+    assert!(log.erase_personal(&team(1), &[1]).await.is_err());
+    assert!(cells.erase_blobs(&team(1), &[]).await.is_err());
+    let secret = SecretRow { id: SecretId::new(NOW, [1; 9]), sealed: vec![1] };
+    assert!(cells.replace_secret(&team(1), &secret, &[2]).await.is_err());
+    for n in [1, 2] {
+        let checkpoint = CheckpointRow { size: 1, made_at: NOW, note: "note".into(), is_posted: false };
+        let growth = Growth { team: team(n), tiles: vec![], checkpoints: vec![checkpoint] };
+        assert_eq!(cells.trees().grow(&[growth]).await.is_err(), n == 1);
+        assert_eq!(cells.trees().last_checkpoint(&team(n)).await.unwrap().is_some(), n == 2);
+    }
     change(&log, 2, 50).await.unwrap();
     assert!(matches!(cells.relocate(&team(1), HOME, NOW, SOON, |_| {}).await, Err(MoveError::OnItsWay(_))));
     cells.stay(&team(1)).await.unwrap();
     change(&log, 1, 51).await.unwrap();
     verify(&log, 1).await;
-    assert!(two.rows(&two.away, &team(1)).await.iter().all(|(_, rows)| *rows == 0));
+    assert!(two.is_empty(&two.away, &team(1)).await);
     assert!(matches!(cells.stay(&team(1)).await, Err(MoveError::NotOnItsWay)));
 }
 
@@ -300,4 +327,88 @@ async fn what_is_unique_is_unique_across_cells() {
         assert_eq!(owner, if one.is_ok() { team(1) } else { team(2) });
         assert_eq!(find(&other, &lookup).await, Some(owner));
     }
+}
+
+/// One row for each table that a short life of a team leaves empty.
+const FURTHER: [&str; 6] = [
+    "INSERT INTO log.event_links (team_id, stream, position) VALUES ($1, 'a', 1)",
+    "INSERT INTO log.answers (team_id, scope, request_key, fingerprint, status, sealed, created_at)
+     VALUES ($1, 's', 'k', '\\x01', 200, '\\x0203', 1)",
+    "INSERT INTO log.secrets (team_id, secret_id, sealed) VALUES ($1, 's', '\\x00ff')",
+    "INSERT INTO log.snapshots (team_id, stream, shape, stream_version, position, state) VALUES ($1, 'a', 0, 1, 1, '{}')",
+    "INSERT INTO log.checkpoints (team_id, size, made_at, note, posted)
+     SELECT $1, n, 1, 'line' || chr(10) || n, n % 2 FROM generate_series(1, 2) AS n",
+    "INSERT INTO log.tree_tiles (team_id, level, tile, hashes)
+     SELECT $1, 0, n, decode(repeat('ab', 32 * n::int), 'hex') FROM generate_series(1, 200) AS n",
+];
+
+#[tokio::test]
+async fn every_table_of_a_teams_log_moves_as_it_is() {
+    let two = Two::new().await;
+    let cells = two.cells(HOME).await;
+    let log = two.log(&cells).await;
+    create(&log, 1).await;
+    key(&log, 1, "aa").await.unwrap();
+    let body = BlobId::new(NOW, [3; 9]);
+    let staged = log.stage_blob(&team(1), &body, bytes::Bytes::from_static(b"body")).await.unwrap();
+    let limits = ChangeLimits { limits: Limits { webhooks: 77, ..Limits::default() } };
+    let with_body = Submission::new(team(1), NOW, Actor::Operator, "req_3", limits).with_blob(body, staged);
+    log.transact(with_body).await.unwrap();
+    let mut home = PgConnection::connect(&Two::config(&two.home).url).await.unwrap();
+    for sql in FURTHER {
+        sqlx::query(sql).bind(team(1).as_str()).execute(&mut home).await.unwrap();
+    }
+    let before = two.content(&two.home, &team(1)).await;
+    assert!(before.iter().all(|(table, (rows, _))| *rows > 0 || table == "personal"), "{before:?}");
+    let one = team(1);
+    // Cut off between the copy and the freeze; then the tree grows.
+    let cut = cells.relocate(&one, "away", NOW, SOON, |_| panic!("cut off"));
+    assert!(AssertUnwindSafe(cut).catch_unwind().await.is_err());
+    for sql in [
+        "UPDATE log.tree_tiles SET hashes = hashes || hashes WHERE team_id = $1 AND tile = 200",
+        "INSERT INTO log.checkpoints (team_id, size, made_at, note, posted) VALUES ($1, 3, 1, 'three', 0)",
+    ] {
+        sqlx::query(sql).bind(team(1).as_str()).execute(&mut home).await.unwrap();
+    }
+    let before = two.content(&two.home, &team(1)).await;
+    cells.relocate(&team(1), "away", NOW, SOON, |_| {}).await.unwrap();
+    let after = two.content(&two.away, &team(1)).await;
+    for (table, content) in &before {
+        // Snapshots are made anew from the log.
+        assert_eq!(if table == "snapshots" { 0 } else { content.0 }, after[table].0, "{table}");
+        assert!(table == "snapshots" || content == &after[table], "{table}");
+    }
+    assert!(two.is_empty(&two.home, &team(1)).await);
+}
+
+#[tokio::test]
+async fn two_processes_never_make_the_same_move() {
+    let two = Two::new().await;
+    let (a, b) = (two.cells(HOME).await, two.cells(HOME).await);
+    let log = two.log(&a).await;
+    create(&log, 1).await;
+    for n in 0..30 {
+        change(&log, 1, 20 + n).await.unwrap();
+    }
+    let one = team(1);
+    let (at_a, at_b) =
+        tokio::join!(a.relocate(&one, "away", NOW, SOON, |_| {}), b.relocate(&one, "away", NOW, SOON, |_| {}));
+    for moved in [&at_a, &at_b] {
+        assert!(matches!(moved, Ok(_) | Err(MoveError::Busy)), "{moved:?}");
+    }
+    assert!(at_a.is_ok() || at_b.is_ok());
+    assert_eq!(a.residence(&team(1)).await.unwrap(), ("away".to_owned(), None));
+    assert_eq!(verify(&log, 1).await, 31);
+    assert!(two.is_empty(&two.home, &team(1)).await);
+}
+
+#[tokio::test]
+async fn exchanged_cells_are_refused() {
+    let two = Two::new().await;
+    two.cells(HOME).await;
+    let other = CellConfig { name: "other".to_owned(), database: Two::config(&two.away) };
+    let refused = CellsBackend::open(&Two::config(&two.home), &[other], HOME).await.err().unwrap();
+    assert!(refused.to_string().contains("is cell away"), "{refused}");
+    let home = CellConfig { name: "away".to_owned(), database: Two::config(&two.home) };
+    assert!(CellsBackend::open(&Two::config(&two.away), &[home], HOME).await.is_err());
 }

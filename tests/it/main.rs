@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "stories may fail loudly")]
 
 mod architecture;
+mod cells;
 mod crash;
 mod cut_commits;
 mod domains_are_verified;
@@ -12,6 +13,7 @@ mod failover;
 mod first_minute;
 mod full_disk;
 mod harness;
+mod idle;
 mod interrupted_mails;
 mod judges;
 mod judges_rust;

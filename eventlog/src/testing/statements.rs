@@ -22,6 +22,11 @@ pub use super::sources::{Role, Text, in_sources, squeezed};
 /// Tables that belong to no team.
 pub const GLOBAL_TABLES: &[(&str, &str)] = &[
     ("installation", "one row: the epoch"),
+    (
+        "installation_values",
+        "what belongs to the installation as a whole, such as what its key files are recognised by",
+    ),
+    ("duties", "which node does the periodic work of all"),
     ("migrations", "which migrations were made"),
     ("directory", "what is unique across teams; its rows name their team"),
     ("projection_versions", "of which version the tables of the read models are"),
@@ -39,6 +44,15 @@ pub const ACROSS_TEAMS: &[(&str, &str)] = &[
     ("SELECT team_id FROM log.heads WHERE team_id > $1", "a walk over all teams, in pages of their ids"),
     ("SELECT team_id FROM heads WHERE team_id > $1", "the same on SQLite"),
     ("SELECT team_id, erasures FROM log.heads WHERE erasures > 0", "a small index of teams something was erased of"),
+    (
+        "SELECT h.team_id, h.position, COALESCE((SELECT MAX(c.size) FROM log.checkpoints c WHERE c.team_id = h.team_id), 0) \
+         FROM log.heads h WHERE h.team_id > $1",
+        "a walk over all teams, in pages of their ids: what is signed of their logs",
+    ),
+    (
+        "SELECT size, made_at, note, posted, team_id FROM log.checkpoints WHERE posted = 0",
+        "a small index of checkpoints that are to be posted",
+    ),
     ("DELETE FROM log.answers WHERE (team_id, scope, request_key) IN ( SELECT", "expired answers, by age"),
     (
         "SELECT team_id, projection, position, tries, error FROM parked",
