@@ -11,7 +11,6 @@ use axum::routing::get;
 use dispatcher::checkpoints;
 use dispatcher::duty::Duty;
 use dispatcher::queue::Queue;
-use eventlog::postgres::Servers;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

@@ -24,12 +24,18 @@ const POSTGRES: &[&str] = &[
      SELECT t, p.projection, 3 FROM UNNEST($1::text[]) AS t, views.projection_versions p WHERE p.projection <> ''",
     "INSERT INTO work.outbound_teams (team_id, cursor, log_epoch, owner, expires_at, next_due_at)
      SELECT t, 3, 1, '', 0, 9223372036854775807 FROM UNNEST($1::text[]) AS t",
+    "INSERT INTO log.checkpoints (team_id, size, made_at, note, posted)
+     SELECT t, 3, 1, '', 1 FROM UNNEST($1::text[]) AS t",
 ];
 const SQLITE: &[(&str, &str)] = &[
     (
         "log.db",
         "INSERT INTO heads (team_id, epoch, position, hash, moved_at)
          SELECT value, 1, 3, zeroblob(32), 1 FROM json_each($1)",
+    ),
+    (
+        "log.db",
+        "INSERT INTO checkpoints (team_id, size, made_at, note, posted) SELECT value, 3, 1, '', 1 FROM json_each($1)",
     ),
     (
         "views.db",

@@ -98,10 +98,11 @@ enum Done {
 
 /// How far the walk over all teams at start has come.
 enum Walk {
+    /// Through all teams, for those whose projections are behind: a webhook may be newer. First, so that a team that
+    /// catches up meanwhile is found by one of the two.
+    Behind(Option<TeamId>),
     /// Through the teams that have webhooks, as far as the projection knows.
     WithWebhooks(Option<TeamId>),
-    /// Through all teams, for those whose projections are behind: a webhook may be newer.
-    Behind(Option<TeamId>),
 }
 
 /// What is known of a team with webhooks.
@@ -202,7 +203,7 @@ impl Reactor {
     /// [`Error::Task`]. Databases and endpoints that do not answer are no errors: they are tried again.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
         let mut hints = self.context.log.wake().all();
-        self.walk(Walk::WithWebhooks(None));
+        self.walk(Walk::Behind(None));
         loop {
             self.turn();
             let wake_at = self.next_look();
@@ -283,21 +284,21 @@ impl Reactor {
         let context = Arc::clone(&self.context);
         self.tasks.spawn(async move {
             let found = match &walk {
+                Walk::Behind(after) => {
+                    let page = projections::behind(&context.views, &context.log, after.as_ref(), BEHIND).await;
+                    page.map_err(|e| e.to_string()).map(|page| {
+                        let teams = page.teams.into_iter().map(|(team, _)| team).collect();
+                        let next = page.next.map_or(Walk::WithWebhooks(None), |last| Walk::Behind(Some(last)));
+                        (teams, Some(next))
+                    })
+                }
                 Walk::WithWebhooks(after) => {
                     let rows = projections::webhooks::of_teams(&context.views, after.as_ref(), TEAMS).await;
                     rows.map_err(|e| e.to_string()).map(|rows| {
                         let mut teams: Vec<_> = rows.into_iter().map(|(team, _)| team).collect();
                         teams.dedup();
-                        let last = teams.last().cloned();
-                        let next = last.map_or(Walk::Behind(None), |last| Walk::WithWebhooks(Some(last)));
-                        (teams, Some(next))
-                    })
-                }
-                Walk::Behind(after) => {
-                    let page = projections::behind(&context.views, &context.log, after.as_ref(), BEHIND).await;
-                    page.map_err(|e| e.to_string()).map(|page| {
-                        let teams = page.teams.into_iter().map(|(team, _)| team).collect();
-                        (teams, page.next.map(|last| Walk::Behind(Some(last))))
+                        let next = teams.last().cloned().map(|last| Walk::WithWebhooks(Some(last)));
+                        (teams, next)
                     })
                 }
             };
