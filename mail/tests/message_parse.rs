@@ -128,7 +128,8 @@ fn limits_hold_at_themselves() {
         (0..count).map(head).collect::<String>() + "\ninnermost\n"
     };
     // The message itself is a part.
-    let parts = |count: usize| format!("Content-Type: multipart/mixed; boundary=b\n\n{}", "--b\n\nx\n".repeat(count - 1));
+    let parts =
+        |count: usize| format!("Content-Type: multipart/mixed; boundary=b\n\n{}", "--b\n\nx\n".repeat(count - 1));
     let fields = |count: usize| format!("{}\nbody", "X-Field: value\n".repeat(count));
     let cases: [(&str, usize, &dyn Fn(usize) -> String); 3] =
         [("nested multiparts", 20, &nested), ("parts", 200, &parts), ("header fields", 500, &fields)];

@@ -148,7 +148,7 @@ async fn no_secret_is_in_an_answer_a_log_line_or_a_file() {
         }
         assert!(server.terminate());
         let lines = std::fs::read_to_string(&log).unwrap();
-        assert!(lines.lines().count() > 50, "the log says hardly anything");
+        assert!(lines.lines().count() >= 10, "the log says hardly anything: {lines}");
         for canary in secrets.values().map(String::as_str).chain([PASSWORD, SUBJECT, BODY, STRANGER]) {
             let line = lines.lines().find(|line| line.contains(canary));
             assert_eq!(line, None, "{format}: {canary} is in the log");
