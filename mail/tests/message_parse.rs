@@ -131,15 +131,16 @@ fn limits_hold_at_themselves() {
     let parts =
         |count: usize| format!("Content-Type: multipart/mixed; boundary=b\n\n{}", "--b\n\nx\n".repeat(count - 1));
     let fields = |count: usize| format!("{}\nbody", "X-Field: value\n".repeat(count));
-    let cases: [(&str, usize, &dyn Fn(usize) -> String); 3] =
-        [("nested multiparts", 20, &nested), ("parts", 200, &parts), ("header fields", 500, &fields)];
-    for (name, max, make) in cases {
+    let holds = |name: &str, max: usize, make: &dyn Fn(usize) -> String| {
         for (count, beyond) in [(max - 1, false), (max, false), (max + 1, true)] {
             let message = parse(make(count).as_bytes(), &limits);
             assert_eq!(message.truncated, beyond, "{count} {name}");
             assert_eq!(message.parse_status == ParseStatus::Partial, beyond, "{count} {name}");
         }
-    }
+    };
+    holds("nested multiparts", limits.depth_max, &nested);
+    holds("parts", limits.parts_max, &parts);
+    holds("header fields", limits.header_fields_max, &fields);
     for (count, kept) in [(99, 99), (100, 100), (101, 100)] {
         let people: Vec<_> = (0..count).map(|n| format!("p{n}@example.net")).collect();
         let ids: Vec<_> = (0..count).map(|n| format!("<{n}@example.net>")).collect();
