@@ -368,11 +368,16 @@ impl Config {
             listen.is_empty() || listen.parse::<SocketAddr>().is_ok(),
             "metrics.listen must be ADDRESS:PORT or empty",
         );
-        for (key, file) in
-            [("master_key_file", &self.secrets.master_key_file), ("pepper_file", &self.secrets.pepper_file)]
-        {
+        let secrets = &self.secrets;
+        let one = [
+            ("master_key_file", &secrets.master_key_file),
+            ("pepper_file", &secrets.pepper_file),
+            ("checkpoint_key_file", &secrets.checkpoint_key_file),
+        ];
+        let previous = secrets.previous_master_key_files.iter().map(|file| ("previous_master_key_files", file));
+        for (key, file) in one.into_iter().filter(|(_, file)| !file.is_empty()).chain(previous) {
             // A configured secret is never made: a misspelt name must not cost every key of an installation.
-            check(file.is_empty() || Path::new(file).is_file(), &format!("secrets.{key}: {file:?} is no file"));
+            check(Path::new(file).is_file(), &format!("secrets.{key}: {file:?} is no file"));
         }
         check(EnvFilter::try_new(&self.log.level).is_ok(), "log.level must be a level or a filter");
         let prices = &self.prices;
