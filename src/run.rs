@@ -24,7 +24,7 @@ use crate::local::LocalMail;
 use crate::outgoing::Outgoing;
 use crate::shutdown::{Signals, Tasks};
 use crate::store::{Purpose, Store};
-use crate::{bodies, poll, telemetry};
+use crate::{bodies, charges, poll, telemetry};
 
 /// Serves until a signal, a failed flush of the log, or a task that ends early.
 ///
@@ -134,6 +134,10 @@ fn start_below(
         let (log, allot, blobs) = (store.log.clone(), store.allot.clone(), config.blobs.clone());
         below.start("bodies", bodies::keep_moving(log.clone(), allot.clone(), blobs.clone(), stop.clone()));
         below.start("orphans", bodies::keep_tidy(log, allot, blobs, stop.clone()));
+        let duty = keep(below, "charges duty", config, store, "charges", stop);
+        let charger = charges::charger(config, store);
+        below
+            .start("charges", charges::keep_charging(charger, store.allot.clone(), config.billing, duty, stop.clone()));
     }
     if !config.server.roles.contains(&Role::Project) {
         return None;
@@ -151,13 +155,7 @@ fn start_below(
 }
 
 /// Follows the PostgreSQL servers, and has nodes tell each other of appends where that is configured.
-fn start_servers(
-    below: &mut Tasks,
-    config: &Config,
-    store: &Store,
-    pace: &poll::Pace,
-    stop: &CancellationToken,
-) {
+fn start_servers(below: &mut Tasks, config: &Config, store: &Store, pace: &poll::Pace, stop: &CancellationToken) {
     for servers in store.servers.iter().cloned() {
         let following = stop.clone();
         below.start("PostgreSQL servers", async move {

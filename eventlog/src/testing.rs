@@ -6,6 +6,7 @@
 //! the server and removes the directory, so that nothing is left behind even by a killed test.
 
 mod in_front;
+mod s3;
 mod sources;
 pub mod statements;
 
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 pub use in_front::InFront;
+pub use s3::S3;
 
 /// Names the directory of a cluster that a test binary is to use instead of one of its own: whoever started it reads its
 /// log afterwards.

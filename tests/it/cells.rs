@@ -72,9 +72,7 @@ async fn load(server: &Server, mailbox: &Client, stop: &AtomicBool) -> (usize, B
                 if n % 10 == 0 { "large body\r\n".repeat(7_000) } else { "small".to_owned() }
             );
             let to = ["agent@postlog.test"];
-            while let Err(said) =
-                crate::smtp_client::send_raw(&server.smtp, "ann@example.com", &to, &content).await
-            {
+            while let Err(said) = crate::smtp_client::send_raw(&server.smtp, "ann@example.com", &to, &content).await {
                 assert!(said.starts_with('4'), "{said}");
                 again += 1;
                 pace.tick().await;

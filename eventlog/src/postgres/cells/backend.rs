@@ -75,7 +75,8 @@ impl Backend for CellsBackend {
     async fn heads(&self, teams: &[TeamId]) -> Result<Vec<(TeamId, Head)>, StoreError> {
         let mut heads = self.inner.heads(teams).await?;
         // An empty log may be what a team has left behind.
-        if heads.iter().any(|(_, head)| head.position == 0) && self.inner.refresh().await? {
+        if heads.iter().any(|(_, head)| head.position == 0) {
+            self.inner.refresh().await?;
             heads = self.inner.heads(teams).await?;
         }
         Ok(heads)
@@ -180,11 +181,12 @@ impl Backend for CellsBackend {
 
     async fn blob(&self, team: &TeamId, id: &BlobId) -> Result<Option<BlobRow>, StoreError> {
         let found = self.inner.place(team).await?.blob(team, id).await?;
-        // A body that is nowhere would be cleared away: so it is made sure that the team has not moved.
-        if found.is_none() && self.inner.refresh().await? {
-            return self.inner.place(team).await?.blob(team, id).await;
+        if found.is_some() {
+            return Ok(found);
         }
-        Ok(found)
+        // A body that is nowhere would be cleared away: so it is made sure that the team has not moved.
+        self.inner.refresh().await?;
+        self.inner.place(team).await?.blob(team, id).await
     }
 
     async fn secret(&self, team: &TeamId, id: &SecretId) -> Result<Option<Vec<u8>>, StoreError> {
