@@ -156,7 +156,7 @@ fn start_below(
 
 /// Follows the PostgreSQL servers, and has nodes tell each other of appends where that is configured.
 fn start_servers(below: &mut Tasks, config: &Config, store: &Store, pace: &poll::Pace, stop: &CancellationToken) {
-    for servers in store.servers.iter().cloned() {
+    for servers in store.servers.clone() {
         let following = stop.clone();
         below.start("PostgreSQL servers", async move {
             servers.follow(following).await;

@@ -66,7 +66,7 @@ fn every_unique_key_of_a_teams_table_begins_with_the_team() {
         let own = table.contains("team_id TEXT NOT NULL PRIMARY KEY")
             || table.contains("team_id TEXT COLLATE \"C\" NOT NULL PRIMARY KEY");
         let listed: Vec<&str> = table.split("PRIMARY KEY (").skip(1).collect();
-        assert!(own != !listed.is_empty(), "{table}");
+        assert_eq!(own, listed.is_empty(), "{table}");
         assert!(listed.iter().all(|key| key.starts_with("team_id")), "{table}");
         keys += 1;
     }
