@@ -81,6 +81,17 @@ pub enum OpenError {
     /// The tables could not be brought up to date.
     #[error("cannot migrate the PostgreSQL database")]
     Migrate(#[source] MigrateError),
+    /// A newer program has changed the tables.
+    #[error(
+        "the PostgreSQL database was written by a newer postlog: its tables are of version {found}, this program knows \
+         {known}; start the newer program"
+    )]
+    Newer {
+        /// The version of its tables.
+        found: i64,
+        /// The newest version that this program knows.
+        known: i64,
+    },
     /// Its settings can lose what was acknowledged; each is named.
     #[error("the PostgreSQL server can lose acknowledged events: {}", .0.join("; "))]
     Unsafe(Vec<String>),
@@ -156,7 +167,11 @@ async fn migrate(pool: &PgPool) -> Result<(), OpenError> {
     migrations.create_schema("log");
     migrations.dangerous_set_table_name("log.migrations");
     let mut connection = pool.acquire().await.map_err(OpenError::Connect)?;
-    migrations.run_direct(None, &mut *connection, false).await.map_err(OpenError::Migrate)
+    let known = migrations.iter().map(|migration| migration.version).max().unwrap_or(0);
+    migrations.run_direct(None, &mut *connection, false).await.map_err(|error| match error {
+        MigrateError::VersionMissing(found) => OpenError::Newer { found, known },
+        error => OpenError::Migrate(error),
+    })
 }
 
 /// Names and values of the settings that decide what survives.

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "stories may fail loudly")]
 
 mod architecture;
+mod backups;
 mod crash;
 mod cut_commits;
 mod domains_are_verified;
@@ -17,6 +18,8 @@ mod judges;
 mod judges_rust;
 mod key_files;
 mod mail_leaves_by_an_own_account;
+mod manual;
+mod markers_are_gone;
 mod master_key_rotation;
 mod nodes;
 mod operator_commands;
