@@ -4,6 +4,7 @@
 //! sequence, no advisory lock (but around migrations) and no LISTEN/NOTIFY, so that the tables can be spread by team.
 //! All of it lies in the schema `log`.
 
+mod error;
 mod notify;
 mod read;
 mod servers;
@@ -30,6 +31,7 @@ use crate::record::StoredRecord;
 use crate::rows::{all, limited, signed};
 use crate::tree::Trees;
 
+pub use error::OpenError;
 pub use notify::notify;
 pub use servers::{Answering, Servers};
 
@@ -70,34 +72,6 @@ impl std::fmt::Debug for Config {
         // The URL holds a password.
         f.debug_struct("Config").field("connections_max", &self.connections_max).finish_non_exhaustive()
     }
-}
-
-/// The store could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The server does not answer, or not as one would.
-    #[error("cannot open the PostgreSQL database")]
-    Connect(#[source] sqlx::Error),
-    /// The tables could not be brought up to date.
-    #[error("cannot migrate the PostgreSQL database")]
-    Migrate(#[source] MigrateError),
-    /// A newer program has changed the tables.
-    #[error(
-        "the PostgreSQL database was written by a newer postlog: its tables are of version {found}, this program knows \
-         {known}; start the newer program"
-    )]
-    Newer {
-        /// The version of its tables.
-        found: i64,
-        /// The newest version that this program knows.
-        known: i64,
-    },
-    /// Its settings can lose what was acknowledged; each is named.
-    #[error("the PostgreSQL server can lose acknowledged events: {}", .0.join("; "))]
-    Unsafe(Vec<String>),
-    /// What it holds was never written.
-    #[error("the PostgreSQL database is damaged: {0}")]
-    Damaged(String),
 }
 
 /// See the module.
