@@ -247,7 +247,7 @@ async fn plant() -> Planted {
     let (root, mailbox) = (server.client(&keys.root), server.client(&keys.mailbox));
     let team = root.get("/me").await.1["data"]["team"]["id"].as_str().unwrap().to_owned();
     let url = repeating_receiver().await;
-    let hook = json!({"url": url, "event_types": ["message.received", "message.bounced", "message.sent"]});
+    let hook = json!({"url": url, "event_types": ["message.received", "message.bounced", "message.delivered"]});
     let (status, body) = root.post("/webhooks", hook).await;
     assert_eq!(status, 201, "{body}");
     let markers = markers();

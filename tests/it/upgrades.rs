@@ -38,6 +38,12 @@ async fn sqlite(path: &Path) -> SqliteConnection {
     SqliteConnection::connect_with(&options).await.unwrap()
 }
 
+/// Returns SQL for a value as it stands in a statement of one line.
+fn in_one_line(column: &str) -> String {
+    let coded = format!("'CAST(x''' || hex({column}) || ''' AS TEXT)'");
+    format!("CASE WHEN instr({column}, char(10)) > 0 THEN {coded} ELSE quote({column}) END")
+}
+
 /// Writes the golden log anew: `POSTLOG_TEST_WRITE_GOLDEN=true`, for the version that is about to be released.
 async fn write_golden() {
     let installation = Installation::new();
@@ -72,7 +78,7 @@ async fn write_golden() {
     for table in tables {
         let sql = format!("SELECT name FROM pragma_table_info('{table}') ORDER BY cid");
         let columns: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut log).await.unwrap();
-        let quoted: Vec<_> = columns.iter().map(|column| format!("quote({column})")).collect();
+        let quoted: Vec<_> = columns.iter().map(|column| in_one_line(column)).collect();
         let sql = format!("SELECT {} FROM {table}", quoted.join(" || ', ' || "));
         for row in sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut log).await.unwrap() {
             let values: String = row.get(0);
