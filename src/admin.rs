@@ -345,26 +345,45 @@ pub async fn backup(config: &Config, what: cli::Backup) -> anyhow::Result<()> {
 /// # Errors
 /// The data directory is not empty, or the copy cannot be read or written.
 pub async fn restore(config: &Config, what: cli::Restore) -> anyhow::Result<()> {
+    let from_directory = match (what.from, config.database.url.is_empty()) {
+        (Some(directory), true) => directory,
+        (None, true) => bail!("--from names the directory that `postlog backup` wrote"),
+        (Some(_), false) => {
+            bail!("the log is on PostgreSQL: restore it by its own tools, then run this without --from")
+        }
+        (None, false) => return begin_epoch(config).await,
+    };
     let data = &config.server.data_dir;
-    let (from, to) = (what.from.join("log.db"), data.join("log.db"));
+    let (from, to) = (from_directory.join("log.db"), data.join("log.db"));
     if !from.exists() {
-        bail!("{} is not a backup: it holds no log.db", what.from.display());
+        bail!("{} is not a backup: it holds no log.db", from_directory.display());
     }
     if to.exists() {
         bail!("{} holds an installation already; restore into an empty directory", data.display());
     }
     std::fs::create_dir_all(data).with_context(|| format!("cannot make {}", data.display()))?;
-    if what.from.join("blobs").exists() && config.blobs.location.is_empty() {
-        copy_tree(&what.from.join("blobs"), &data.join("blobs"))?;
+    if from_directory.join("blobs").exists() && config.blobs.location.is_empty() {
+        copy_tree(&from_directory.join("blobs"), &data.join("blobs"))?;
     }
     std::fs::copy(&from, &to).with_context(|| format!("cannot write {}", to.display()))?;
     // Events after the backup are lost. Clients may hold their ids, so new events must not get the same ones.
     let epoch = eventlog::sqlite::SqliteBackend::begin_epoch(&to).await?;
     std::fs::File::open(&to).and_then(|f| f.sync_all())?;
     print(format_args!(
-        "restored into {} as epoch {epoch}; put master.key, pepper.key and checkpoint.key beside it, then start postlog",
+        "restored into {} as epoch {epoch}; put master.key, pepper.key, checkpoint.key and, if anything was ever erased, \
+         erasures.jsonl beside it, then start postlog",
         data.display()
     ))
+}
+
+/// Begins a new epoch of a PostgreSQL database that its own tools have restored.
+async fn begin_epoch(config: &Config) -> anyhow::Result<()> {
+    let settings = eventlog::postgres::Config {
+        dangerous_unsafe_postgres: config.database.dangerous_unsafe_postgres,
+        ..eventlog::postgres::Config::new(&config.database.url)
+    };
+    let epoch = eventlog::postgres::PostgresBackend::begin_epoch(&settings).await?;
+    print(format_args!("epoch {epoch} begins; start the nodes, each with the secret files and the record of erasures"))
 }
 
 fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {

@@ -105,6 +105,9 @@ pub enum Command {
     /// The copy holds everything that was acknowledged before it began. The secret files are not copied: keep them apart.
     Backup(Backup),
     /// Restore a backup into an empty data directory and begin a new epoch of event ids.
+    ///
+    /// On PostgreSQL restore the database by its own tools first: then this only begins the epoch. The next start erases again
+    /// what the record of erasures names.
     Restore(Restore),
     /// Show and check the configuration.
     #[command(subcommand)]
@@ -438,21 +441,25 @@ pub struct Erase {
 /// What is erased.
 #[derive(Debug, Subcommand)]
 pub enum ErasureSubject {
-    /// One message: addresses, names, subject, preview, its body and attachments, and who read it from where.
+    /// One message: addresses, names, subject, preview, its body and attachments, and who read it from where. Of a copy in
+    /// Sent also the mail it is a copy of.
     Message {
         /// The message's id (msg_…).
         id: String,
     },
-    /// Every message from or to an address, in all mailboxes of the team.
+    /// Whatever names an address: every message from or to it in all mailboxes, every mail sent to it, what servers said of
+    /// it, notes. Settings in force that name it are shown and stay.
     Address {
         /// The address, for example ann@example.com. An open mailbox of the team is erased as a mailbox.
         address: String,
     },
-    /// A closed mailbox: its name, its keys' names, its sender rules and everything that was in it.
+    /// A closed mailbox: its name, its keys' names, its sender rules and everything that was in it or sent from it.
     Mailbox {
         /// The mailbox's id (mbx_…).
         id: String,
     },
+    /// The whole team: ends its keys, webhooks, mailboxes, accounts and domains, then erases everything that names anybody.
+    Everything,
 }
 
 /// `postlog deliveries`
@@ -491,9 +498,9 @@ pub struct Backup {
 /// `postlog restore`
 #[derive(Debug, Args)]
 pub struct Restore {
-    /// A directory that `postlog backup` wrote.
+    /// A directory that `postlog backup` wrote. Not for PostgreSQL, which its own tools have restored before.
     #[arg(long, value_name = "DIR")]
-    pub from: PathBuf,
+    pub from: Option<PathBuf>,
 }
 
 /// `postlog config`

@@ -28,6 +28,8 @@ pub struct Config {
     pub blobs: Blobs,
     /// Where the installation secrets are.
     pub secrets: Secrets,
+    /// Where erasures are remembered.
+    pub erasures: Erasures,
     /// The HTTP door.
     pub http: Http,
     /// The SMTP door.
@@ -262,6 +264,14 @@ pub struct Secrets {
     pub previous_master_key_files: Vec<String>,
     pub pepper_file: String,
     pub checkpoint_key_file: String,
+}
+
+/// See `[erasures]` in the default file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the default file documents each key")]
+pub struct Erasures {
+    pub record_file: String,
 }
 
 /// See `[metrics]` in the default file.

@@ -13,6 +13,7 @@ pub mod config;
 pub mod dns;
 pub mod doors;
 pub mod duties;
+pub mod erasures;
 pub mod fetch;
 pub mod first_run;
 pub mod local;

@@ -112,7 +112,9 @@ impl Store {
             let cannot = || format!("blobs.location: {} cannot be used", config.blobs.location);
             log.check_bodies().await.with_context(cannot)?;
         }
-        Ok(Self { log, views, work, allot, secrets, signer, node, servers, sqlite, cells, _lock: lock })
+        let store = Self { log, views, work, allot, secrets, signer, node, servers, sqlite, cells, _lock: lock };
+        crate::erasures::catch_up(config, &store).await?;
+        Ok(store)
     }
 }
 

@@ -145,6 +145,8 @@ pub enum ErasureSubject {
     Address,
     /// A mailbox and all that was in it.
     Mailbox,
+    /// Everything of the team that names anybody.
+    Team,
 }
 
 /// Facts of `team.personal_data_erased`.

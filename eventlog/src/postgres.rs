@@ -5,6 +5,7 @@
 //! All of it lies in the schema `log`.
 
 mod cells;
+mod error;
 mod moving;
 mod notify;
 mod read;
@@ -34,6 +35,7 @@ use crate::rows::{all, limited, signed};
 use crate::tree::Trees;
 
 pub use cells::{CellConfig, CellsBackend, HOME};
+pub use error::OpenError;
 pub use notify::notify;
 pub use relocate::{MoveError, Step};
 pub use servers::{Answering, Servers};
@@ -76,23 +78,6 @@ impl std::fmt::Debug for Config {
         // The URL holds a password.
         f.debug_struct("Config").field("connections_max", &self.connections_max).finish_non_exhaustive()
     }
-}
-
-/// The store could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The server does not answer, or not as one would.
-    #[error("cannot open the PostgreSQL database")]
-    Connect(#[source] sqlx::Error),
-    /// The tables could not be brought up to date.
-    #[error("cannot migrate the PostgreSQL database")]
-    Migrate(#[source] MigrateError),
-    /// Its settings can lose what was acknowledged; each is named.
-    #[error("the PostgreSQL server can lose acknowledged events: {}", .0.join("; "))]
-    Unsafe(Vec<String>),
-    /// What it holds was never written.
-    #[error("the PostgreSQL database is damaged: {0}")]
-    Damaged(String),
 }
 
 /// See the module.
@@ -162,7 +147,11 @@ async fn migrate(pool: &PgPool) -> Result<(), OpenError> {
     migrations.create_schema("log");
     migrations.dangerous_set_table_name("log.migrations");
     let mut connection = pool.acquire().await.map_err(OpenError::Connect)?;
-    migrations.run_direct(None, &mut *connection, false).await.map_err(OpenError::Migrate)
+    let known = migrations.iter().map(|migration| migration.version).max().unwrap_or(0);
+    migrations.run_direct(None, &mut *connection, false).await.map_err(|error| match error {
+        MigrateError::VersionMissing(found) => OpenError::Newer { found, known },
+        error => OpenError::Migrate(error),
+    })
 }
 
 /// Names and values of the settings that decide what survives.

@@ -3,6 +3,7 @@
 //! One connection writes, a few read. Commits flush (`synchronous=FULL`); the write-ahead log is copied back by a task
 //! of its own, off the commit path.
 
+mod care;
 mod checkpoint;
 mod parcel;
 mod read;
@@ -18,7 +19,7 @@ use domain::StreamId;
 use domain::id::{BlobId, Position, SecretId, TeamId};
 use futures_util::TryStreamExt as _;
 use serde_json::json;
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -70,7 +71,20 @@ pub enum OpenError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: sqlx::migrate::MigrateError,
+        source: MigrateError,
+    },
+    /// A newer program has changed the tables.
+    #[error(
+        "{path} was written by a newer postlog: its tables are of version {found}, this program knows {known}; start the \
+         newer program"
+    )]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// The version of its tables.
+        found: i64,
+        /// The newest version that this program knows.
+        known: i64,
     },
     /// The database is damaged.
     #[error("{path} is damaged: {found}")]
@@ -106,6 +120,8 @@ impl SqliteBackend {
             .foreign_keys(false)
             .busy_timeout(Duration::from_secs(5))
             .pragma("wal_autocheckpoint", "0")
+            // What is deleted is overwritten with zeros: an erasure, a released address, a secret that was sealed anew.
+            .pragma("secure_delete", "ON")
             .disable_statement_logging();
         let epoch = migrate(path, &options).await?;
         if write_ahead_bytes > 0
@@ -137,22 +153,6 @@ impl SqliteBackend {
         self
     }
 
-    /// Begins a new epoch: after a restore from a backup, ids of events that were lost must not be taken for new ones.
-    ///
-    /// # Errors
-    /// The database cannot be written.
-    pub async fn begin_epoch(path: &Path) -> Result<u16, OpenError> {
-        let open = |source| OpenError::Open { path: path.to_owned(), source };
-        let options = SqliteConnectOptions::new().filename(path).synchronous(SqliteSynchronous::Full);
-        let mut connection = SqliteConnection::connect_with(&options).await.map_err(open)?;
-        let epoch: i64 = sqlx::query_scalar("UPDATE installation SET epoch = epoch + 1 RETURNING epoch")
-            .fetch_one(&mut connection)
-            .await
-            .map_err(open)?;
-        connection.close().await.map_err(open)?;
-        readable(path, epoch)
-    }
-
     /// Returns records one by one, as they are found.
     async fn read_rows(&self, team: &TeamId, after: Position, limit: usize) -> Result<Vec<StoredRecord>, StoreError> {
         let rows = sqlx::query(READ)
@@ -164,20 +164,6 @@ impl SqliteBackend {
             .map_err(|e| unavailable(&e))?;
         all(&rows, read::record)
     }
-
-    /// Writes a consistent copy of the database to a new file while the log goes on.
-    ///
-    /// # Errors
-    /// The copy cannot be written.
-    pub async fn backup(&self, to: &Path) -> Result<(), StoreError> {
-        let mut connection = self.readers.acquire().await.map_err(|e| unavailable(&e))?;
-        sqlx::query("VACUUM INTO $1")
-            .bind(to.to_string_lossy().into_owned())
-            .execute(&mut *connection)
-            .await
-            .map_err(|e| unavailable(&e))?;
-        Ok(())
-    }
 }
 
 /// Brings the tables up to date; returns the epoch. The connection is closed again: the last one that is copies the
@@ -186,10 +172,13 @@ async fn migrate(path: &Path, options: &SqliteConnectOptions) -> Result<u16, Ope
     let open = |source| OpenError::Open { path: path.to_owned(), source };
     let mut connection = SqliteConnection::connect_with(options).await.map_err(open)?;
     // `run` would make this future one that cannot be spawned.
-    MIGRATIONS
-        .run_direct(None, &mut connection, false)
-        .await
-        .map_err(|source| OpenError::Migrate { path: path.to_owned(), source })?;
+    MIGRATIONS.run_direct(None, &mut connection, false).await.map_err(|source| match source {
+        MigrateError::VersionMissing(found) => {
+            let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
+            OpenError::Newer { path: path.to_owned(), found, known }
+        }
+        source => OpenError::Migrate { path: path.to_owned(), source },
+    })?;
     let epoch: i64 =
         sqlx::query_scalar("SELECT epoch FROM installation").fetch_one(&mut connection).await.map_err(open)?;
     connection.close().await.map_err(open)?;
@@ -212,12 +201,6 @@ impl Hold for Held {
     async fn append(mut self: Box<Self>, batch: &Batch) -> Result<(), AppendError> {
         write::append(&mut self.writer, batch, &self.failpoints).await
     }
-}
-
-/// Has what is deleted overwritten with zeros, or no more: an erasure leaves nothing behind on free pages.
-async fn overwrite(writer: &mut SqliteConnection, on: bool) -> Result<(), StoreError> {
-    let sql = if on { "PRAGMA secure_delete = ON" } else { "PRAGMA secure_delete = OFF" };
-    sqlx::query(sql).execute(writer).await.map(|_| ()).map_err(|e| unavailable(&e))
 }
 
 #[async_trait]
@@ -435,22 +418,19 @@ impl Backend for SqliteBackend {
 
     async fn replace_secret(&self, team: &TeamId, read: &SecretRow, sealed: &[u8]) -> Result<bool, StoreError> {
         let mut writer = self.writer.lock().await;
-        // What an old key opens is not left on free pages.
-        overwrite(&mut writer, true).await?;
         let done = sqlx::query("UPDATE secrets SET sealed = $4 WHERE team_id = $1 AND secret_id = $2 AND sealed = $3")
             .bind(team.as_str())
             .bind(read.id.as_str())
             .bind(read.sealed.as_slice())
             .bind(sealed)
             .execute(&mut *writer)
-            .await;
-        overwrite(&mut writer, false).await?;
-        Ok(done.map_err(|e| unavailable(&e))?.rows_affected() > 0)
+            .await
+            .map_err(|e| unavailable(&e))?;
+        Ok(done.rows_affected() > 0)
     }
 
     async fn erase_personal(&self, team: &TeamId, positions: &[Position]) -> Result<u64, StoreError> {
         let mut writer = self.writer.lock().await;
-        overwrite(&mut writer, true).await?;
         let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(|e| unavailable(&e))?;
         let done =
             sqlx::query("DELETE FROM personal WHERE team_id = $1 AND position IN (SELECT value FROM json_each($2))")
@@ -466,7 +446,6 @@ impl Backend for SqliteBackend {
             sqlx::query(sql).bind(team.as_str()).execute(&mut *transaction).await.map_err(|e| unavailable(&e))?;
         }
         transaction.commit().await.map_err(|e| unavailable(&e))?;
-        overwrite(&mut writer, false).await?;
         Ok(done.rows_affected())
     }
 
@@ -484,14 +463,12 @@ impl Backend for SqliteBackend {
 
     async fn erase_blobs(&self, team: &TeamId, ids: &[BlobId]) -> Result<u64, StoreError> {
         let mut writer = self.writer.lock().await;
-        overwrite(&mut writer, true).await?;
         let done = sqlx::query("DELETE FROM blobs WHERE team_id = $1 AND blob_id IN (SELECT value FROM json_each($2))")
             .bind(team.as_str())
             .bind(json!(ids).to_string())
             .execute(&mut *writer)
             .await
             .map_err(|e| unavailable(&e))?;
-        overwrite(&mut writer, false).await?;
         Ok(done.rows_affected())
     }
 

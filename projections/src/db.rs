@@ -398,6 +398,17 @@ impl Db {
         Ok(())
     }
 
+    /// Rewrites a SQLite file, so that nothing of what was deleted or replaced is left in it or in its write-ahead file.
+    /// Does nothing on PostgreSQL, which has a vacuum of its own.
+    pub(crate) async fn scrub(&self) -> Result<(), Error> {
+        let Self::Sqlite { writer, path: Some(_), .. } = self else { return Ok(()) };
+        let mut connection = writer.acquire().await?;
+        for sql in ["VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"] {
+            sqlx::query(sql).persistent(false).execute(&mut *connection).await?;
+        }
+        Ok(())
+    }
+
     /// Closes all connections.
     pub async fn close(&self) {
         match self {

@@ -14,6 +14,9 @@ use crate::{Error, exec, rows};
 /// The tables of uploads; every [`Work`] has them.
 pub(crate) const TABLES: &str = include_str!("uploads.sql");
 
+/// How many files are erased at once.
+const ERASED_AT_ONCE: usize = 1_000;
+
 /// A file that was announced or uploaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
@@ -124,6 +127,23 @@ pub async fn remove(work: &Work, team: &TeamId, upload: &UploadId) -> Result<(),
     let mut tx = work.begin().await?;
     exec!(tx, "DELETE FROM uploads WHERE team_id = $1 AND upload_id = $2", team.as_str(), upload.as_str())?;
     tx.commit().await?;
+    Ok(())
+}
+
+/// Drops the files that a mailbox's keys announced, or all of a team's.
+///
+/// # Errors
+/// A database does not answer; what was not dropped then is dropped like what expires.
+pub async fn erase(work: &Work, log: &EventLog, team: &TeamId, mailbox: Option<&MailboxId>) -> Result<(), Error> {
+    let mut tx = work.begin().await?;
+    exec!(
+        tx,
+        "UPDATE uploads SET expires_at = 0, filename = '' WHERE team_id = $1 AND ($2 = '' OR mailbox_id = $2)",
+        team.as_str(),
+        mailbox.map_or("", MailboxId::as_str)
+    )?;
+    tx.commit().await?;
+    while drop_expired(work, log, 0, ERASED_AT_ONCE).await? == ERASED_AT_ONCE {}
     Ok(())
 }
 

@@ -128,6 +128,14 @@ impl Views {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// Leaves nothing in the files of what was replaced: rows that were made before an erasure.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn scrub(&self) -> Result<(), Error> {
+        self.inner.db.scrub().await
+    }
+
     /// Notes that a runner of this process keeps the views up: those who wait hear from it and need not look.
     pub(crate) fn running(&self) -> Running {
         self.inner.runners.fetch_add(1, Ordering::Relaxed);

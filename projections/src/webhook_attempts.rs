@@ -96,10 +96,34 @@ impl Work {
         self.db.read().await
     }
 
+    /// Leaves nothing in the files of what was deleted. See [`forget`].
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn scrub(&self) -> Result<(), Error> {
+        self.db.scrub().await
+    }
+
     /// Closes all connections.
     pub async fn close(&self) {
         self.db.close().await;
     }
+}
+
+/// Forgets what receivers said to deliveries of events whose personal half was erased: they may have repeated it.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn forget(work: &Work, team: &TeamId, events: &[EventId]) -> Result<(), Error> {
+    let mut tx = work.begin().await?;
+    let sql = tx.pick(
+        "UPDATE webhook_attempts SET response_body = NULL, error_message = NULL
+         WHERE team_id = $1 AND event_id IN (SELECT value FROM json_each($2))",
+        "UPDATE webhook_attempts SET response_body = NULL, error_message = NULL
+         WHERE team_id = $1 AND event_id IN (SELECT json_array_elements_text($2::json))",
+    );
+    exec!(tx, sql, team.as_str(), json!(events).to_string())?;
+    tx.commit().await
 }
 
 /// How an attempt ended.

@@ -1,57 +1,30 @@
-//! `postlog erase`: takes what identifies a person out of a team's log for good.
+//! `postlog erase`: finds what identifies a person in a team's log, and has it erased for good ([`crate::erasures`]).
 //!
 //! Positions, facts and the hash chain stay. What was erased from the log is then erased from the read models, by the
 //! same rebuild beside the old rows that a running server would make; the command ends when that is done.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
+mod find;
 
 use anyhow::{Context as _, bail};
-use domain::id::{BlobId, MailboxId, MessageId, Position, TeamId};
-use domain::mailbox::{Mailbox, Status};
-use domain::message::{Correspondence, Event as MessageEvent};
-use domain::team::{ErasureSubject, PersonalDataErased, RecordErasure};
-use domain::{Event, StreamId, Versioned, api_key, mailbox};
-use eventlog::{DirectoryKey, Recorded};
+use domain::id::{DomainId, GroupId, KeyId, MailboxId, Position, ProviderId, TeamId, WebhookId};
+use domain::mailbox::{CloseMailbox, Mailbox, Status};
+use domain::provider::{By, DeleteProvider};
+use domain::sending_domain::RemoveDomain;
+use domain::team::ErasureSubject;
+use domain::{
+    Event, StreamId, Versioned, api_key, delivery_group, mailbox, provider, sending_domain, webhook_endpoint,
+};
+use eventlog::DirectoryKey;
 use mail::address::Address;
+use std::collections::BTreeSet;
 
 use super::{PAGE, print, submit, team_id};
 use crate::cli;
 use crate::config::Config;
+use crate::erasures::{self, Erasure};
 use crate::store::{Purpose, Store};
 
-/// How many events are erased at once.
-const CHUNK: usize = 1_000;
-/// How often a rebuild that somebody else makes is looked after.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-
-/// What is erased.
-enum Subject {
-    Message(MessageId),
-    Address(String),
-    Mailbox(MailboxId),
-}
-
-impl Subject {
-    fn kind(&self) -> ErasureSubject {
-        match self {
-            Self::Message(_) => ErasureSubject::Message,
-            Self::Address(_) => ErasureSubject::Address,
-            Self::Mailbox(_) => ErasureSubject::Mailbox,
-        }
-    }
-}
-
-/// What was found in the log.
-#[derive(Default)]
-struct Found {
-    positions: Vec<Position>,
-    bodies: Vec<BlobId>,
-    /// Messages that are erased: whatever happened to them later goes too.
-    messages: BTreeSet<MessageId>,
-    /// Mailboxes whose sender rules name the address; these decide about mail and are not touched.
-    rules: BTreeSet<MailboxId>,
-}
+use find::{Found, Subject};
 
 /// `postlog erase`
 ///
@@ -61,43 +34,41 @@ pub async fn erase(config: &Config, what: cli::Erase) -> anyhow::Result<()> {
     let team = team_id(&what.team)?;
     let store = Store::open(config, Purpose::Command).await?;
     let subject = subject(&store, &team, what.what).await?;
+    if what.yes && matches!(subject, Subject::Team) {
+        close(&store, &team).await?;
+    }
     let found = find(&store, &team, &subject).await?;
-    for mailbox in &found.rules {
+    for (stream, what) in &found.in_use() {
         print(format_args!(
-            "note: sender rules of {mailbox} name the address and still will; change them if they should not"
+            "note: the {what} of {stream} names the address and is in use; change it, then erase again"
         ))?;
     }
-    if found.positions.is_empty() {
+    if found.events.is_empty() {
+        if what.yes {
+            // Whatever kept an earlier run from its end.
+            erasures::scrub(&store).await?;
+        }
         return print(format_args!("the log of {team} holds nothing of it"));
     }
-    let (events, bodies) = (found.positions.len(), found.bodies.len());
     if !what.yes {
+        let (events, bodies) = (found.events.len(), found.bodies.len());
         return print(format_args!(
             "{events} events and {bodies} mail bodies would be erased for good; nothing was done: add --yes to do it"
         ));
     }
-    // The bodies first: an event that still says whom it is about is how they are found by the next try.
-    store.log.erase_blobs(&team, &found.bodies).await.context("bodies could not be erased; try again")?;
-    let mut erased = 0;
-    for chunk in found.positions.chunks(CHUNK) {
-        erased += store.log.erase_personal(&team, chunk).await.context("not everything was erased; try again")?;
-    }
-    let bodies = u64::try_from(bodies).unwrap_or(u64::MAX);
-    let record = PersonalDataErased { subject: subject.kind(), events: erased, bodies };
-    submit(&store, &team, RecordErasure { erased: record }).await?;
-    loop {
-        match projections::erasure::catch_up(&store.views, &store.log).await {
-            Ok(_) => break,
-            // A server beside this command has noticed it as well.
-            Err(projections::Error::RebuildRunning) => tokio::time::sleep(LOOK_EVERY).await,
-            Err(error) => {
-                return Err(error).context("erased from the log; the read models follow when a server runs");
-            }
+    match &subject {
+        Subject::Mailbox(mailbox) => {
+            projections::uploads::erase(&store.work, &store.log, &team, Some(mailbox)).await?;
         }
+        Subject::Team => projections::uploads::erase(&store.work, &store.log, &team, None).await?,
+        Subject::Message(_) | Subject::Address(_) => {}
     }
+    let erasure = Erasure::new(store.allot.now(), team, subject.kind(), &found.events);
+    let done = erasures::carry_out(config, &store, &erasure).await?;
     print(format_args!(
-        "erased: {erased} events and {bodies} mail bodies. Stored answers to API requests go within 24 hours and webhook \
-         attempts within 7 days by themselves; backups keep what they hold"
+        "erased: {} events and {} mail bodies. Stored answers to API requests are sealed and go within 24 hours; a backup \
+         keeps what it holds, and whoever restores it erases it again with the record of erasures beside it",
+        done.events, done.bodies
     ))
 }
 
@@ -122,6 +93,7 @@ async fn subject(store: &Store, team: &TeamId, what: cli::ErasureSubject) -> any
                 Status::Closed => Subject::Mailbox(id),
             }
         }
+        cli::ErasureSubject::Everything => Subject::Team,
     })
 }
 
@@ -129,65 +101,84 @@ async fn find(store: &Store, team: &TeamId, subject: &Subject) -> anyhow::Result
     let mut found = Found::default();
     let mut after: Position = 0;
     loop {
-        let page = store.log.read(team, after, PAGE).await?;
+        let page = store.log.read_stored(team, after, PAGE).await?;
         let Some(last) = page.last() else { return Ok(found) };
         after = last.position;
-        page.iter().for_each(|record| found.judge(subject, record));
+        for record in &page {
+            found.judge(subject, record)?;
+        }
     }
 }
 
-impl Found {
-    fn judge(&mut self, subject: &Subject, record: &Recorded) {
-        let is_about = match (subject, &record.event) {
-            (Subject::Message(id), Event::Message(e)) => e.message() == id,
-            (Subject::Mailbox(id), Event::Mailbox(e)) => e.mailbox() == id,
-            (Subject::Mailbox(id), Event::Message(e)) => e.mailbox() == id,
-            (Subject::Mailbox(id), Event::ApiKey(api_key::Event::Created(e))) => e.mailbox.as_ref() == Some(id),
-            (Subject::Mailbox(id), Event::ApiKey(api_key::Event::Revoked(e))) => e.mailbox.as_ref() == Some(id),
-            (Subject::Address(address), Event::Message(MessageEvent::Received(e))) => {
-                e.personal.known().is_some_and(|known| names(known, address))
-            }
-            (Subject::Address(_), Event::Message(e)) => self.messages.contains(e.message()),
-            (Subject::Address(address), Event::Mailbox(e)) => self.mailbox(address, e),
-            _ => false,
-        };
-        if !is_about {
-            return;
-        }
-        self.positions.push(record.position);
-        if let Event::Message(e) = &record.event {
-            self.messages.insert(e.message().clone());
-            if let MessageEvent::Received(e) = e {
-                self.bodies.push(e.blob.clone());
-            }
+impl Subject {
+    fn kind(&self) -> ErasureSubject {
+        match self {
+            Self::Message(_) => ErasureSubject::Message,
+            Self::Address(_) => ErasureSubject::Address,
+            Self::Mailbox(_) => ErasureSubject::Mailbox,
+            Self::Team => ErasureSubject::Team,
         }
     }
+}
 
-    /// Returns whether an event tells of a mailbox that had the address; notes rules that name it.
-    fn mailbox(&mut self, address: &str, event: &mailbox::Event) -> bool {
+/// What a team has that works.
+#[derive(Default)]
+struct Working {
+    keys: BTreeSet<KeyId>,
+    webhooks: BTreeSet<WebhookId>,
+    mailboxes: BTreeSet<MailboxId>,
+    groups: BTreeSet<GroupId>,
+    accounts: BTreeSet<ProviderId>,
+    domains: BTreeSet<DomainId>,
+}
+
+impl Working {
+    fn note(&mut self, event: Event) {
         match event {
-            mailbox::Event::Opened(e) => e.personal.known().is_some_and(|p| is(&p.email, address)),
-            mailbox::Event::Closed(e) => e.personal.known().is_some_and(|p| is(&p.email, address)),
-            mailbox::Event::RulesReplaced(e) => {
-                let rules = e.personal.known().map(|p| p.rules.as_slice()).unwrap_or_default();
-                if rules.iter().any(|rule| is(&rule.pattern, address)) {
-                    self.rules.insert(e.mailbox.clone());
-                } else {
-                    self.rules.remove(&e.mailbox);
-                }
-                false
-            }
-            _ => false,
+            Event::ApiKey(api_key::Event::Created(e)) => drop(self.keys.insert(e.facts.key)),
+            Event::ApiKey(api_key::Event::Revoked(e)) => drop(self.keys.remove(&e.key)),
+            Event::Webhook(webhook_endpoint::Event::Created(e)) => drop(self.webhooks.insert(e.facts.webhook)),
+            Event::Webhook(webhook_endpoint::Event::Deleted(e)) => drop(self.webhooks.remove(&e.webhook)),
+            Event::Mailbox(mailbox::Event::Opened(e)) => drop(self.mailboxes.insert(e.facts.mailbox)),
+            Event::Mailbox(mailbox::Event::Closed(e)) => drop(self.mailboxes.remove(&e.mailbox)),
+            Event::DeliveryGroup(delivery_group::Event::Created(e)) => drop(self.groups.insert(e.facts.group)),
+            Event::DeliveryGroup(delivery_group::Event::Deleted(e)) => drop(self.groups.remove(&e.group)),
+            Event::Provider(provider::Event::Created(e)) => drop(self.accounts.insert(e.facts.provider)),
+            Event::Provider(provider::Event::Deleted(e)) => drop(self.accounts.remove(&e.provider)),
+            Event::SendingDomain(sending_domain::Event::Added(e)) => drop(self.domains.insert(e.facts.domain)),
+            Event::SendingDomain(sending_domain::Event::Removed(e)) => drop(self.domains.remove(&e.domain)),
+            _ => {}
         }
     }
 }
 
-/// Returns whether a mail is from or to an address, on its envelope or in its header.
-fn names(mail: &Correspondence, address: &str) -> bool {
-    let people = mail.from.iter().chain(&mail.to).chain(&mail.cc).map(|person| person.email.as_str());
-    people.chain(mail.mail_from.as_deref()).chain(mail.rcpt_to.iter().map(String::as_str)).any(|of| is(of, address))
-}
-
-fn is(text: &str, address: &str) -> bool {
-    Address::parse(text).map_or_else(|_| text.eq_ignore_ascii_case(address), |of| of.canonical() == address)
+/// Ends everything by which a team receives, sends or is reached: nothing new comes into a log that is being erased.
+async fn close(store: &Store, team: &TeamId) -> anyhow::Result<()> {
+    let mut working = Working::default();
+    let mut after: Position = 0;
+    loop {
+        let page = store.log.read(team, after, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = last.position;
+        page.into_iter().for_each(|record| working.note(record.event));
+    }
+    for key in working.keys {
+        submit(store, team, api_key::RevokeKey { key, mailbox: None }).await?;
+    }
+    for webhook in working.webhooks {
+        submit(store, team, webhook_endpoint::DeleteWebhook { webhook }).await?;
+    }
+    for mailbox in working.mailboxes {
+        submit(store, team, CloseMailbox { mailbox }).await?;
+    }
+    for group in working.groups {
+        submit(store, team, delivery_group::DeleteGroup { group }).await?;
+    }
+    for provider in working.accounts {
+        submit(store, team, DeleteProvider { provider, by: By::Operator }).await?;
+    }
+    for domain in working.domains {
+        submit(store, team, RemoveDomain { domain }).await?;
+    }
+    Ok(())
 }

@@ -22,6 +22,11 @@ use crate::store::{Purpose, Store};
 pub async fn verify(config: &Config, what: cli::Verify) -> anyhow::Result<()> {
     let only = what.team.as_deref().map(team_id).transpose()?;
     let store = Store::open(config, Purpose::Command).await?;
+    if let Some(sqlite) = &store.sqlite
+        && let Some(found) = sqlite.damage().await?
+    {
+        bail!("{} is damaged: {found}", config.server.data_dir.join("log.db").display());
+    }
     let (mut teams, mut records) = (0u64, 0u64);
     for_each_team(&store.log, only, async |team| {
         let mut checkpoints = Checkpoints::new(&store.log, &store.signer, &team);

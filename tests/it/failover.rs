@@ -2,20 +2,18 @@
 //! The servers are set up, promoted and brought back by the commands of `docs/operations.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
-use tempfile::TempDir;
 
 use crate::harness::{Client, Installation, Server, pause, report};
+use crate::manual::{Servers, block, is_there};
 
-const OPERATIONS: &str = include_str!("../../docs/operations.md");
+const STANDBY: &str = "## Synchronous standby and failover";
 /// How long after a promotion the service may be away.
 const BACK_WITHIN: Duration = Duration::from_secs(30);
 
@@ -24,45 +22,10 @@ fn failovers() -> usize {
     std::env::var("POSTLOG_TEST_FAILOVERS").ok().and_then(|n| n.parse().ok()).unwrap_or(3)
 }
 
-/// Returns the n-th block of commands behind a heading of the manual.
-fn block(heading: &str, n: usize) -> &'static str {
-    let (_, rest) = OPERATIONS.split_once(heading).expect("the manual has this part");
-    let block = rest.split("```sh\n").nth(n + 1).expect("a block");
-    block.split_once("```").expect("its end").0
-}
-
 /// Two servers of which one is the primary.
 struct Pair {
-    place: TempDir,
-    user: Option<(u32, u32)>,
-    ports: [u16; 2],
+    servers: Servers,
     primary: usize,
-}
-
-/// PostgreSQL refuses to run as root: returns whom to run it as instead.
-fn unprivileged() -> Option<(u32, u32)> {
-    use std::os::unix::fs::MetadataExt as _;
-    if std::fs::metadata("/proc/self").expect("this process").uid() != 0 {
-        return None;
-    }
-    let users = std::fs::read_to_string("/etc/passwd").expect("a list of users");
-    let ids = |name: &str| {
-        let fields: Vec<_> = users.lines().find(|line| line.split(':').next() == Some(name))?.split(':').collect();
-        Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?))
-    };
-    Some(ids("postgres").or_else(|| ids("nobody")).expect("a user `postgres` or `nobody`"))
-}
-
-/// Returns the path with the directory of PostgreSQL's programs in it.
-fn path() -> String {
-    let path = std::env::var("PATH").unwrap_or_default();
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let bins: Vec<_> = versions.map(|version| version.path().join("bin").display().to_string()).collect();
-    [bins, vec![path]].concat().join(":")
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
 }
 
 /// Turns commands of the manual around: what they do to server one is done to two, and the other way round.
@@ -75,77 +38,27 @@ fn turned(commands: &str) -> String {
 
 impl Pair {
     fn start() -> Self {
-        let place = TempDir::new().expect("a temporary directory");
-        let user = unprivileged();
-        if let Some((user, group)) = user {
-            std::os::unix::fs::chown(place.path(), Some(user), Some(group)).expect("root gives its directory away");
-        }
-        let pair = Self { place, user, ports: [free_port(), free_port()], primary: 0 };
-        pair.run(block("## Synchronous standby", 0));
-        pair
-    }
-
-    fn directory(&self, server: usize) -> PathBuf {
-        self.place.path().join(["one", "two"][server])
-    }
-
-    /// Fills in what differs here.
-    fn filled(&self, commands: &str) -> String {
-        commands
-            .replace("/srv/pg", &self.place.path().display().to_string())
-            .replace("5433", &self.ports[0].to_string())
-            .replace("5434", &self.ports[1].to_string())
-            // What a crash of this machine would do to files of a test is of no interest.
-            .replace("initdb -D", "initdb --no-sync -D")
-            .replace("pg_basebackup -D", "pg_basebackup --no-sync -D")
-    }
-
-    /// Runs commands of the manual, or others, as the owner of the servers.
-    fn run(&self, commands: &str) {
-        if let Err(said) = self.try_run(commands) {
-            panic!("{commands}\nfailed: {said}");
-        }
-    }
-
-    /// The same; returns what they said when they failed.
-    fn try_run(&self, commands: &str) -> Result<(), String> {
-        let log = tempfile::tempfile().expect("a temporary file");
-        let mut command = Command::new("sh");
-        command.args(["-ec", &self.filled(commands)]).env("PATH", path()).current_dir("/").stdin(Stdio::null());
-        // The servers inherit what they are given: a pipe would be waited for until they end.
-        command.stdout(log.try_clone().unwrap()).stderr(log.try_clone().unwrap());
-        if let Some((user, group)) = self.user {
-            command.uid(user).gid(group);
-        }
-        let status = command.status().expect("a shell");
-        if status.success() {
-            return Ok(());
-        }
-        use std::io::{Read as _, Seek as _};
-        let (mut log, mut said) = (log, String::new());
-        log.rewind().and_then(|()| log.read_to_string(&mut said)).expect("its words");
-        Err(said)
+        Self { servers: Servers::pair(), primary: 0 }
     }
 
     /// Kills the primary as a power cut would.
     fn kill_primary(&self) {
-        let pid = std::fs::read_to_string(self.directory(self.primary).join("postmaster.pid")).expect("it runs");
-        let pid = pid.lines().next().expect("a process id").to_owned();
+        let pid = self.servers.pid(self.primary).expect("it runs");
         assert!(Command::new("kill").args(["-KILL", &pid]).status().expect("kill runs").success());
         // What served connections ends with it.
         let deadline = Instant::now() + Duration::from_secs(10);
-        while Path::new(&format!("/proc/{pid}")).exists() && Instant::now() < deadline {
+        while is_there(&pid) && Instant::now() < deadline {
             pause(Duration::from_millis(10));
         }
     }
 
     fn promote(&mut self) {
-        let commands = block("## Synchronous standby", 2);
+        let commands = block(STANDBY, 2);
         let commands = if self.primary == 0 { commands.to_owned() } else { turned(commands) };
         // On a busy machine a standby was seen not to hear it for a minute: then it is told again, as an operator would.
         let mut said = String::new();
         for _ in 0..6 {
-            match self.try_run(&format!("export PGCTLTIMEOUT=10\n{commands}")) {
+            match self.servers.try_run(&format!("export PGCTLTIMEOUT=10\n{commands}")) {
                 Err(words) if !words.contains("not in standby mode") => said = words,
                 _ => {
                     self.primary = 1 - self.primary;
@@ -158,13 +71,13 @@ impl Pair {
 
     /// Brings the lost server back as a standby.
     fn rejoin(&self) {
-        let commands = block("## Synchronous standby", 3);
-        self.run(&if self.primary == 1 { commands.to_owned() } else { turned(commands) });
+        let commands = block(STANDBY, 3);
+        self.servers.run(&if self.primary == 1 { commands.to_owned() } else { turned(commands) });
     }
 
     fn url(&self) -> String {
-        let line = block("## Synchronous standby", 1).trim();
-        self.filled(line.strip_prefix("export POSTLOG_DATABASE__URL=").expect("it sets the URL"))
+        let line = block(STANDBY, 1).trim();
+        self.servers.filled(line.strip_prefix("export POSTLOG_DATABASE__URL=").expect("it sets the URL"))
     }
 
     /// Returns what the primary's connections wait for, and the end of its own log.
@@ -179,27 +92,14 @@ impl Pair {
                 format!("{rows:?}\n").replace("\\n", "\n")
             }
         };
-        let log = std::fs::read_to_string(format!("{}.log", self.directory(self.primary).display()));
+        let log = std::fs::read_to_string(format!("{}.log", self.servers.directory(self.primary).display()));
         let lines: Vec<_> = log.as_deref().unwrap_or_default().lines().rev().take(40).collect();
         lines.iter().rev().for_each(|line| said.extend([line, "\n"]));
         said
     }
 
     async fn connect(&self, server: usize) -> PgConnection {
-        let url = format!("postgres://postlog@127.0.0.1:{}/postlog", self.ports[server]);
-        PgConnection::connect(&url).await.expect("the server answers")
-    }
-}
-
-impl Drop for Pair {
-    fn drop(&mut self) {
-        for server in 0..2 {
-            let directory = self.directory(server);
-            if let Ok(pid) = std::fs::read_to_string(directory.join("postmaster.pid")) {
-                let pid = pid.lines().next().unwrap_or_default().to_owned();
-                let _ = Command::new("kill").args(["-QUIT", &pid]).status();
-            }
-        }
+        PgConnection::connect(&self.servers.url_of(server)).await.expect("the server answers")
     }
 }
 
@@ -352,8 +252,8 @@ async fn back(pair: &Pair, ledger: &Ledger, nodes: &[Server]) -> Duration {
 /// The replaced primary comes back by mistake, still believing in itself: no node writes to it.
 async fn old_primary_is_left_alone(pair: &Pair, ledger: &Ledger) {
     let old = 1 - pair.primary;
-    let directory = pair.directory(old).display().to_string();
-    tokio::task::block_in_place(|| pair.run(&format!("pg_ctl -D {directory} -l {directory}.log -w start")));
+    let directory = pair.servers.directory(old).display().to_string();
+    tokio::task::block_in_place(|| pair.servers.run(&format!("pg_ctl -D {directory} -l {directory}.log -w start")));
     let mut connection = pair.connect(old).await;
     let events = "SELECT COUNT(*) FROM log.events";
     let before: i64 = sqlx::query_scalar(events).fetch_one(&mut connection).await.unwrap();
@@ -361,7 +261,7 @@ async fn old_primary_is_left_alone(pair: &Pair, ledger: &Ledger) {
     let after: i64 = sqlx::query_scalar(events).fetch_one(&mut connection).await.unwrap();
     assert_eq!(before, after, "nothing is written to the replaced primary");
     connection.close().await.unwrap();
-    tokio::task::block_in_place(|| pair.run(&format!("pg_ctl -D {directory} -m immediate -w stop")));
+    tokio::task::block_in_place(|| pair.servers.run(&format!("pg_ctl -D {directory} -m immediate -w stop")));
 }
 
 /// Compares the ledger with the log.

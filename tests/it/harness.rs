@@ -302,6 +302,11 @@ pub struct Client {
 }
 
 impl Client {
+    /// Returns the key.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     /// Returns a request with the key.
     pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.key)

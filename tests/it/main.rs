@@ -2,10 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "stories may fail loudly")]
 
 mod architecture;
+mod backups;
 mod bodies_move_out;
 mod cells;
 mod crash;
 mod cut_commits;
+mod damage;
 mod domains_are_verified;
 mod erasure_reaches_everything;
 mod every_route_is_guarded;
@@ -20,6 +22,9 @@ mod judges;
 mod judges_rust;
 mod key_files;
 mod mail_leaves_by_an_own_account;
+mod manual;
+mod manual_works;
+mod markers_are_gone;
 mod master_key_rotation;
 mod nodes;
 mod operator_commands;
@@ -36,6 +41,7 @@ mod submitted_mail_comes_back;
 mod supply_chain;
 mod takeover;
 mod tenants_are_strangers;
+mod upgrades;
 mod usage_adds_up;
 mod webhook_sink;
 mod webhooks_survive_a_dead_endpoint;

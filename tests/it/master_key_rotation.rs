@@ -5,6 +5,7 @@ use serde_json::json;
 use sha2::Sha256;
 
 use crate::harness::{Installation, Server};
+use crate::manual::{block, commands};
 use crate::webhook_sink::{Request, Sink};
 
 /// Tells whether a delivery was signed with a secret.
@@ -40,6 +41,8 @@ async fn the_master_key_is_changed_node_by_node() {
 
     let old = installation.data().join("master.key");
     let new = installation.data().join("new.key");
+    const PART: &str = "## Changing the master key";
+    assert_eq!(commands(block(PART, 0)), [["master-key", "new", "/etc/postlog/2026.key"]]);
     installation.run(&["master-key", "new", new.to_str().unwrap()]);
     let again = installation.command(&["master-key", "new", new.to_str().unwrap()]).output().unwrap();
     assert!(!again.status.success(), "a key is never overwritten");
@@ -61,7 +64,8 @@ async fn the_master_key_is_changed_node_by_node() {
     assert!(running.terminate());
     deliver(&behind, &other, &fresh).await;
 
-    let said = ahead.run(&["master-key", "reseal"]);
+    let reseal = commands(block(PART, 1));
+    let said = ahead.run(&reseal[0]);
     assert!(said.contains("1 secrets were sealed anew; the current key opens all"), "{said}");
     assert!(ahead.run(&["master-key", "reseal"]).contains("0 secrets"));
     assert!(behind.terminate());

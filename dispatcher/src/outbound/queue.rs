@@ -381,6 +381,22 @@ impl Queue {
         Ok(n)
     }
 
+    /// Drops what was said in the attempts of mails whose personal halves were erased.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn forget(&self, team: &TeamId, mails: &[OutboundId]) -> Result<(), Error> {
+        let mut tx = self.work.begin().await?;
+        let sql = tx.pick(
+            "DELETE FROM outbound_transcripts
+             WHERE team_id = $1 AND outbound_id IN (SELECT value FROM json_each($2))",
+            "DELETE FROM outbound_transcripts
+             WHERE team_id = $1 AND outbound_id IN (SELECT json_array_elements_text($2::json))",
+        );
+        exec!(tx, sql, team.as_str(), json!(mails).to_string())?;
+        tx.commit().await
+    }
+
     /// Returns what was said in the attempts of a mail in the last seven days, first attempt first.
     ///
     /// # Errors
