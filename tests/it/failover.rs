@@ -92,7 +92,7 @@ impl Pair {
                 format!("{rows:?}\n").replace("\\n", "\n")
             }
         };
-        let log = std::fs::read_to_string(format!("{}.log", self.directory(self.primary).display()));
+        let log = std::fs::read_to_string(format!("{}.log", self.servers.directory(self.primary).display()));
         let lines: Vec<_> = log.as_deref().unwrap_or_default().lines().rev().take(40).collect();
         lines.iter().rev().for_each(|line| said.extend([line, "\n"]));
         said
