@@ -92,7 +92,7 @@ pub async fn catch_up(config: &Config, store: &Store) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut done = Done::default();
-    for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+    for (n, line) in whole(&text).lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let erasure: Erasure = serde_json::from_str(line)
             .with_context(|| format!("line {} of {} is not an erasure", n + 1, place(config).display()))?;
         let again = erase(store, &erasure).await?;
@@ -212,11 +212,21 @@ fn read(config: &Config) -> anyhow::Result<Option<String>> {
     }
 }
 
+/// Returns the lines that were written to their end.
+fn whole(text: &str) -> &str {
+    text.rfind('\n').map_or("", |end| &text[..=end])
+}
+
 /// Adds a line, durably, before anything is erased.
 fn record(config: &Config, erasure: &Erasure) -> anyhow::Result<()> {
     let place = place(config);
+    let whole = whole(&read(config)?.unwrap_or_default()).len() as u64;
     let write = || -> std::io::Result<()> {
         let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&place)?;
+        // Half a line: its erasure was never begun.
+        if file.metadata()?.len() > whole {
+            file.set_len(whole)?;
+        }
         file.write_all(format!("{}\n", serde_json::to_string(erasure)?).as_bytes())?;
         file.sync_all()?;
         place.parent().map_or(Ok(()), |directory| std::fs::File::open(directory).and_then(|d| d.sync_all()))
@@ -243,6 +253,13 @@ fn digest(store: &Store, text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn half_a_line_is_no_erasure() {
+        assert_eq!(whole("{}\n{\"at\":1"), "{}\n");
+        assert_eq!(whole("{\"at\":1"), "");
+        assert_eq!(whole("{}\n"), "{}\n");
+    }
 
     #[test]
     fn neighbouring_positions_are_one_range_and_epochs_are_apart() {
