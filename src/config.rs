@@ -431,10 +431,10 @@ impl Config {
         check(prices.iter().all(|p| p.0 >= 0), "prices must not be negative");
         let credit = self.billing.new_team_credit_limit_nanos;
         check(credit.0 >= 0, "billing.new_team_credit_limit_nanos must not be negative");
-        problems.extend(self.database.problems());
         let after = self.billing.charge_after_seconds;
         check((60..=86_400).contains(&after), "billing.charge_after_seconds must be between 60 and 86400");
         check(self.billing.charge_look_seconds > 0, "billing.charge_look_seconds must be more than 0");
+        problems.extend(self.database.problems());
         problems.extend(self.sections().into_iter().flat_map(|(name, section)| {
             section.into_iter().map(move |p| if p.starts_with(name) { p } else { format!("{name}.{p}") })
         }));
