@@ -106,6 +106,20 @@ fn used(server: &Server) -> (u64, u64) {
     (ticks * 10, resident.split_whitespace().next().unwrap().parse().unwrap())
 }
 
+/// Waits until a node that has just started has looked at all teams once: it does not work less any more than before.
+async fn settle(server: &Server) {
+    let mut before = u64::MAX;
+    for _ in 0..20 {
+        let (from, _) = used(server);
+        tokio::time::sleep(SETTLE).await;
+        let worked = used(server).0 - from;
+        if worked + 50 >= before {
+            return;
+        }
+        before = worked;
+    }
+}
+
 /// Counts the statements of a database in a part of its server's log, by how they begin.
 fn statements(log: &str, database: &str) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
@@ -172,7 +186,7 @@ async fn a_table_of_idle_costs() {
                 None => Installation::new(),
             };
             let (server, ready) = start(&installation, teams, on_postgres).await;
-            tokio::time::sleep(SETTLE).await;
+            settle(&server).await;
             let log = || cluster.as_ref().map(Cluster::server_log).unwrap_or_default();
             let (from, (busy, _)) = (log().len(), used(&server));
             tokio::time::sleep(WINDOW).await;
