@@ -1,5 +1,7 @@
 //! Senders who asked for it are told by mail what became of theirs (RFC 3461), once, whenever a crash comes.
 
+use std::io::Write as _;
+use std::process::Stdio;
 use std::sync::atomic::Ordering;
 
 use dispatcher::outbound::Filing;
@@ -99,6 +101,39 @@ async fn a_failure_is_filed_once_whenever_a_crash_comes() {
         assert!(reports[0].contains("\r\nHi\r\n"), "RET=FULL: {}", reports[0]);
         reactor.stop().await;
     }
+}
+
+#[tokio::test]
+async fn pythons_parser_reads_a_report_as_what_it_is() {
+    const SCRIPT: &str = "import sys\n\
+        from email import message_from_bytes, policy\n\
+        m = message_from_bytes(sys.stdin.buffer.read(), policy=policy.SMTP)\n\
+        assert m.get_content_type() == 'multipart/report' and m.get_param('report-type') == 'delivery-status', m.keys()\n\
+        assert m['Auto-Submitted'] == 'auto-replied' and m['References'] == m['In-Reply-To'], m.items()\n\
+        text, status, mail = m.get_payload()\n\
+        assert [p.get_content_type() for p in (text, status, mail)] == \
+            ['text/plain', 'message/delivery-status', 'message/rfc822']\n\
+        whole, bob, eve = status.get_payload()\n\
+        assert whole['Original-Envelope-Id'] == 'QQ+1' and whole['Reporting-MTA'] == 'dns; localhost', whole.items()\n\
+        for one, who in ((bob, 'bob'), (eve, 'eve')):\n\
+        \x20   assert one['Final-Recipient'] == 'rfc822; ' + who + '@example.net', one.items()\n\
+        \x20   assert one['Action'] == 'failed' and one['Status'] == '5.7.1', one.items()\n\
+        \x20   assert one['Diagnostic-Code'] == 'smtp; 554 5.7.1 go away', one.items()\n\
+        inner = mail.get_payload(0)\n\
+        assert inner['Subject'] == 'Hello' and inner.get_content() == 'Hi\\r\\n', inner.as_string()\n";
+    let (world, _server) = direct(Manner { mail: "554 5.7.1 go away", ..Manner::default() }).await;
+    let reactor = world.start();
+    let mail = asking(&world, &["bob@example.net", "eve@example.net"]).await;
+    world.until(&mail, "told", |m| m.is_settled() && m.notices.is_empty()).await;
+    reactor.stop().await;
+    let reports = world.mailboxes.reports.lock().unwrap().clone();
+    assert_eq!(reports.len(), 1, "who came to the same end at once is told of at once: {reports:?}");
+    let mut python = std::process::Command::new("python3");
+    let python = python.args(["-c", SCRIPT]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut python = python.expect("python3 is there: the judges need it");
+    python.stdin.take().unwrap().write_all(reports[0].as_bytes()).unwrap();
+    let done = python.wait_with_output().unwrap();
+    assert!(done.status.success(), "{}\n{}", String::from_utf8_lossy(&done.stderr), reports[0]);
 }
 
 #[tokio::test]
