@@ -119,8 +119,8 @@ pub async fn teams(config: &Config, command: cli::Teams) -> anyhow::Result<()> {
     match command {
         cli::Teams::Create { name, domain } => {
             // The first team of a production installation is made before anything ever served.
-            let purpose =
-                if config.server.data_dir.join("log.db").exists() { Purpose::Command } else { Purpose::Serve };
+            let is_new = config.database.url.is_empty() && !config.server.data_dir.join("log.db").exists();
+            let purpose = if is_new { Purpose::Serve } else { Purpose::Command };
             let store = Store::open(config, purpose).await?;
             let team = create_team(&store, config, &name, domain.as_deref()).await?;
             let permissions = permission::Preset::Full.permissions();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use api::auth::secret::Pepper;
-use eventlog::{Allot, EventLog, MasterKey};
+use eventlog::{Allot, EventLog, MasterKey, Signer};
 
 use crate::config::Config;
 
@@ -19,6 +19,7 @@ pub struct InstallationSecrets {
     pub pepper: Pepper,
     /// What the key that signs checkpoints is made of.
     pub checkpoint_seed: [u8; 32],
+    checkpoint_file: PathBuf,
     /// What each is recognised by: its name, its file, and digests that tell nothing of it.
     marks: [Mark; 2],
 }
@@ -57,8 +58,10 @@ pub fn load(config: &Config, allot: &Allot) -> anyhow::Result<InstallationSecret
         Mark { name: MASTER_KEY, file: master_at, digests },
         Mark { name: "pepper", file: pepper_at, digests: vec![digest(pepper)] },
     ];
-    let checkpoint_seed = read_or_make(&config.secrets.checkpoint_key_file, &data.join("checkpoint.key"), allot)?;
-    Ok(InstallationSecrets { master_key, pepper: Pepper::new(pepper), checkpoint_seed, marks })
+    let checkpoint_key_file = &config.secrets.checkpoint_key_file;
+    let checkpoint_file = place(checkpoint_key_file, "checkpoint.key");
+    let checkpoint_seed = read_or_make(checkpoint_key_file, &checkpoint_file, allot)?;
+    Ok(InstallationSecrets { master_key, pepper: Pepper::new(pepper), checkpoint_seed, checkpoint_file, marks })
 }
 
 /// Returns what a key is recognised by: under a purpose of its own, so that what is kept in the database is of no other
@@ -80,12 +83,13 @@ fn key(text: &str, path: &Path) -> anyhow::Result<[u8; 32]> {
     Ok(key)
 }
 
-/// Compares the secrets with those that the database was made with, which the first start notes.
+/// Compares the secrets with those that the database was made with, which the first start notes. Another key for checkpoints
+/// is noted in place of one that was retired.
 ///
 /// # Errors
-/// One of them is another: what is sealed would not open, no API key would work, and what this node wrote no other node
-/// could use.
-pub async fn check(log: &EventLog, secrets: &InstallationSecrets) -> anyhow::Result<()> {
+/// One of them is another: what is sealed would not open, no API key would work, no checkpoint would go on from the last,
+/// and what this node wrote no other node could use.
+pub async fn check(log: &EventLog, secrets: &InstallationSecrets, signer: &Signer) -> anyhow::Result<()> {
     for Mark { name, file, digests } in &secrets.marks {
         let kept = log.keep_first(&mark_of(name), &digests[0]).await?;
         if !digests.contains(&kept) {
@@ -96,7 +100,20 @@ pub async fn check(log: &EventLog, secrets: &InstallationSecrets) -> anyhow::Res
             );
         }
     }
-    Ok(())
+    let (name, public) = (mark_of("checkpoint key"), signer.key.public().to_string());
+    let kept = log.keep_first(&name, &public).await?;
+    if kept == public {
+        return Ok(());
+    }
+    if !signer.retired.iter().any(|key| key.to_string() == kept) {
+        bail!(
+            "{} and checkpoints.origin give another public key than the one that signs this database's checkpoints, {kept}; \
+             copy the file and the origin from another node, or, to sign with a new key from now on, name the old one in \
+             checkpoints.retired_keys",
+            secrets.checkpoint_file.display()
+        );
+    }
+    Ok(log.keep(&name, &public).await?)
 }
 
 /// Notes the current master key as the one that everything is sealed with: from now on a node must have it.

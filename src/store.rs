@@ -103,7 +103,7 @@ impl Store {
         let signer = config.checkpoints.signer(key).context("checkpoints.retired_keys")?;
         let node = node(data, &allot)?;
         let log = EventLog::open(backend, options).await?;
-        secrets::check(&log, &secrets).await?;
+        secrets::check(&log, &secrets, &signer).await?;
         // Asked at the start: otherwise the first large mail would be the one to find out.
         if purpose == Purpose::Serve && config.blobs.location.starts_with("s3://") {
             let cannot = || format!("blobs.location: {} cannot be used", config.blobs.location);

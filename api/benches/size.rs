@@ -20,7 +20,7 @@ use domain::Actor;
 use domain::api_key::{CreateMailboxKey, Kind};
 use domain::id::EventId;
 use domain::permission::Permissions;
-use eventlog::{Allot, Submission};
+use eventlog::{Allot, Failpoints, Submission};
 use http_body_util::BodyExt as _;
 use projections::{Runner, Views};
 use tokio::task::JoinSet;
@@ -40,7 +40,7 @@ async fn main() {
     }
     let directory = tempfile::tempdir().unwrap();
     let allot = Allot::system();
-    let log = history::open(directory.path(), &allot).await;
+    let log = history::open(directory.path(), &allot, Failpoints::default()).await;
     let views = Views::open_sqlite(&directory.path().join("views.db")).await.unwrap();
     let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
     tasks.spawn({

@@ -174,6 +174,42 @@ mod tests {
         forwarded_for(peer.parse().unwrap(), &headers, &trusted).to_string()
     }
 
+    /// Serves a handler that breaks, under the conventions of every route.
+    async fn broken(path: &str) -> (u16, serde_json::Value) {
+        use axum::routing::get;
+        use eventlog::{Allot, BlobStore, EventLog, MasterKey, MemoryBackend, Options};
+        use tower::ServiceExt as _;
+
+        let allot = Allot::system();
+        let options = Options::new(MasterKey::new(&[7; 32]), BlobStore::memory(), allot.entropy());
+        let log = EventLog::open(Arc::new(MemoryBackend::default()), options).await.unwrap();
+        let views = projections::Views::memory().await.unwrap();
+        let pepper = crate::auth::secret::Pepper::new([9; 32]);
+        let app = App::new(log, views, allot, pepper, crate::Config::default());
+        let router = axum::Router::new()
+            .route("/text", get(async || if true { panic!("canary: SELECT secret FROM /etc/passwd") } else { "" }))
+            .route("/value", get(async || if true { std::panic::panic_any(7_u8) } else { "" }))
+            .route("/well", get(async || "well"))
+            .layer(axum::middleware::from_fn_with_state(app, conventions));
+        let request = Request::get(path).body(axum::body::Body::empty()).unwrap();
+        let answer = router.oneshot(request).await.unwrap();
+        let status = answer.status().as_u16();
+        assert!(answer.headers().contains_key(X_REQUEST_ID));
+        let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_answered_with_a_plain_500_and_the_process_lives() {
+        for path in ["/text", "/value"] {
+            let (status, body) = broken(path).await;
+            assert_eq!((status, &body["error"]["code"]), (500, &serde_json::json!("internal_error")), "{body}");
+            let text = body.to_string();
+            assert!(["canary", "SELECT", "passwd", ".rs", "panic"].iter().all(|word| !text.contains(word)), "{text}");
+            assert_eq!(broken("/well").await.0, 200);
+        }
+    }
+
     #[test]
     fn only_trusted_proxies_are_believed() {
         assert_eq!(seen("192.0.2.1", "198.51.100.7", &[]), "192.0.2.1");

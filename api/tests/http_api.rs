@@ -3,6 +3,8 @@
 
 #[path = "http_api/audit.rs"]
 mod audit;
+#[path = "http_api/audit_table.rs"]
+mod audit_table;
 #[path = "http_api/conventions.rs"]
 mod conventions;
 #[path = "http_api/delivery.rs"]
@@ -11,18 +13,24 @@ mod delivery;
 mod dns;
 #[path = "http_api/domains.rs"]
 mod domains;
+#[path = "http_api/framing.rs"]
+mod framing;
 #[path = "http_api/harness.rs"]
 mod harness;
 #[path = "http_api/injection.rs"]
 mod injection;
 #[path = "http_api/keys.rs"]
 mod keys;
+#[path = "http_api/limits.rs"]
+mod limits;
 #[path = "http_api/links.rs"]
 mod links;
 #[path = "http_api/mail.rs"]
 mod mail;
 #[path = "http_api/mailboxes.rs"]
 mod mailboxes;
+#[path = "http_api/matrix.rs"]
+mod matrix;
 #[path = "http_api/money.rs"]
 mod money;
 #[path = "http_api/notifications.rs"]
@@ -35,6 +43,8 @@ mod sending;
 mod submissions;
 #[path = "http_api/suppressions.rs"]
 mod suppressions;
+#[path = "http_api/timing.rs"]
+mod timing;
 #[path = "http_api/uploads.rs"]
 mod uploads;
 #[path = "http_api/usage.rs"]

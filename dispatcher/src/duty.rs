@@ -17,11 +17,17 @@ WHERE duties.owner = excluded.owner OR duties.expires_at <= $4
 RETURNING epoch";
 
 /// A duty of this installation, as one node sees it. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Duty {
     work: Work,
     name: &'static str,
     node: String,
+}
+
+impl std::fmt::Debug for Duty {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Duty").field("name", &self.name).field("node", &self.node).finish_non_exhaustive()
+    }
 }
 
 impl Duty {

@@ -30,6 +30,15 @@ pub enum Fault {
     Flush,
 }
 
+/// What a bench leaves out of an append, to see what it costs. A log that was written so does not verify.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Records are not chained: their hash is zero.
+    pub chain: bool,
+    /// What identifies people is written among the facts, and has no digest.
+    pub personal_half: bool,
+}
+
 /// Failpoints of one log or store: at most one is armed, and it fires once. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Failpoints {
@@ -37,6 +46,8 @@ pub struct Failpoints {
     armed: std::sync::Arc<std::sync::Mutex<Option<(Point, Fault)>>>,
     #[cfg(feature = "failpoints")]
     observer: Option<Observer>,
+    #[cfg(feature = "failpoints")]
+    left_out: LeftOut,
 }
 
 /// Is told of every point that is passed.
@@ -68,6 +79,16 @@ impl Failpoints {
         Self { observer: Some(Observer(std::sync::Arc::new(observer))), ..Self::default() }
     }
 
+    /// Returns failpoints that leave something out of every append.
+    #[must_use]
+    pub fn leaving_out(left_out: LeftOut) -> Self {
+        Self { left_out, ..Self::default() }
+    }
+
+    pub(crate) fn left_out(&self) -> LeftOut {
+        self.left_out
+    }
+
     /// Returns whether the armed point has not fired yet.
     #[must_use]
     pub fn is_armed(&self) -> bool {
@@ -96,6 +117,10 @@ impl Failpoints {
 
 #[cfg(not(feature = "failpoints"))]
 impl Failpoints {
+    pub(crate) fn left_out(&self) -> LeftOut {
+        LeftOut::default()
+    }
+
     pub(crate) fn goes_step_by_step(&self) -> bool {
         false
     }

@@ -50,7 +50,7 @@ pub use backend::{
 pub use blob::{BlobStore, INLINE_BYTES_MAX, StagedBlob};
 pub use bodies::{MovedBodies, Orphans};
 pub use directory::{DirectoryEntry, DirectoryKey, DirectoryTarget};
-pub use failpoint::{Failpoints, Fault, Point};
+pub use failpoint::{Failpoints, Fault, LeftOut, Point};
 #[cfg(feature = "model")]
 pub use lane::model;
 pub use log::{Entropy, EventLog, LogError, Options, Resealed};

@@ -6,6 +6,7 @@
 //! the server and removes the directory, so that nothing is left behind even by a killed test.
 
 mod in_front;
+mod s3;
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 pub use in_front::InFront;
+pub use s3::S3;
 
 /// A running cluster.
 #[derive(Debug)]

@@ -200,3 +200,29 @@ async fn the_write_ahead_file_is_gone_after_closing() {
     let left = std::fs::metadata(store.path().with_extension("db-wal")).map_or(0, |m| m.len());
     assert_eq!(left, 0);
 }
+
+#[tokio::test]
+async fn a_sealed_secret_that_was_moved_to_another_row_or_team_does_not_open() {
+    let store = Sqlite::new().await;
+    let log = store.log().await;
+    let teams = [TeamId::new(1, [1; 9]), TeamId::new(1, [2; 9])];
+    let secret = domain::id::SecretId::new(1, [1; 9]);
+    for team in &teams {
+        let create = CreateTeam { name: "x".to_owned(), limits: Limits::default() };
+        let submission = Submission::new(team.clone(), 1, Actor::Operator, "test", create);
+        let text = eventlog::SecretText::new(b"secret".to_vec());
+        log.transact(submission.with_secret(secret.clone(), "webhook", text)).await.unwrap();
+    }
+    for team in &teams {
+        assert_eq!(log.secret(team, &secret, "webhook").await.unwrap().unwrap().expose(), b"secret");
+    }
+    store
+        .tamper(
+            "UPDATE secrets SET sealed = (SELECT sealed FROM secrets ORDER BY team_id DESC LIMIT 1)
+             WHERE team_id = (SELECT MIN(team_id) FROM secrets)",
+        )
+        .await;
+    let moved = log.secret(&teams[0], &secret, "webhook").await;
+    assert!(matches!(moved, Err(LogError::Seal(_))), "{moved:?}");
+    assert_eq!(log.secret(&teams[1], &secret, "webhook").await.unwrap().unwrap().expose(), b"secret");
+}

@@ -112,7 +112,8 @@ macro_rules! corpora {
 }
 
 corpora! {
-    smtp_data smtp_client returned html signatures webhook_url
+    smtp_server smtp_data smtp_client mime returned html signatures submission address webhook_url
     #[cfg(feature = "doors")] json_bodies
+    #[cfg(feature = "doors")] cursors
     #[cfg(feature = "doors")] last_event_id
 }

@@ -114,6 +114,43 @@ fn hostile_structures_cost_little_time() {
 }
 
 #[test]
+fn limits_hold_at_themselves() {
+    let limits = ParseLimits {
+        depth_max: 20,
+        parts_max: 200,
+        header_fields_max: 500,
+        addresses_max: 100,
+        references_max: 100,
+        ..ParseLimits::default()
+    };
+    let nested = |count: usize| -> String {
+        let head = |i| format!("Content-Type: multipart/mixed; boundary=b{i}\n\n--b{i}\n");
+        (0..count).map(head).collect::<String>() + "\ninnermost\n"
+    };
+    // The message itself is a part.
+    let parts =
+        |count: usize| format!("Content-Type: multipart/mixed; boundary=b\n\n{}", "--b\n\nx\n".repeat(count - 1));
+    let fields = |count: usize| format!("{}\nbody", "X-Field: value\n".repeat(count));
+    let holds = |name: &str, max: usize, make: &dyn Fn(usize) -> String| {
+        for (count, beyond) in [(max - 1, false), (max, false), (max + 1, true)] {
+            let message = parse(make(count).as_bytes(), &limits);
+            assert_eq!(message.truncated, beyond, "{count} {name}");
+            assert_eq!(message.parse_status == ParseStatus::Partial, beyond, "{count} {name}");
+        }
+    };
+    holds("nested multiparts", limits.depth_max, &nested);
+    holds("parts", limits.parts_max, &parts);
+    holds("header fields", limits.header_fields_max, &fields);
+    for (count, kept) in [(99, 99), (100, 100), (101, 100)] {
+        let people: Vec<_> = (0..count).map(|n| format!("p{n}@example.net")).collect();
+        let ids: Vec<_> = (0..count).map(|n| format!("<{n}@example.net>")).collect();
+        let raw = format!("To: {}\nReferences: {}\n\nbody", people.join(",\n "), ids.join("\n "));
+        let message = parse(raw.as_bytes(), &limits);
+        assert_eq!((message.to.len(), message.references.len()), (kept, kept), "{count}");
+    }
+}
+
+#[test]
 fn hostile_html_costs_little_time() {
     let cases = [
         ("nested div", "<div>".repeat(100_000)),

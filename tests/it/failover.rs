@@ -167,6 +167,24 @@ impl Pair {
         self.filled(line.strip_prefix("export POSTLOG_DATABASE__URL=").expect("it sets the URL"))
     }
 
+    /// Returns what the primary's connections wait for, and the end of its own log.
+    async fn what_the_primary_does(&self) -> String {
+        let connected = tokio::time::timeout(Duration::from_secs(10), self.connect(self.primary)).await;
+        let mut said = match connected {
+            Err(_) => "it takes no connection\n".to_owned(),
+            Ok(mut connection) => {
+                let activity = "SELECT pg_is_in_recovery()::text || ' ' || coalesce(string_agg(concat_ws(' ', pid,
+                    backend_type, state, wait_event_type, wait_event, left(query, 60)), E'\\n'), '') FROM pg_stat_activity";
+                let rows: Result<String, _> = sqlx::query_scalar(activity).fetch_one(&mut connection).await;
+                format!("{rows:?}\n").replace("\\n", "\n")
+            }
+        };
+        let log = std::fs::read_to_string(format!("{}.log", self.directory(self.primary).display()));
+        let lines: Vec<_> = log.as_deref().unwrap_or_default().lines().rev().take(40).collect();
+        lines.iter().rev().for_each(|line| said.extend([line, "\n"]));
+        said
+    }
+
     async fn connect(&self, server: usize) -> PgConnection {
         let url = format!("postgres://postlog@127.0.0.1:{}/postlog", self.ports[server]);
         PgConnection::connect(&url).await.expect("the server answers")
@@ -284,7 +302,7 @@ async fn no_acknowledged_event_is_lost_when_the_primary_dies_and_its_standby_tak
             pair.kill_primary();
             pair.promote();
         });
-        away = away.max(back(&ledger, &nodes).await);
+        away = away.max(back(&pair, &ledger, &nodes).await);
         if round == 0 {
             old_primary_is_left_alone(&pair, &ledger).await;
         }
@@ -315,11 +333,17 @@ async fn under_load(ledger: &Ledger, more: usize) {
 }
 
 /// Waits until both nodes have answered again; returns how long that took.
-async fn back(ledger: &Ledger, nodes: &[Server]) -> Duration {
+async fn back(pair: &Pair, ledger: &Ledger, nodes: &[Server]) -> Duration {
     let promoted = Instant::now();
     ledger.answered.lock().unwrap().clear();
     while ledger.answered.lock().unwrap().len() < nodes.len() {
-        assert!(promoted.elapsed() < BACK_WITHIN, "the service is back within {BACK_WITHIN:?} of the promotion");
+        if promoted.elapsed() >= BACK_WITHIN {
+            let answered: Vec<_> = ledger.answered.lock().unwrap().keys().copied().collect();
+            panic!(
+                "the service is not back within {BACK_WITHIN:?} of the promotion; nodes that answered: {answered:?}\n{}",
+                pair.what_the_primary_does().await
+            );
+        }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     promoted.elapsed()

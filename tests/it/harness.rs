@@ -102,6 +102,12 @@ impl Installation {
         self
     }
 
+    /// Sets environment variables as they are, for every process of this installation.
+    pub fn with_variables(mut self, variables: Vec<(String, String)>) -> Self {
+        self.environment.extend(variables);
+        self
+    }
+
     /// Returns the data directory.
     pub fn data(&self) -> PathBuf {
         self.data.clone()
@@ -144,20 +150,25 @@ impl Installation {
 
     /// Starts a server and waits until it is ready.
     pub fn start(&self) -> Server {
-        self.start_by(self.command(&["serve"]))
+        self.start_by(self.command(&["serve"]), Stdio::inherit())
     }
 
-    /// The same through a shell that becomes the program, `"$0" "$@"`.
+    /// Starts a server whose log lines go to a file, and waits until it is ready.
+    pub fn start_logging_to(&self, file: &Path) -> Server {
+        self.start_by(self.command(&["serve"]), std::fs::File::create(file).expect("a file for the log").into())
+    }
+
+    /// The same as [`Self::start`] through a shell that becomes the program, `"$0" "$@"`.
     pub fn start_through(&self, script: &str) -> Server {
         let program = self.command(&["serve"]);
         let mut shell = Command::new("sh");
         shell.args(["-c", script]).arg(program.get_program()).args(program.get_args()).env_clear();
         shell.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        self.start_by(shell)
+        self.start_by(shell, Stdio::inherit())
     }
 
-    fn start_by(&self, mut command: Command) -> Server {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().expect("the program starts");
+    fn start_by(&self, mut command: Command, log: Stdio) -> Server {
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("the program starts");
         let stdout = child.stdout.take().expect("stdout is piped");
         let (lines, received) = mpsc::sync_channel(1_024);
         std::thread::spawn(move || {

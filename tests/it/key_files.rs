@@ -24,9 +24,30 @@ fn story(installation: &Installation, node: &Installation) {
         assert!(!output.status.success(), "operator commands are refused too");
         std::fs::write(&path, right).unwrap();
     }
+    checkpoint_key_changes_only_by_name(node);
     let server = node.start();
     assert!(server.terminate());
     assert!(installation.run(&["verify"]).contains("the chain holds"));
+}
+
+fn checkpoint_key_changes_only_by_name(node: &Installation) {
+    let path = node.data().join("checkpoint.key");
+    let (right, old) = (std::fs::read(&path).unwrap(), node.run(&["checkpoint", "key"]).trim().to_owned());
+    std::fs::write(&path, "cd".repeat(32)).unwrap();
+    let said = refusal(node);
+    assert!(said.contains("checkpoint.key") && said.contains(&old) && said.contains("retired_keys"), "{said}");
+    let with_old_retired = |arguments: &[&str]| {
+        let mut command = node.command(arguments);
+        let output = command.env("POSTLOG_CHECKPOINTS__RETIRED_KEYS", format!("[\"{old}\"]")).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let new = with_old_retired(&["checkpoint", "key"]).trim().to_owned();
+    assert!(!new.is_empty() && new != old, "{new}");
+    std::fs::write(&path, &right).unwrap();
+    assert!(refusal(node).contains(&new), "a node that still has the old key is told of the new one");
+    let mut back = node.command(&["checkpoint", "key"]);
+    back.env("POSTLOG_CHECKPOINTS__RETIRED_KEYS", format!("[\"{new}\"]"));
+    assert!(back.output().unwrap().status.success());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "stories may fail loudly")]
 
 mod architecture;
+mod bodies_move_out;
 mod crash;
 mod cut_commits;
 mod domains_are_verified;
@@ -25,12 +26,15 @@ mod postgres;
 mod proxy;
 mod readme;
 mod rebuild_changes_nothing;
+mod secrets_stay_secret;
 mod smtp_client;
 mod stream_client;
 mod streams_resume_without_gap;
 mod submitted_mail_comes_back;
+mod supply_chain;
 mod takeover;
 mod tenants_are_strangers;
 mod usage_adds_up;
 mod webhook_sink;
 mod webhooks_survive_a_dead_endpoint;
+mod wrong_configs;

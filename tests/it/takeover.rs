@@ -24,6 +24,7 @@ fn with_short_leases(installation: Installation) -> Installation {
     let seconds = LEASE.as_secs().to_string();
     installation
         .with("SERVER__DUTY_LEASE_SECONDS", &seconds)
+        .with("CHECKPOINTS__LEASE_SECONDS", &seconds)
         .with("OUTBOUND__LEASE_SECONDS", &seconds)
         .with("WEBHOOKS__ATTEMPT_SECONDS", "1")
         .with("WEBHOOKS__LIMITS__ATTEMPT_SECONDS", "1")
@@ -56,7 +57,7 @@ async fn duties_of(installation: &Installation, node: &str) -> (Duration, i64) {
             ask(installation, "SELECT name, owner, epoch FROM work.duties ORDER BY name").await;
         let epochs: BTreeSet<_> =
             duties.iter().filter(|(_, owner, _)| owner == node).map(|(.., epoch)| *epoch).collect();
-        let all = duties.len() == 2 && duties.iter().all(|(_, owner, _)| owner == node);
+        let all = duties.len() == 4 && duties.iter().all(|(_, owner, _)| owner == node);
         if let (true, Some(epoch)) = (all, epochs.last()) {
             return (began.elapsed(), *epoch);
         }

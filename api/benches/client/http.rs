@@ -30,10 +30,23 @@ pub async fn measure(
             serve.await.unwrap();
         }
     });
+    let measured = ask(&[to], connections, round, requests).await;
+    stop.cancel();
+    serving.join_all().await;
+    measured
+}
+
+/// The same from servers that are there: connection `n` goes to the `n`th of them, and around.
+pub async fn ask(
+    servers: &[SocketAddr],
+    connections: usize,
+    round: Duration,
+    requests: Arc<impl Fn(usize, u64) -> String + Send + Sync + 'static>,
+) -> (f64, Vec<f64>) {
     let mut clients = JoinSet::new();
     let started = Instant::now();
     for connection in 0..connections {
-        let requests = Arc::clone(&requests);
+        let (requests, to) = (Arc::clone(&requests), servers[connection % servers.len()]);
         clients.spawn(async move {
             let mut stream = TcpStream::connect(to).await.unwrap();
             stream.set_nodelay(true).unwrap();
@@ -51,8 +64,6 @@ pub async fn measure(
     }
     let mut taken = clients.join_all().await.concat();
     let rate = taken.len() as f64 / started.elapsed().as_secs_f64();
-    stop.cancel();
-    serving.join_all().await;
     taken.sort_by(f64::total_cmp);
     (rate, taken)
 }

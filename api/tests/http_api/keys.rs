@@ -1,5 +1,8 @@
 //! API keys of the team.
 
+use std::collections::HashSet;
+
+use api::auth::secret::{Pepper, Presented, mint};
 use domain::api_key::Kind;
 use domain::permission::{Permissions, Preset};
 use domain::team::Limits;
@@ -123,4 +126,23 @@ async fn revoked_keys_are_listed_only_when_asked_for() {
     assert_eq!((count("").await, count("?include_revoked=true").await, count("?kind=sending").await), (1, 2, 0));
     let shown = world.get(&format!("/keys/{second}")).key(&team.root).send().await.data();
     assert_eq!(shown["status"], "revoked");
+}
+
+#[test]
+fn no_two_keys_are_the_same_and_none_is_taken_with_a_typing_error() {
+    let count = std::env::var("POSTLOG_TEST_KEYS").ok().and_then(|text| text.parse().ok()).unwrap_or(20_000);
+    let (allot, pepper) = (eventlog::Allot::system(), Pepper::new([7; 32]));
+    let (mut secrets, mut lookups, mut ids) = (HashSet::new(), HashSet::new(), HashSet::new());
+    for n in 0..count {
+        let fresh = mint(&allot, &pepper, Kind::Sending);
+        let secret = fresh.secret.expose_str().to_owned();
+        // Two characters that stand beside each other change places.
+        let mut typed = secret.clone().into_bytes();
+        let at = 8 + n % 57;
+        typed.swap(at, at + 1);
+        let typed = String::from_utf8(typed).unwrap();
+        assert!(typed == secret || Presented::parse(&typed).is_none(), "{typed} is taken");
+        assert!(lookups.insert(fresh.minted.lookup) && ids.insert(fresh.minted.key) && secrets.insert(secret));
+    }
+    assert_eq!(secrets.len(), count);
 }

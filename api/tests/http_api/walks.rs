@@ -11,16 +11,16 @@ use serde_json::{Value, json};
 use crate::harness::{Box_, MAIL, Team, World};
 
 /// One operation of the document.
-struct Operation {
-    method: Method,
-    path: String,
-    surface: String,
+pub struct Operation {
+    pub method: Method,
+    pub path: String,
+    pub surface: String,
     permission: Option<String>,
-    parameters: Vec<String>,
-    has_body: bool,
+    pub parameters: Vec<String>,
+    pub has_body: bool,
 }
 
-fn operations() -> Vec<Operation> {
+pub fn operations() -> Vec<Operation> {
     let document = serde_json::to_value(api::document()).unwrap();
     let mut operations = vec![];
     for (path, item) in document["paths"].as_object().unwrap() {
@@ -44,9 +44,9 @@ fn operations() -> Vec<Operation> {
 }
 
 /// Ids of things of one team, by the place in the path where they stand.
-struct Things {
-    team: Team,
-    mailbox: Box_,
+pub struct Things {
+    pub team: Team,
+    pub mailbox: Box_,
     webhook: String,
     message: String,
     thread: String,
@@ -74,7 +74,7 @@ async fn sent(world: &World, team: &Team, mailbox: &Box_) -> (String, String) {
 }
 
 impl Things {
-    async fn new(world: &World, domain: &str) -> Self {
+    pub async fn new(world: &World, domain: &str) -> Self {
         // The walk makes a key for each permission that it takes away.
         let team = world.team_with(domain, Limits { active_keys: 1_000, ..Limits::default() }).await;
         let mailbox = world.mailbox(&team, "box").await;
@@ -119,7 +119,7 @@ impl Things {
         }
     }
 
-    fn fill(&self, operation: &Operation) -> String {
+    pub fn fill(&self, operation: &Operation) -> String {
         let mut path = operation.path.clone();
         for name in &operation.parameters {
             let value = match name.as_str() {
@@ -154,8 +154,17 @@ impl Things {
     }
 }
 
+/// Returns the path with ids of the right kinds that nobody has.
+pub fn unknown(path: &str) -> String {
+    let segment = |segment: &str| match segment.split_once('_') {
+        Some((kind, id)) if id.len() == 24 => format!("{kind}_{}", "z".repeat(24)),
+        _ => segment.to_owned(),
+    };
+    path.split('/').map(segment).collect::<Vec<_>>().join("/")
+}
+
 /// A body that some operation of the path accepts.
-fn body(operation: &Operation) -> Value {
+pub fn body(operation: &Operation) -> Value {
     match (operation.method.as_str(), operation.path.as_str()) {
         ("POST", "/mailboxes") => json!({"email": "new@a.test"}),
         ("POST", "/mailboxes/{public_id}/keys") => json!({"app_name": "x"}),
@@ -173,7 +182,7 @@ fn body(operation: &Operation) -> Value {
     }
 }
 
-async fn call(world: &World, operation: &Operation, path: &str, key: Option<&str>) -> crate::harness::Answer {
+pub async fn call(world: &World, operation: &Operation, path: &str, key: Option<&str>) -> crate::harness::Answer {
     let call = world.call(operation.method.clone(), path);
     let call = match (operation.has_body, operation.path.contains("attachment-uploads/")) {
         (true, true) => call.header("content-length", "3").body("abc"),
@@ -186,7 +195,7 @@ async fn call(world: &World, operation: &Operation, path: &str, key: Option<&str
     }
 }
 
-fn is_stream(operation: &Operation) -> bool {
+pub fn is_stream(operation: &Operation) -> bool {
     matches!(operation.path.as_str(), "/mailbox/events" | "/events/stream")
 }
 
@@ -262,15 +271,7 @@ async fn another_teams_things_are_answered_like_things_that_do_not_exist() {
         let what = format!("{} {}", operation.method, operation.path);
         assert_eq!(answer.refusal(), (404, "not_found".to_owned()), "{what}");
         // An id that nobody has is answered with the same words.
-        let unknown: String = path
-            .split('/')
-            .map(|segment| match segment.split_once('_') {
-                Some((kind, id)) if id.len() == 24 => format!("{kind}_{}", "z".repeat(24)),
-                _ => segment.to_owned(),
-            })
-            .collect::<Vec<_>>()
-            .join("/");
-        let nobody = call(&world, &operation, &unknown, Some(key)).await;
+        let nobody = call(&world, &operation, &unknown(&path), Some(key)).await;
         assert_eq!(nobody.json()["error"], answer.json()["error"], "{what}");
         walked.insert(operation.path);
     }

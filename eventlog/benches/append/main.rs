@@ -1,12 +1,15 @@
 //! Durable appends through `transact`, beside the barest program that writes the same rows.
 //!
 //! `cargo bench -p eventlog --bench append` prints events a second and the ratio; each pair is measured in turns, and the
-//! median of the rounds counts. `-- sqlite` or `-- postgres` runs one half.
+//! median of the rounds counts. `-- sqlite`, `-- postgres` or `-- overhead` runs one part.
 #![expect(clippy::disallowed_methods, reason = "two signals to stop need no bound")]
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark may fail loudly and prints its results")]
 
 mod bare;
+#[path = "../../../projections/benches/rebuild/history.rs"]
+mod history;
 mod load;
+mod overhead;
 mod postgres;
 mod sqlite;
 
@@ -19,5 +22,8 @@ fn main() {
     }
     if wants("postgres") {
         runtime.block_on(postgres::compare());
+    }
+    if wants("overhead") {
+        runtime.block_on(overhead::compare());
     }
 }

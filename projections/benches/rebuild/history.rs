@@ -8,7 +8,7 @@ use domain::id::{BlobId, DomainId, MailboxId, MessageId, TeamId, ThreadId};
 use domain::message::{Authentication, Correspondence, Folder, Person, Received};
 use domain::{Actor, Command, StreamId, mailbox, message, sending_domain, team};
 use eventlog::sqlite::SqliteBackend;
-use eventlog::{Allot, BlobStore, EventLog, MasterKey, Options, Submission};
+use eventlog::{Allot, BlobStore, EventLog, Failpoints, MasterKey, Options, Submission};
 use tokio::task::JoinSet;
 
 const MAILBOXES: usize = 20;
@@ -32,9 +32,10 @@ async fn transact<C: Command>(log: &EventLog, allot: &Allot, team: &TeamId, comm
 }
 
 /// Opens a log on SQLite in which all of them can wait at once.
-pub async fn open(directory: &Path, allot: &Allot) -> EventLog {
+pub async fn open(directory: &Path, allot: &Allot, failpoints: Failpoints) -> EventLog {
     let backend = SqliteBackend::open_reserving(&directory.join("log.db"), 64 << 20).await.unwrap();
-    let mut options = Options::new(MasterKey::new(&[7; 32]), BlobStore::memory(), allot.entropy());
+    let master_key = MasterKey::new(&[7; 32]);
+    let mut options = Options { failpoints, ..Options::new(master_key, BlobStore::memory(), allot.entropy()) };
     options.queue_max = NonZeroUsize::new(PRODUCERS * 2).unwrap();
     EventLog::open(Arc::new(backend), options).await.unwrap()
 }

@@ -9,7 +9,7 @@ mod history;
 use std::time::Instant;
 
 use domain::id::Position;
-use eventlog::{Allot, EventLog};
+use eventlog::{Allot, EventLog, Failpoints};
 use projections::{ALL, Runner, Views, rebuild};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ fn main() {
 async fn run(events: usize) {
     let directory = tempfile::tempdir().unwrap();
     let allot = Allot::system();
-    let log = history::open(directory.path(), &allot).await;
+    let log = history::open(directory.path(), &allot, Failpoints::default()).await;
     let began = Instant::now();
     let history = history::begin(&log, &allot).await;
     history.grow(events).await;
