@@ -38,7 +38,7 @@ def data(path, key=KEY):
     return json.loads(body)["data"]
 
 
-def submit(subject, notify):
+def submit(subject, notify, failing):
     message = EmailMessage()
     message["From"], message["To"], message["Subject"] = "agent@postlog.test", f"delivered@{FAR}", subject
     message["Message-ID"] = f"<{subject.lower()}@client.test>"
@@ -47,7 +47,7 @@ def submit(subject, notify):
         smtp.login("agent", KEY)
         check("reports are offered", smtp.has_extn("dsn"))
         smtp.mail("agent@postlog.test", ["RET=FULL", "ENVID=QQ+2B314159"])
-        for local in ("delivered", "bounce.hard"):
+        for local in ("delivered", failing):
             code, said = smtp.rcpt(f"{local}@{FAR}", [notify, f"ORCPT=rfc822;old.{local}@client.test"])
             check(f"{local} is taken: {said}", code == 250)
         code, said = smtp.data(message.as_bytes())
@@ -66,8 +66,8 @@ def reports():
     return found
 
 
-submit("Silent", "NOTIFY=NEVER")
-submit("Asking", "NOTIFY=SUCCESS,FAILURE,DELAY")
+submit("Silent", "NOTIFY=NEVER", "bounce.soft")
+submit("Asking", "NOTIFY=SUCCESS,FAILURE,DELAY", "bounce.hard")
 deadline = time.monotonic() + 30
 while len(told := reports()) < 2:
     check("the reports come in time", time.monotonic() < deadline)
