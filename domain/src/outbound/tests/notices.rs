@@ -28,8 +28,11 @@ fn taken(log: &mut Vec<Any>, attempt: u32, recipients: &[u8], delivered: bool, o
     at(log, NOW, &RecordResults::of(outbound_id(1), &state, attempt, results)).unwrap()
 }
 
-/// Returns what is planned, as action, recipients and status, in order.
-fn planned(log: &[Any]) -> Vec<(NoticeAction, Vec<u8>, (u8, u16, u16))> {
+/// An action, the numbers of recipients, and the status of the first of them.
+type Planned = (NoticeAction, Vec<u8>, (u8, u16, u16));
+
+/// Returns what is planned, in order.
+fn planned(log: &[Any]) -> Vec<Planned> {
     let notices = log.iter().filter_map(|event| match event {
         Any::Outbound(Event::NoticePlanned(e)) => Some((e.action, e.numbers(), e.recipients[0].status)),
         _ => None,
