@@ -137,6 +137,7 @@ async fn mail_in(log: &EventLog, allot: &Allot, team: &TeamId, mailbox: &Mailbox
         authentication: Authentication::default(),
         sent_at: Some(now),
         parser_version: 1,
+        own_report: false,
     };
     let personal = Correspondence {
         mail_from: Some("ann@example.com".into()),

@@ -104,6 +104,7 @@ impl<'a> Doors<'a> {
         door.bounce_domain = config.bounces.normalised()?;
         let outbound = self.outgoing.settings();
         (door.smtp_hosts, door.mail_lifetime_seconds) = (outbound.policy(), outbound.retry.give_up_seconds.into());
+        door.allow_direct = outbound.allow_direct && !config.server.sandbox;
         let (log, views, allot) = (store.log.clone(), store.views.clone(), store.allot.clone());
         let mut app = api::App::new(log, views, allot, store.secrets.pepper.clone(), door)
             .with_checkpoint_key(store.signer.key.public().clone());

@@ -5,7 +5,8 @@
 
 use api::receive::{Asked, Incoming, Receiver, Refusal, Route};
 use async_trait::async_trait;
-use dispatcher::outbound::LocalDelivery;
+use dispatcher::outbound::{Filing, LocalDelivery};
+use domain::id::TeamId;
 use eventlog::Allot;
 use mail::address::{Address, ForwardPath, ReversePath};
 use mail::smtp::client::{Content, ServerReply};
@@ -15,6 +16,7 @@ use mail::smtp::{MailParameters, PeerInfo, RcptParameters, Recipient, Transactio
 #[derive(Debug, Clone)]
 pub struct LocalMail {
     receiver: Receiver,
+    reports: Receiver,
     allot: Allot,
     hostname: String,
 }
@@ -23,7 +25,8 @@ impl LocalMail {
     /// Returns a way into the mailboxes behind a pipeline; `hostname` is our name in trace fields.
     #[must_use]
     pub fn new(receiver: &Receiver, allot: Allot, hostname: &str) -> Self {
-        Self { receiver: receiver.for_local_mail(), allot, hostname: hostname.to_owned() }
+        let reports = receiver.for_own_reports();
+        Self { receiver: receiver.for_local_mail(), reports, allot, hostname: hostname.to_owned() }
     }
 
     async fn route(&self, mail_from: &ReversePath, to: &Address, size_octets: u64) -> Result<Route, Refusal> {
@@ -77,6 +80,33 @@ impl LocalDelivery for LocalMail {
         };
         let unanswered = || reply(451, "4.3.0", "temporary failure, try again later".to_owned());
         replies.into_iter().map(|own| own.or_else(|| answer.clone()).unwrap_or_else(unanswered)).collect()
+    }
+
+    async fn file_report(&self, team: &TeamId, to: &Address, content: Content) -> Filing {
+        let Ok(nobody) = ReversePath::parse("<>") else { return Filing::Refused };
+        let size_octets = u64::try_from(content.len()).unwrap_or(u64::MAX);
+        let route = match self.route(&nobody, to, size_octets).await {
+            Ok(Route::Mailbox(own)) if own.team == *team => Route::Mailbox(own),
+            // Reports about somebody else's mail come from outside, like everybody's.
+            Ok(Route::Mailbox(_)) => return Filing::Elsewhere,
+            // A return path of ours reads reports, and answers none.
+            Ok(Route::Report(_)) => return Filing::Refused,
+            Err(refusal) => return filing(refusal),
+        };
+        let recipient = Recipient { path: to.clone().into(), parameters: RcptParameters::default() };
+        let transaction = self.transaction(&nobody, vec![recipient], &content);
+        match self.reports.accept(Incoming { transaction, routes: vec![route] }).await {
+            Ok(_) => Filing::Filed,
+            Err(refusal) => filing(refusal),
+        }
+    }
+}
+
+fn filing(refusal: Refusal) -> Filing {
+    match refusal {
+        Refusal::NotHosted | Refusal::NotReceiving => Filing::Elsewhere,
+        _ if refusal.is_temporary() => Filing::Later,
+        _ => Filing::Refused,
     }
 }
 

@@ -83,6 +83,7 @@ impl Outgoing {
     /// Returns the task that carries mail, and takes mail to this installation's own mailboxes.
     pub fn reactor(self, store: &Store, local: Arc<dyn LocalDelivery>) -> Reactor {
         let Self { settings, resolver, mailer, queue } = self;
+        let pepper = store.secrets.pepper.clone();
         Reactor::new(Parts {
             log: store.log.clone(),
             queue,
@@ -94,6 +95,7 @@ impl Outgoing {
             node: store.node.clone(),
         })
         .with_return_paths(store.secrets.pepper.return_path_key())
+        .with_addresses(Arc::new(move |team, address| pepper.address(team, address)))
     }
 }
 

@@ -95,6 +95,9 @@ pub struct Config {
     /// Which servers a sending account may name: the policy by which they are connected to.
     #[serde(skip)]
     pub smtp_hosts: Policy,
+    /// Whether teams may make accounts that hand mail to the recipients' own servers; said by the section of outgoing mail.
+    #[serde(skip)]
+    pub allow_direct: bool,
     /// What this installation is called in the DNS; a section of its own in the configuration file.
     #[serde(skip)]
     pub installation: Installation,
@@ -124,6 +127,7 @@ impl Default for Config {
             prices: PriceBook::default(),
             webhook_urls: Policy::default(),
             smtp_hosts: Policy::default(),
+            allow_direct: false,
             installation: Installation::default(),
         }
     }

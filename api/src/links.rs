@@ -262,7 +262,7 @@ fn wants_privacy(headers: &HeaderMap) -> bool {
 
 /// Who fetches a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reader {
+pub(crate) enum Reader {
     /// A mail program that shows it.
     Person,
     /// A proxy that fetches pictures before anybody reads.
@@ -276,8 +276,12 @@ enum Reader {
 impl Reader {
     /// Returns who it is by what it says it is; `None` for programs that look at mail for safety, which do not count.
     fn of(headers: &HeaderMap) -> Option<Self> {
-        let agent = headers.get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default().trim();
-        let lower = agent.to_ascii_lowercase();
+        Self::called(headers.get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default())
+    }
+
+    /// Returns who calls itself by this name; `None` for programs that look at mail for safety.
+    pub(crate) fn called(agent: &str) -> Option<Self> {
+        let lower = agent.trim().to_ascii_lowercase();
         let scanners = ["bot", "crawl", "spider", "scanner", "preview", "proofpoint", "barracuda", "mimecast", "curl/"];
         if scanners.iter().any(|scanner| lower.contains(scanner)) {
             return None;
@@ -289,6 +293,15 @@ impl Reader {
             agent if agent.contains("googleimageproxy") || agent.contains("yahoomailproxy") => Self::CachingProxy,
             _ => Self::Person,
         })
+    }
+
+    /// Returns whether it is a program, where nothing is known of earlier openings.
+    pub(crate) fn machine_by_name(self) -> Machine {
+        match self {
+            Self::Person => Machine::No,
+            Self::Proxy => Machine::Yes,
+            Self::CachingProxy | Self::Unknown => Machine::Unknown,
+        }
     }
 
     fn machine(self, to: &Recipient) -> Machine {

@@ -142,6 +142,8 @@ pub struct Receiver {
     returns: Option<Arc<Returns>>,
     /// Asks DNS where mail comes from.
     verifies: bool,
+    /// What comes is a report that Postlog wrote.
+    own_reports: bool,
 }
 
 impl std::fmt::Debug for Receiver {
@@ -179,7 +181,7 @@ impl Receiver {
             parsers: Arc::new(Semaphore::new(parsers)),
             verifiers: Arc::new(Semaphore::new(LARGE_MAILS_VERIFIED_AT_ONCE)),
         };
-        Self { inner: Arc::new(inner), returns: None, verifies: true }
+        Self { inner: Arc::new(inner), returns: None, verifies: true, own_reports: false }
     }
 
     /// Returns this pipeline with reports about mail that was sent from here: recognised by their return paths, or by what
@@ -195,6 +197,13 @@ impl Receiver {
         Self { verifies: false, ..self.clone() }
     }
 
+    /// Returns the same pipeline for reports that Postlog writes itself about mail that was sent from here: what they tell is
+    /// on record, nobody pays for them, and they are no spam.
+    #[must_use]
+    pub fn for_own_reports(&self) -> Self {
+        Self { own_reports: true, ..self.for_local_mail() }
+    }
+
     /// Makes a mail durable in every mailbox it is for, then says so.
     ///
     /// # Errors
@@ -206,7 +215,10 @@ impl Receiver {
         let request = RequestId::new(now, self.inner.allot.random());
         let (mut copies, about) = commit::sorted(&transaction, routes);
         let refuses_forged = self.inner.options.refuse_forged(&transaction);
-        let content = Content::read(&self.inner, self.verifies, transaction, &request).await?;
+        let mut content = Content::read(&self.inner, self.verifies, transaction, &request).await?;
+        if self.own_reports {
+            (content.own_report, content.is_spam, content.may_be_report) = (true, false, false);
+        }
         if content.is_forged && refuses_forged {
             return Err(Refusal::Forged);
         }

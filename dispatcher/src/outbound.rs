@@ -17,6 +17,10 @@
 //! sender's address is used, because many providers take no other, unless the configuration says otherwise; Amazon SES
 //! reports by itself.
 //!
+//! Who hands mail in by SMTP may ask to be told by mail what became of it (RFC 3461). Such a report is planned in the append of
+//! what it tells, made from that event alone, and filed in the sender's mailbox here or, where there is none, sent as a mail
+//! of its own by `notify.rs`. After a crash it is the same report, which a mailbox takes once.
+//!
 //! `visit.rs` decides about one mail, `letter.rs` makes it ready, `carry.rs` hands it over by way of `direct.rs`, `ses.rs`,
 //! `sandbox.rs` and [`crate::smtp`], `results.rs` says what an answer means, `patience.rs` slows down where an account asks
 //! for it, `reactor.rs` finds what is due.
@@ -25,6 +29,7 @@ mod carry;
 mod config;
 mod direct;
 mod letter;
+mod notify;
 mod patience;
 mod queue;
 mod reactor;
@@ -35,8 +40,8 @@ mod visit;
 
 pub use config::Config;
 pub use queue::{Queue, TRANSCRIPTS_MICROS, Transcript};
-pub use reactor::{Error, Parts, Reactor};
-pub use sandbox::{LocalDelivery, NoLocalDelivery};
+pub use reactor::{Addresses, Error, Parts, Reactor};
+pub use sandbox::{Filing, LocalDelivery, NoLocalDelivery};
 
 /// Something could not be read or written now; it is tried again.
 #[derive(Debug, thiserror::Error)]

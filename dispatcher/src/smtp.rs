@@ -103,6 +103,8 @@ pub struct Submitted {
     pub transcript: String,
     /// Whether a connection was opened for it.
     pub connected: bool,
+    /// Whether the peer offers reports (RFC 3461) and was told what is asked of them.
+    pub dsn: bool,
 }
 
 /// The use of one connection to a peer; given back when dropped.
@@ -173,17 +175,16 @@ impl Mailer {
             let outcome = kept.carry(mail.clone(), until).await;
             said.push_str(&kept.transcript());
             if !kept.was_stale(&outcome) {
-                return Ok(self.keep(
-                    peer,
-                    kept,
-                    Submitted { recipients: outcome, transcript: said, connected: false },
-                ));
+                let dsn = kept.offers_dsn();
+                let submitted = Submitted { recipients: outcome, transcript: said, connected: false, dsn };
+                return Ok(self.keep(peer, kept, submitted));
             }
         }
         let mut fresh = self.connect(peer).await?;
         let outcome = fresh.carry(mail, until).await;
         said.push_str(&fresh.transcript());
-        Ok(self.keep(peer, fresh, Submitted { recipients: outcome, transcript: said, connected: true }))
+        let dsn = fresh.offers_dsn();
+        Ok(self.keep(peer, fresh, Submitted { recipients: outcome, transcript: said, connected: true, dsn }))
     }
 
     /// Connects, says hello and authenticates, then says goodbye: what a test of an account needs.

@@ -14,6 +14,8 @@ mod faults;
 mod gate;
 #[path = "outbound/judge.rs"]
 mod judge;
+#[path = "outbound/notices.rs"]
+mod notices;
 #[path = "outbound/paths.rs"]
 mod paths;
 #[path = "support/reactor.rs"]

@@ -12,6 +12,8 @@ mod fairness;
 mod faults;
 #[path = "outbound/gate.rs"]
 mod gate;
+#[path = "outbound/notices.rs"]
+mod notices;
 #[path = "outbound/paths.rs"]
 mod paths;
 #[path = "support/reactor.rs"]

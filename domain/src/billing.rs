@@ -11,7 +11,7 @@ const GIGABYTE: i128 = 1_000_000_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Meter {
-    /// One accepted inbound message in one mailbox.
+    /// One accepted inbound message in one mailbox; reports of ours are none.
     InboundMessages,
     /// Bytes of accepted messages; negative when a message is destroyed.
     StoredBytes,
@@ -110,10 +110,11 @@ pub struct Metered {
 pub fn metered(event: &crate::Event) -> Vec<Metered> {
     use crate::{Event, message};
     match event {
-        Event::Message(message::Event::Received(e)) => vec![
-            Metered { meter: Meter::InboundMessages, units: 1, mailbox: Some(e.mailbox.clone()), key: None },
-            Metered { meter: Meter::StoredBytes, units: e.size_bytes, mailbox: Some(e.mailbox.clone()), key: None },
-        ],
+        Event::Message(message::Event::Received(e)) => {
+            let metered = |meter, units| Metered { meter, units, mailbox: Some(e.mailbox.clone()), key: None };
+            let arrived = (!e.own_report).then(|| metered(Meter::InboundMessages, 1));
+            arrived.into_iter().chain([metered(Meter::StoredBytes, e.size_bytes)]).collect()
+        }
         Event::Message(message::Event::Destroyed(e)) => {
             vec![Metered {
                 meter: Meter::StoredBytes,

@@ -112,6 +112,9 @@ pub struct Received {
     pub sent_at: Option<i64>,
     /// The version of the parser that made this view.
     pub parser_version: u32,
+    /// Whether Postlog wrote it itself to report on a mail (RFC 3464): nobody pays for its arrival.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub own_report: bool,
 }
 
 /// Personal half of `message.received` and `message.filed`; what only an arrival has is empty in the latter.

@@ -18,6 +18,7 @@
 //! - A recipient has one final outcome; a late bounce after delivery, and evidence after `unknown`, are the exceptions.
 //! - What may have been handed over is never handed over again unless somebody asks for it.
 //! - An account that was left behind is never used again for the same mail.
+//! - What the sender asked to be told by mail is planned in the append of what it is to be told (`notice.rs`).
 //! - The state is bounded by the number of recipients.
 
 mod accept;
@@ -25,6 +26,7 @@ mod attempt;
 mod control;
 mod event;
 mod feedback;
+mod notice;
 mod parts;
 pub mod report;
 mod return_path;
@@ -39,8 +41,12 @@ pub use event::{
     Unsubscribed,
 };
 pub use feedback::{Feedback, RecordFeedback};
+pub use notice::{
+    DropReason, NewReport, Notice, NoticeAction, NoticeOf, NoticeOutcome, NoticePlanned, NoticeSettled, NoticeWords,
+    SendNotice, SettleNotice, Told, Words,
+};
 pub use parts::{
-    AttemptTrouble, Complaint, Labels, Letter, Machine, Mail, Notices, Parties, PostponeReason, RecipientKind,
+    AttemptTrouble, Complaint, Labels, Letter, Machine, Mail, Notices, Onward, Parties, PostponeReason, RecipientKind,
     RejectReason, Stage, To, UnitPrices, UnsubscribeMethod,
 };
 pub use return_path::ReturnPath;

@@ -232,6 +232,7 @@ pub fn received_halves(n: u8, mailbox: &MailboxId) -> (message::Received, messag
         authentication: message::Authentication::default(),
         sent_at: Some(NOW),
         parser_version: 1,
+        own_report: false,
     };
     let person = |email: &str| message::Person { name: None, email: email.into() };
     let personal = message::Correspondence {

@@ -87,14 +87,16 @@ fn our_notifications_are_read_back_by_our_own_reader() {
             status: "5.1.1",
             diagnostic: Some("550 5.1.1 no such user\r\nFinal-Recipient: rfc822; eve@example.net"),
             remote_mta: Some("mx.remote.example"),
+            retried_until_micros: None,
         },
         DsnRecipient {
             address: &carol,
             original: None,
             action: Action::Delayed,
             status: "4.4.1",
-            diagnostic: None,
+            diagnostic: Some("no address of the host accepts a connection"),
             remote_mta: None,
+            retried_until_micros: Some(1_751_626_400_000_000),
         },
     ];
     let mail = "From: <ann@example.com>\r\nMessage-ID: <m1@example.com>\r\nSubject: ünï\r\n\r\nsecret body\r\n";
@@ -107,6 +109,7 @@ fn our_notifications_are_read_back_by_our_own_reader() {
         arrived_micros: 1_751_367_157_000_000,
         original: mail.as_bytes(),
         return_full: true,
+        refers_to: Some("m1@example.com"),
     };
     let stamp = Stamp { message_id: "dsn_1@mx.example.com", at_micros: 1_751_367_200_000_000 };
     let raw = compose_dsn(&dsn, &stamp).unwrap();
@@ -117,6 +120,14 @@ fn our_notifications_are_read_back_by_our_own_reader() {
             && text.split("\r\n").all(|line| line.len() <= 998)
     );
     assert!(text.contains("Auto-Submitted: auto-replied\r\n") && !text.contains("secret body"), "8-bit: header alone");
+    for line in [
+        "In-Reply-To: <m1@example.com>\r\nReferences: <m1@example.com>\r\n",
+        "Diagnostic-Code: smtp; 550 5.1.1 no such user",
+        "Diagnostic-Code: x-postlog; no address of the host accepts a connection\r\n\
+         Will-Retry-Until: Fri, 4 Jul 2025 10:53:20 +0000\r\n",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
     let Incoming::Bounce(bounce) = read(&raw) else { panic!("{text}") };
     assert_eq!(bounce.recipients.len(), 2, "a diagnostic adds no recipient: {text}");
     let failed: Vec<_> = bounce.failed().collect();
@@ -131,6 +142,14 @@ fn our_notifications_are_read_back_by_our_own_reader() {
     let plain = mail.replace("ünï", "uni");
     let full = compose_dsn(&Dsn { original: plain.as_bytes(), ..dsn }, &stamp).unwrap();
     assert!(String::from_utf8(full).unwrap().contains("secret body"));
+    let late = Dsn { original: plain.as_bytes(), recipients: &recipients[1..], ..dsn };
+    let late = String::from_utf8(compose_dsn(&late, &stamp).unwrap()).unwrap();
+    assert!(
+        !late.contains("secret body") && late.contains("Subject: Delayed"),
+        "where nothing failed, the header alone"
+    );
+    let odd = Dsn { refers_to: Some("x> \r\nBcc: eve@example.net"), ..dsn };
+    assert!(!String::from_utf8(compose_dsn(&odd, &stamp).unwrap()).unwrap().contains("eve@example.net\r\n"));
     assert!(compose_dsn(&Dsn { recipients: &[], ..dsn }, &stamp).is_err());
     let bad = [DsnRecipient { status: "5.1.1\r\nX: y", ..recipients[0] }];
     assert!(compose_dsn(&Dsn { recipients: &bad, ..dsn }, &stamp).is_err());

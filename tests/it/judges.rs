@@ -39,6 +39,11 @@ fn the_official_python_sdk_sends_through_a_server_of_the_teams_own() {
 }
 
 #[test]
+fn pythons_smtplib_asks_to_be_told_and_its_parser_reads_the_reports() {
+    run("dsn.py");
+}
+
+#[test]
 fn httpx_sse_resumes_without_gap() {
     run("resume.py");
 }

@@ -41,7 +41,8 @@ def recount(events):
         if name in ("message.received", "message.filed"):
             count("stored_bytes", facts["size_bytes"], facts["mailbox"], actor)
         if name == "message.received":
-            count("inbound_messages", 1, facts["mailbox"], actor)
+            if not facts.get("own_report"):  # nobody pays for what Postlog reports
+                count("inbound_messages", 1, facts["mailbox"], actor)
         if name == "message.destroyed":
             count("stored_bytes", -facts["size_bytes"], facts["mailbox"], actor)
         if name in ("balance.topped_up", "balance.adjusted"):

@@ -89,6 +89,7 @@ impl Inner {
             authentication: content.authentication.clone(),
             sent_at: content.sent_at,
             parser_version: PARSER_VERSION,
+            own_report: content.own_report,
         };
         let personal = Correspondence { rcpt_to, ..content.correspondence.clone() };
         let receive = ReceiveMessage { facts, personal, mail_from: content.mail_from.clone() };

@@ -44,6 +44,8 @@ pub(super) struct Content {
     pub(super) is_reply_by_subject: bool,
     /// Whether it looks like a report of a mail system.
     pub(super) may_be_report: bool,
+    /// Postlog wrote it itself.
+    pub(super) own_report: bool,
     /// The personal half, but for the recipients, which differ by copy.
     pub(super) correspondence: Correspondence,
 }
@@ -145,6 +147,7 @@ impl Content {
             sent_at: view.sent_at,
             is_reply_by_subject: view.subject.as_deref().is_some_and(|s| normalize_subject(s).had_prefix),
             may_be_report: view.may_be_report,
+            own_report: false,
             correspondence: Correspondence {
                 mail_from: mail_from.as_ref().map(|a| a.as_str().to_owned()),
                 rcpt_to: vec![],

@@ -183,6 +183,8 @@ pub(super) enum ProviderType {
     Smtp,
     /// Amazon SES, API version 2.
     AmazonSes,
+    /// The recipients' own servers, from this installation's address; where its operator allows it.
+    DirectMx,
 }
 
 /// What the credentials of a type are called in requests.
@@ -199,7 +201,7 @@ impl ProviderType {
 
     pub(super) fn login_fields(self) -> LoginFields {
         match self {
-            Self::Smtp => LoginFields { username: "smtp_username", password: "smtp_password" },
+            Self::Smtp | Self::DirectMx => LoginFields { username: "smtp_username", password: "smtp_password" },
             Self::AmazonSes => LoginFields { username: "ses_access_key_id", password: "ses_secret_access_key" },
         }
     }
@@ -222,13 +224,14 @@ impl ProviderBody {
             ("ses_secret_access_key", self.ses_secret_access_key.is_some()),
             ("ses_topic_arn", self.ses_topic_arn.is_some()),
         ];
-        let foreign: &[(&str, bool)] = match kind {
-            ProviderType::Smtp => &ses,
-            ProviderType::AmazonSes => &smtp,
+        let foreign: Vec<(&str, bool)> = match kind {
+            ProviderType::Smtp => ses.to_vec(),
+            ProviderType::AmazonSes => smtp.to_vec(),
+            ProviderType::DirectMx => smtp.into_iter().chain(ses).collect(),
         };
-        match foreign.iter().find(|(_, given)| *given) {
+        match foreign.into_iter().find(|(_, given)| *given) {
             Some((field, _)) => {
-                Err(Problem::unacceptable(*field, "not_applicable", "the account's type does not have this field"))
+                Err(Problem::unacceptable(field, "not_applicable", "the account's type does not have this field"))
             }
             None => Ok(()),
         }

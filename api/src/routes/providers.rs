@@ -121,7 +121,8 @@ fn sealed(app: &App, username: &str, password: &str) -> Result<(SecretId, Secret
 
 /// Create a sending account
 ///
-/// A submission server of the team's own, or its account at Amazon SES. Secrets are kept sealed and never shown.
+/// A submission server of the team's own, its account at Amazon SES, or, where the installation allows it, the recipients' own
+/// servers. Secrets are kept sealed and never shown.
 #[utoipa::path(
     post,
     path = "/providers",
@@ -158,11 +159,16 @@ async fn create_provider(
             security: body.smtp_protocol.map(Security::from).ok_or_else(|| required("smtp_protocol"))?,
         },
         ProviderType::AmazonSes => body.ses(None, None)?,
+        ProviderType::DirectMx if app.config.allow_direct => Transport::DirectMx,
+        ProviderType::DirectMx => {
+            let message = "this installation lets its operator alone make accounts of this type";
+            return Err(Problem::unacceptable("type", "not_allowed", message));
+        }
     };
     let fields = kind.login_fields();
     let credentials = match (body.login(), body.password()) {
         (Some(username), Some(password)) => Some(sealed(&app, username, password)?),
-        (None, None) if kind == ProviderType::Smtp => None,
+        (None, None) if kind != ProviderType::AmazonSes => None,
         (None, _) => return Err(required(fields.username)),
         (Some(_), None) => return Err(required(fields.password)),
     };

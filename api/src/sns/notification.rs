@@ -11,6 +11,7 @@ use mail::bounce::classify_reported;
 use mail::submission::MAIL_ID_FIELD;
 use serde::Deserialize;
 
+use crate::links::Reader;
 use crate::receive::verdict_of;
 
 /// The tag in which we name the mail when we hand it over.
@@ -32,6 +33,7 @@ pub(super) struct Notification {
     delivery: Delivery,
     delivery_delay: Delay,
     reject: Reject,
+    open: Open,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -39,6 +41,7 @@ pub(super) struct Notification {
 struct Mail {
     timestamp: Option<String>,
     message_id: Option<String>,
+    destination: Vec<String>,
     tags: BTreeMap<String, Vec<String>>,
     headers: Vec<Field>,
 }
@@ -102,6 +105,12 @@ struct Reject {
     reason: Option<String>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Open {
+    user_agent: Option<String>,
+}
+
 /// What is heard of one recipient, or of all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Heard {
@@ -134,6 +143,7 @@ impl Notification {
             "Delivery" => "delivery",
             "DeliveryDelay" => "delay",
             "Reject" => "reject",
+            "Open" => "opening",
             _ => "other",
         }
     }
@@ -168,7 +178,8 @@ impl Notification {
                 let feedback = Feedback::Rejected { reason: RejectReason::Provider };
                 vec![Heard { recipient: None, feedback, report }]
             }
-            // Sent, opened, clicked and what may come: not told to the log.
+            "Open" => self.opened(),
+            // Sent, clicked and what may come: not told to the log.
             _ => vec![],
         };
         for one in &mut heard {
@@ -235,6 +246,19 @@ impl Notification {
             report: report.clone(),
         };
         complaint.complained_recipients.iter().take(LISTED_MAX).map(about).collect()
+    }
+
+    /// Amazon does not say which recipient opened a mail: it is known where the mail went to one alone.
+    fn opened(&self) -> Vec<Heard> {
+        let [to] = self.mail.destination.as_slice() else { return vec![] };
+        let reader = Reader::called(self.open.user_agent.as_deref().unwrap_or_default());
+        // What the reader is called is not written down, as with our own pictures.
+        let heard = reader.map(|reader| Heard {
+            recipient: Some(to.clone()),
+            feedback: Feedback::Opened { machine: reader.machine_by_name() },
+            report: Report::default(),
+        });
+        heard.into_iter().collect()
     }
 
     fn delivered(&self) -> Vec<Heard> {
@@ -411,6 +435,31 @@ mod tests {
         assert_eq!(of(json!("auth-failure"), json!(null)), None);
         let known = of(json!("abuse"), json!("OnAccountSuppressionList"));
         assert_eq!(known, Some(Feedback::Rejected { reason: RejectReason::Suppressed }));
+    }
+
+    #[test]
+    fn an_opening_is_told_where_it_is_known_who_opened() {
+        use domain::outbound::Machine as M;
+        let of = |destination: serde_json::Value, agent: Option<&str>| {
+            let open = json!({"userAgent": agent, "ipAddress": "192.0.2.1", "timestamp": "2026-11-21T10:00:00.000Z"});
+            let mail = json!({"messageId": "0102", "destination": destination});
+            let text = json!({"eventType": "Open", "mail": mail, "open": open}).to_string();
+            Notification::read(&text).unwrap().heard()
+        };
+        for (agent, machine) in [
+            (Some("Mozilla/5.0 (iPhone; CPU iPhone OS 17_0 like Mac OS X)"), Some(M::No)),
+            (Some("Mozilla/5.0"), Some(M::Yes)),
+            (Some("Mozilla/5.0 (via ggpht.com GoogleImageProxy)"), Some(M::Unknown)),
+            (None, Some(M::Unknown)),
+            (Some("SomeScanner/1.0"), None),
+        ] {
+            let heard = of(json!(["bob@example.net"]), agent);
+            let told: Vec<_> = heard.iter().map(|h| (h.recipient.as_deref(), h.feedback.clone())).collect();
+            let expected = machine.map(|machine| (Some("bob@example.net"), Feedback::Opened { machine }));
+            assert_eq!(told, expected.into_iter().collect::<Vec<_>>(), "{agent:?}");
+        }
+        assert_eq!(of(json!(["bob@example.net", "eve@example.net"]), None), [], "one of them, but which?");
+        assert_eq!(of(json!([]), None), []);
     }
 
     #[test]

@@ -275,6 +275,23 @@ async fn events_of_a_configuration_set_name_the_mail_by_our_tag() {
 }
 
 #[tokio::test]
+async fn an_opening_is_told_once_and_of_the_recipient_it_is_known_of() {
+    let story = Story::subscribed().await;
+    let id = story.sent("0102-o").await;
+    let opened = |to: Value| {
+        let mut mail = story.mailed("0102-o");
+        mail["destination"] = to;
+        json!({"eventType": "Open", "mail": mail, "open": {"userAgent": "Thunderbird/128"}})
+    };
+    for to in [json!(["bob@example.net"]), json!(["bob@example.net"]), json!(["bob@example.net", "eve@example.net"])] {
+        assert_eq!(story.tell(&opened(to)).await.status, 204);
+    }
+    assert_eq!(story.count("outbound.opened").await, 1);
+    let opened: Vec<_> = story.state(&id).await.recipients.iter().map(|r| r.opened).collect();
+    assert_eq!(opened, [(true, false), (false, false)]);
+}
+
+#[tokio::test]
 async fn refusals_of_the_provider_are_for_the_mail_or_for_who_is_on_its_list() {
     let story = Story::subscribed().await;
     let virus = story.sent("0102-v").await;

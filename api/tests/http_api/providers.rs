@@ -130,6 +130,29 @@ async fn a_key_confined_to_a_group_sends_through_it_alone() {
 }
 
 #[tokio::test]
+async fn a_way_to_the_recipients_own_servers_is_made_where_the_operator_allows_it() {
+    let direct = json!({"name": "Direct", "type": "direct_mx", "percentage": 30});
+    for allow_direct in [false, true] {
+        let world = World::with(api::Config { allow_direct, ..api::Config::default() }).await;
+        let team = world.team("a.test").await;
+        let answer = world.post("/providers").key(&team.root).json(&direct).send().await;
+        if !allow_direct {
+            assert_eq!((answer.status.as_u16(), answer.json()["error"]["param"].as_str()), (422, Some("type")));
+            continue;
+        }
+        assert_eq!(answer.status, 201);
+        let made = answer.data();
+        assert_eq!((&made["type"], &made["transport"]), (&json!("smtp"), &json!("direct_mx")), "{made}");
+        for (field, value) in [("smtp_host", json!("smtp.example.com")), ("ses_region", json!("eu-west-1"))] {
+            let mut body = direct.clone();
+            body[field] = value;
+            let answer = world.post("/providers").key(&team.root).json(&body).send().await;
+            assert_eq!((answer.status.as_u16(), answer.json()["error"]["param"].as_str()), (422, Some(field)));
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_account_at_amazon_ses_is_made_and_changed() {
     let world = World::new().await;
     let team = world.team("a.test").await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use domain::bounce::{Category, Verdict};
 use domain::id::ProviderId;
-use domain::outbound::{AttemptTrouble, FailAttempt, Outbound, Outcome, RecordResults, Results, Stage, Status};
+use domain::outbound::{AttemptTrouble, FailAttempt, Onward, Outbound, Outcome, RecordResults, Results, Stage, Status};
 use domain::provider::{BreakProvider, Trouble};
 use domain::routing::Routing;
 use tokio::sync::mpsc;
@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::letter::{Letter, addresses};
 use super::patience::Mood;
 use super::queue::Transcript;
-use super::results::{Carried, Failed};
+use super::results::{Carried, Failed, Judge};
 use super::visit::{Visit, Way, numbers};
 use super::{direct, sandbox, ses};
 use crate::smtp::{Peer, Turn};
@@ -46,6 +46,7 @@ impl Visit {
                 let context = Arc::clone(&self.context);
                 let domain = &context.config.simulator_domain;
                 let judge = context.judge(job.mail, job.attempt, true, domain);
+                let judge = Judge { onward: Some(Onward::Delivered), ..judge };
                 let carried = sandbox::carry(&judge, &*context.local, domain, job.letter, job.going).await;
                 self.settle(job, carried).await;
             }
@@ -69,7 +70,8 @@ impl Visit {
                 Ok(submitted) => {
                     context.patience.learn(job.account, Mood::of(&submitted.recipients), context.allot.now());
                     let mut carried = Carried { transcript: submitted.transcript, ..Carried::default() };
-                    judge.all(&envelope.numbers, &submitted.recipients, &mut carried);
+                    let onward = Some(Onward::at_server(submitted.dsn, envelope.returns_here));
+                    Judge { onward, ..judge }.all(&envelope.numbers, &submitted.recipients, &mut carried);
                     carried
                 }
                 Err(e) => {
@@ -96,7 +98,8 @@ impl Visit {
         match said.outcome {
             ses::Outcome::Taken(id) => {
                 mood = Mood::Took;
-                let report = report.with_provider_message_id(id);
+                // Amazon tells us by notifications, and knows nothing of what the sender asked for.
+                let report = report.with_provider_message_id(id).handed_on(Some(Onward::SilentHere));
                 carried.tell_all(job.going, &Outcome::Taken { delivered: false }, &report);
             }
             ses::Outcome::Refused(verdict) => carried.tell_all(job.going, &judge.refused(verdict), &report),

@@ -43,6 +43,9 @@ pub struct Config {
     pub ses_endpoint: String,
     /// TCP port of the recipients' own servers.
     pub direct_port: u16,
+    /// Whether teams may make accounts that hand mail to the recipients' own servers: it leaves from our address, under our
+    /// name, and our reputation pays for it. A sandbox never allows it.
+    pub allow_direct: bool,
     /// Mails on their way at the same time, in all.
     pub concurrency_max: usize,
     /// Mails on their way for one team.
@@ -90,6 +93,7 @@ impl Default for Config {
             bounce_domain_through_accounts: false,
             ses_endpoint: String::new(),
             direct_port: 25,
+            allow_direct: false,
             concurrency_max: 256,
             concurrency_per_team_max: 32,
             connections_per_account_max: 10,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use domain::bounce::{Category, Verdict};
 use domain::id::{OutboundId, TeamId};
 use domain::outbound::report::Report;
-use domain::outbound::{Outbound, Outcome};
+use domain::outbound::{Onward, Outbound, Outcome};
 use domain::site::{Lesson, Refusal, Site, SitePolicy};
 use futures_util::stream::{self, StreamExt as _};
 use mail::address::Address;
@@ -234,6 +234,8 @@ struct Passed {
     host: String,
     /// `Err` where no host accepted a connection.
     results: Result<Vec<RecipientResult>, Unreachable>,
+    /// Who tells the sender what becomes of mail that it took.
+    onward: Option<Onward>,
 }
 
 impl Carrier<'_> {
@@ -265,7 +267,7 @@ impl Carrier<'_> {
 
     /// Writes what came of it into `carried`; returns whether nobody can be handed anything there now.
     fn note(&self, passed: &Passed, numbers: &[u8], carried: &mut Carried) -> bool {
-        let judge = Judge { host: &passed.host, ..self.judge };
+        let judge = Judge { host: &passed.host, onward: passed.onward, ..self.judge };
         match &passed.results {
             Ok(results) => {
                 let closed = results.iter().all(|r| matches!(r, RecipientResult::NotSent(_)));
@@ -307,7 +309,7 @@ impl Carrier<'_> {
     /// what a host says of sender, recipients or content is the answer.
     async fn to_site(&self, hosts: &[String], opened: &Opened, envelope: &Envelope, said: &mut String) -> Passed {
         let now = || self.context.allot.now();
-        let mut last = Passed { host: String::new(), results: Err(Unreachable::NoHost) };
+        let mut last = Passed { host: String::new(), results: Err(Unreachable::NoHost), onward: None };
         let mut sessions = 0;
         for host in hosts {
             let submitted = match self.to_host(host, envelope, said).await {
@@ -315,7 +317,7 @@ impl Carrier<'_> {
                 Err(error) => {
                     let results = Err(error);
                     if hope(&results) >= hope(&last.results) {
-                        last = Passed { host: host.clone(), results };
+                        last = Passed { host: host.clone(), results, onward: None };
                     }
                     continue;
                 }
@@ -324,7 +326,8 @@ impl Carrier<'_> {
                 opened.reused(now());
             }
             let began = !never_began(&submitted.recipients);
-            last = Passed { host: host.clone(), results: Ok(submitted.recipients) };
+            let onward = Some(Onward::at_server(submitted.dsn, envelope.returns_here));
+            last = Passed { host: host.clone(), results: Ok(submitted.recipients), onward };
             sessions += 1;
             if began || sessions >= SESSIONS_MAX {
                 break;

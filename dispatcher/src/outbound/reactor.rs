@@ -11,10 +11,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::id::{OutboundId, Position, SecretId, TeamId};
+use domain::id::{AddressId, OutboundId, Position, SecretId, TeamId};
 use domain::outbound::Outbound;
 use domain::provider::credentials::Credentials;
 use eventlog::{Allot, EventLog, LogError};
+use mail::address::Address;
 use mail::auth::{DkimSigner, Resolver};
 use mail::verp::MacKey;
 use tokio::task::{JoinError, JoinSet};
@@ -50,6 +51,9 @@ pub enum Error {
     #[error("a task of the outbound reactor ended badly")]
     Task(#[from] JoinError),
 }
+
+/// Makes the id of an address within a team.
+pub type Addresses = Arc<dyn Fn(&TeamId, &Address) -> AddressId + Send + Sync>;
 
 /// What a reactor works with.
 pub struct Parts {
@@ -88,11 +92,13 @@ pub(crate) struct Context {
     pub(crate) return_path_key: Option<MacKey>,
     pub(crate) patience: Patience,
     pub(crate) ses: Ses,
+    /// Makes the digests of addresses; without it reports to senders stay in this installation.
+    pub(crate) addresses: Option<Addresses>,
 }
 
 impl Context {
     pub(crate) fn judge<'a>(&'a self, mail: &'a Outbound, attempt: u32, direct: bool, host: &'a str) -> Judge<'a> {
-        Judge { mail, attempt, policy: &self.config.retry, allot: &self.allot, direct, host }
+        Judge { mail, attempt, policy: &self.config.retry, allot: &self.allot, direct, host, onward: None }
     }
 
     /// Returns when a lease that is taken or renewed now ends, in stored time.
@@ -217,6 +223,7 @@ impl Reactor {
             return_path_key: None,
             patience: Patience::default(),
             ses,
+            addresses: None,
         };
         Self {
             context: Arc::new(context),
@@ -244,6 +251,16 @@ impl Reactor {
     pub fn with_return_paths(mut self, key: MacKey) -> Self {
         if let Some(context) = Arc::get_mut(&mut self.context) {
             context.return_path_key = Some(key);
+        }
+        self
+    }
+
+    /// Sends reports to senders who have no mailbox here (RFC 3464) as mails of their own, whose recipients have these
+    /// digests.
+    #[must_use]
+    pub fn with_addresses(mut self, addresses: Addresses) -> Self {
+        if let Some(context) = Arc::get_mut(&mut self.context) {
+            context.addresses = Some(addresses);
         }
         self
     }
@@ -390,6 +407,7 @@ impl Reactor {
                 transcripts: vec![],
                 usage: BTreeMap::new(),
                 heard: false,
+                notify_at: None,
             };
             self.in_flight += 1;
             metrics::gauge!("outbound_inflight").set(self.in_flight as f64);

@@ -2,7 +2,7 @@
 
 use domain::bounce::{Category, Verdict};
 use domain::outbound::report::Report;
-use domain::outbound::{AttemptTrouble, Outbound, Outcome, RejectReason, Results, Stage};
+use domain::outbound::{AttemptTrouble, Onward, Outbound, Outcome, RejectReason, Results, Stage};
 use domain::retry::RetryPolicy;
 use domain::routing::seed;
 use eventlog::Allot;
@@ -56,6 +56,8 @@ pub(crate) struct Judge<'a> {
     pub(crate) direct: bool,
     /// The server.
     pub(crate) host: &'a str,
+    /// Who tells the sender what becomes of mail that it takes.
+    pub(crate) onward: Option<Onward>,
 }
 
 impl Judge<'_> {
@@ -82,7 +84,7 @@ impl Judge<'_> {
     fn one(&self, number: u8, result: &RecipientResult, carried: &mut Carried) {
         let (outcome, report) = match result {
             RecipientResult::Accepted(reply) => {
-                (Outcome::Taken { delivered: self.direct }, self.report(&reply_text(reply)))
+                (Outcome::Taken { delivered: self.direct }, self.report(&reply_text(reply)).handed_on(self.onward))
             }
             RecipientResult::Rejected { stage, reply } => {
                 let verdict = verdict_of(&reply.classify(*stage));

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::bounce::{Source, Verdict};
+use domain::id::TeamId;
 use domain::outbound::report::Report;
 use domain::outbound::{Complaint, Feedback, Outbound, Outcome, Recipient, RejectReason, Status};
 use mail::address::{Address, ReversePath};
@@ -22,6 +23,23 @@ pub trait LocalDelivery: Send + Sync {
     /// Takes a mail and answers for each recipient as an SMTP server would: `250` once it is durable, `451` to try
     /// again, `550` for addresses that are no mailbox here. Called again with the same bytes after a crash.
     async fn deliver(&self, mail_from: &ReversePath, recipients: &[Address], content: Content) -> Vec<ServerReply>;
+
+    /// Takes a report of ours into the mailbox of a team that sent the mail it is about. Called again with the same bytes
+    /// after a crash.
+    async fn file_report(&self, team: &TeamId, to: &Address, content: Content) -> Filing;
+}
+
+/// What a mailbox makes of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filing {
+    /// It has it.
+    Filed,
+    /// It may take it later.
+    Later,
+    /// It does not take it.
+    Refused,
+    /// The team has no such mailbox here: the address is somewhere else.
+    Elsewhere,
 }
 
 /// Knows no mailbox.
@@ -32,6 +50,10 @@ pub struct NoLocalDelivery;
 impl LocalDelivery for NoLocalDelivery {
     async fn deliver(&self, _: &ReversePath, recipients: &[Address], _: Content) -> Vec<ServerReply> {
         vec![reply(550, "5.7.1", "a sandbox sends nothing to the outside"); recipients.len()]
+    }
+
+    async fn file_report(&self, _: &TeamId, _: &Address, _: Content) -> Filing {
+        Filing::Elsewhere
     }
 }
 

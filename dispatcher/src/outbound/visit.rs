@@ -24,12 +24,14 @@ use super::patience::Wait;
 use super::queue::{Next, Settlement, Transcript};
 use super::reactor::Context;
 use super::sandbox::{self, Heard};
-use super::{Unready, direct, ses};
+use super::{Unready, direct, notify, ses};
 use crate::smtp::{Peer, Turn};
 
 /// Steps of one look; a mail that wants more is looked at again.
 const STEPS_MAX: usize = 12;
 const SECOND: i64 = 1_000_000;
+/// Who carries mail, in the log.
+pub(super) const ACTOR: Actor = Actor::System("outbound");
 /// How long a mail waits for something that announces itself: this is only in case it does not.
 const FAR: i64 = 3_600 * SECOND;
 
@@ -47,6 +49,8 @@ pub(crate) struct Visit {
     pub(crate) usage: BTreeMap<ProviderId, Usage>,
     /// Whether the simulator has had its say.
     pub(crate) heard: bool,
+    /// When a report to the sender is to be tried again, microseconds since the Unix epoch.
+    pub(crate) notify_at: Option<i64>,
 }
 
 /// How an account carries a mail.
@@ -94,8 +98,11 @@ impl Visit {
         if self.hear(&mail, &routing).await? {
             return Ok(None);
         }
+        if self.notify(&mail, now).await? {
+            return Ok(None);
+        }
         if mail.is_settled() {
-            return Ok(Some(Next::Settled));
+            return Ok(Some(self.notify_at.map_or(Next::Settled, |at| self.at(at))));
         }
         if let Some(attempt) = abandoned(&mail) {
             self.recover(&mail, &routing, attempt).await?;
@@ -108,7 +115,7 @@ impl Visit {
         }
         let due = if mail.paused { vec![] } else { mail.waiting(now) };
         if due.is_empty() {
-            let alarm = [mail.next_due_at(), release_at].into_iter().flatten().min();
+            let alarm = [mail.next_due_at(), release_at, self.notify_at].into_iter().flatten().min();
             // A paused mail is looked at when somebody changes it.
             return Ok(Some(self.at(alarm.unwrap_or(now + 24 * FAR))));
         }
@@ -142,7 +149,7 @@ impl Visit {
         due: Vec<u8>,
         now: i64,
     ) -> Result<Option<Next>, Unready> {
-        let mut beside = BTreeSet::new();
+        let mut beside = notify::closed_to(mail, routing);
         let candidate = match self.candidate(mail, routing, due.len(), now, &mut beside).await? {
             Ok(candidate) => candidate,
             Err(next) => return Ok(next),
@@ -375,8 +382,7 @@ impl Visit {
         C::Rejected: Send + Sync,
     {
         let now = self.context.allot.now();
-        let actor = Actor::System("outbound");
-        let submission = Submission::new(self.team.clone(), now, actor, self.outbound.as_str(), command.clone());
+        let submission = Submission::new(self.team.clone(), now, ACTOR, self.outbound.as_str(), command.clone());
         let outcome = self.context.log.transact(submission).await?;
         outcome.done().ok_or(TransactError::Stopped)
     }

@@ -78,6 +78,10 @@ impl Connection {
         self.ready
     }
 
+    pub(super) fn offers_dsn(&self) -> bool {
+        self.client.capabilities().dsn
+    }
+
     pub(super) fn mails(&self) -> u32 {
         self.client.mails()
     }

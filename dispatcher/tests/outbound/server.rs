@@ -114,7 +114,7 @@ async fn serve(socket: tokio::net::TcpStream, manner: Arc<Mutex<Manner>>, taken:
             "RCPT" => {
                 let refused = now.rcpt.iter().find(|(text, _)| line.contains(text));
                 if refused.is_none() {
-                    recipients.push(line[9..].trim_end_matches('>').to_owned());
+                    recipients.push(line[9..].split('>').next().unwrap_or_default().to_owned());
                 }
                 refused.map_or("250 2.1.5 ok", |(_, reply)| *reply)
             }

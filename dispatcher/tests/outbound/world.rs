@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use dispatcher::outbound::{Config, LocalDelivery, Parts, Queue, Reactor};
+use dispatcher::outbound::{Config, Filing, LocalDelivery, Parts, Queue, Reactor};
 use domain::id::{BlobId, OutboundId, ProviderId, SecretId, TeamId};
 use domain::money::Nanos;
 use domain::outbound::{AcceptMail, Outbound, Status};
@@ -30,6 +30,11 @@ const NOW: i64 = 1_700_000_000_000_000;
 pub struct Mailboxes {
     pub code: Mutex<u16>,
     pub taken: Mutex<Vec<(ReversePath, Vec<Address>, String)>>,
+    /// What is made of reports, and those that are there.
+    pub filing: Mutex<Filing>,
+    pub reports: Mutex<Vec<String>>,
+    /// How often one was handed over.
+    pub handed_over: AtomicU8,
 }
 
 #[async_trait]
@@ -52,6 +57,18 @@ impl LocalDelivery for Mailboxes {
             }
         }
         recipients.iter().map(said).collect()
+    }
+
+    async fn file_report(&self, _: &TeamId, to: &Address, content: Content) -> Filing {
+        assert_eq!(to.local(), "ann");
+        self.handed_over.fetch_add(1, Ordering::SeqCst);
+        let filing = *self.filing.lock().unwrap();
+        let text = String::from_utf8(content.to_vec()).unwrap();
+        let mut reports = self.reports.lock().unwrap();
+        if filing == Filing::Filed && !reports.contains(&text) {
+            reports.push(text);
+        }
+        filing
     }
 }
 
@@ -89,7 +106,14 @@ impl World {
         config.retry.jitter_percent = 0;
         let queue = Queue::new(work);
         let number = AtomicU8::new(1);
-        let mailboxes = Arc::new(Mailboxes { code: Mutex::new(250), taken: Mutex::default() });
+        let mailboxes = Mailboxes {
+            code: Mutex::new(250),
+            taken: Mutex::default(),
+            filing: Mutex::new(Filing::Filed),
+            reports: Mutex::default(),
+            handed_over: AtomicU8::new(0),
+        };
+        let mailboxes = Arc::new(mailboxes);
         let zone = Zone::default();
         let (return_paths, body) = (None, "Hi\r\n".to_owned());
         let world = Self { log, gate, mailboxes, return_paths, body, queue, clock, config, team, zone, allot, number };
@@ -241,6 +265,8 @@ impl World {
         if let Some(key) = &self.return_paths {
             reactor = reactor.with_return_paths(key.clone());
         }
+        let addresses = |team: &TeamId, address: &Address| domain::id::AddressId::of(&[1; 32], team, address);
+        let reactor = reactor.with_addresses(Arc::new(addresses));
         Running::start(|stop| async { reactor.run(stop).await.unwrap() })
     }
 }

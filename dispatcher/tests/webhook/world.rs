@@ -295,6 +295,7 @@ impl World {
             authentication: domain::message::Authentication::default(),
             sent_at: Some(NOW),
             parser_version: 1,
+            own_report: false,
         };
         let personal = Correspondence {
             mail_from: Some("ann@example.net".into()),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::event::{Accepted, Event, Rejected as RejectedFacts};
+use super::notice::with_notices;
 use super::parts::{Letter, Mail, RecipientKind, RejectReason, To, UnitPrices};
 use super::{Outbound, RECIPIENTS_MAX, Rejected};
 use crate::api_key::ApiKey;
@@ -30,6 +31,8 @@ pub enum Origin {
     Smtp,
     /// A mailbox's own sending.
     Mailbox,
+    /// Postlog itself: a report to the sender of another mail (RFC 3464).
+    Report,
 }
 
 /// A recipient as the caller names it.
@@ -209,8 +212,13 @@ impl Command for AcceptMail {
             let filed = message::Event::Filed(Halves::new(copy.facts.clone(), copy.personal.clone()));
             events.push(crate::Event::Message(filed));
         }
+        let mut begun = Outbound::default();
+        if self.notices.is_some() && stopped.len() < self.recipients.len() {
+            events.iter().for_each(|event| begun.evolve(event));
+        }
         events.extend(self.refused(&stopped, at.now));
-        Ok(events)
+        // Where nobody is left the client is refused, and told by that.
+        Ok(with_notices(&begun, at.now, events))
     }
 }
 

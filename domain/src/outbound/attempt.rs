@@ -6,7 +6,8 @@ use super::event::{
     AttemptFailed, AttemptStarted, Bounced, Cancelled, Deferred, Delivered, Event, Rejected as RejectedFacts, Sent,
     Uncertain,
 };
-use super::parts::{AttemptTrouble, Mail, RejectReason, Stage};
+use super::notice::with_notices;
+use super::parts::{AttemptTrouble, Mail, Onward, RejectReason, Stage};
 use super::report::Report;
 use super::state::OpenAttempt;
 use super::{Outbound, Rejected, Status};
@@ -100,7 +101,7 @@ impl Command for BeginAttempt {
             };
             events.push(Event::AttemptStarted(facts.into()));
         }
-        Ok(events.into_iter().map(crate::Event::Outbound).collect())
+        Ok(with_notices(mail, at.now, events.into_iter().map(crate::Event::Outbound).collect()))
     }
 }
 
@@ -247,7 +248,7 @@ impl Command for RecordResults {
         for results in &self.results {
             told.tell(results)?;
         }
-        Ok(told.events)
+        Ok(with_notices(mail, at.now, told.events))
     }
 }
 
@@ -291,7 +292,10 @@ impl Telling<'_> {
         }
         let parties = self.mail.parties(&numbers).saying(&results.report);
         match &results.outcome {
-            Outcome::Taken { delivered } => self.taken(numbers, *delivered, parties)?,
+            Outcome::Taken { delivered } => {
+                let onward = results.report.onward.filter(|_| self.mail.asks_notices());
+                self.taken(numbers, *delivered, onward, parties)?;
+            }
             Outcome::Deferred { verdict, uncertain, retry_at: Some(retry_at) } => {
                 self.deferred(numbers, *verdict, *uncertain, *retry_at, parties);
             }
@@ -321,12 +325,18 @@ impl Telling<'_> {
         Ok(())
     }
 
-    fn taken(&mut self, numbers: Vec<u8>, delivered: bool, parties: super::Parties) -> Result<(), Rejected> {
+    fn taken(
+        &mut self,
+        numbers: Vec<u8>,
+        delivered: bool,
+        onward: Option<Onward>,
+        parties: super::Parties,
+    ) -> Result<(), Rejected> {
         let booking = self.mail.charge(&numbers, self.open.managed);
         let (mail, account, managed) = (self.subject.clone(), self.open.account.clone(), self.open.managed);
         if !delivered {
-            let facts =
-                Sent { mail, attempt: self.attempt, account, managed, recipients: numbers, booking, at: self.now };
+            let (attempt, recipients, at) = (self.attempt, numbers, self.now);
+            let facts = Sent { mail, attempt, account, managed, recipients, booking, at, onward };
             self.push(Event::Sent(Halves::new(facts, parties)));
             return Ok(());
         }
@@ -338,6 +348,7 @@ impl Telling<'_> {
             managed,
             booking,
             at: self.now,
+            onward,
         };
         self.push(Event::Delivered(Halves::new(facts, parties)));
         for number in numbers {
@@ -533,7 +544,8 @@ impl Command for RejectWaiting {
         if waiting.is_empty() {
             return Ok(vec![]);
         }
-        Ok(vec![crate::Event::Outbound(rejected(mail, &accepted.mail, &waiting, self.reason, None, at.now))])
+        let rejected = rejected(mail, &accepted.mail, &waiting, self.reason, None, at.now);
+        Ok(with_notices(mail, at.now, vec![crate::Event::Outbound(rejected)]))
     }
 }
 

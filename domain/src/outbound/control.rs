@@ -1,6 +1,7 @@
 //! What people ask of a mail that was accepted: later, never, now.
 
 use super::event::{Cancelled, Event, Postponed, Released, Rescheduled, RetryRequested, Subject};
+use super::notice::with_notices;
 use super::parts::PostponeReason;
 use super::{Outbound, Rejected, Status, UNKNOWN_AFTER_MICROS};
 use crate::entity::Versioned;
@@ -198,6 +199,6 @@ impl Command for ReleaseUncertain {
         }
         let booking = mail.release(&recipients);
         let facts = Released { mail: accepted.mail.clone(), recipients, booking };
-        Ok(vec![crate::Event::Outbound(Event::Released(facts.into()))])
+        Ok(with_notices(mail, at.now, vec![crate::Event::Outbound(Event::Released(facts.into()))]))
     }
 }

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::notice::{NoticePlanned, NoticeSettled, NoticeWords};
 use super::parts::{
-    AttemptTrouble, Complaint, Letter, Machine, Mail, Parties, PostponeReason, RejectReason, Stage, To, UnitPrices,
-    UnsubscribeMethod,
+    AttemptTrouble, Complaint, Letter, Machine, Mail, Onward, Parties, PostponeReason, RejectReason, Stage, To,
+    UnitPrices, UnsubscribeMethod,
 };
 use crate::StreamId;
 use crate::balance::Booking;
@@ -168,6 +169,9 @@ pub struct Sent {
     pub booking: Booking,
     /// When, microseconds since the Unix epoch.
     pub at: i64,
+    /// Who tells the sender from here on, where that was asked for (RFC 3461).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub onward: Option<Onward>,
 }
 
 /// Facts of `outbound.delivered`.
@@ -188,6 +192,9 @@ pub struct Delivered {
     pub booking: Booking,
     /// When, microseconds since the Unix epoch.
     pub at: i64,
+    /// Who tells the sender from here on, where that was asked for (RFC 3461).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub onward: Option<Onward>,
 }
 
 /// Facts of `outbound.deferred`.
@@ -379,6 +386,10 @@ stored_events! {
     Unsubscribed(Unsubscribed, Parties) = "outbound.unsubscribed" v 1;
     /// Its outcome stayed unknown; the money is free again.
     Released(Released) = "outbound.released" v 1;
+    /// The sender is to be told by mail, as it asked.
+    NoticePlanned(NoticePlanned, NoticeWords) = "outbound.notice_planned" v 1;
+    /// It was told, or cannot be.
+    NoticeSettled(NoticeSettled) = "outbound.notice_settled" v 1;
 }
 
 impl Event {
@@ -405,6 +416,8 @@ impl Event {
             Self::Opened(e) => &e.mail,
             Self::Unsubscribed(e) => &e.mail,
             Self::Released(e) => &e.mail,
+            Self::NoticePlanned(e) => &e.mail,
+            Self::NoticeSettled(e) => &e.mail,
         }
     }
 
@@ -431,7 +444,9 @@ impl Event {
             | Self::Uncertain(_)
             | Self::Complained(_)
             | Self::Opened(_)
-            | Self::Unsubscribed(_) => Booking::default(),
+            | Self::Unsubscribed(_)
+            | Self::NoticePlanned(_)
+            | Self::NoticeSettled(_) => Booking::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::attempt::{evidence_cleared, kind_of, suppressed_by_bounce};
 use super::event::{Bounced, Complained, Delayed, Delivered, Event, Opened, Rejected as RejectedFacts, Unsubscribed};
+use super::notice::{confirmed, with_notices};
 use super::parts::{Complaint, Machine, Mail, RejectReason, UnsubscribeMethod};
 use super::report::Report;
 use super::{Outbound, Recipient, Rejected, Status};
@@ -89,7 +90,7 @@ impl Command for RecordFeedback {
             return Err(Rejected::NotSent);
         }
         let heard = Heard { command: self, mail, subject: &accepted.mail, recipient, listed, now: at.now };
-        Ok(heard.events())
+        Ok(with_notices(mail, at.now, heard.events()))
     }
 }
 
@@ -109,6 +110,10 @@ impl Heard<'_> {
             matches!(status, Status::InFlight { .. } | Status::Uncertain { .. } | Status::Sent | Status::Unknown);
         match &self.command.feedback {
             Feedback::Delivered if under_way => self.delivered(),
+            // The server that took it had promised to say so.
+            Feedback::Delivered if status == Status::Delivered => {
+                confirmed(self.mail, self.command.recipient, &self.command.report, self.now)
+            }
             Feedback::Bounced { verdict, kind } if under_way || status == Status::Delivered => {
                 self.bounced(*verdict, *kind)
             }
@@ -155,6 +160,7 @@ impl Heard<'_> {
             managed: self.managed(),
             booking: self.mail.charge(&self.numbers(), self.managed()),
             at: self.now,
+            onward: None,
         };
         let delivered = crate::Event::Outbound(Event::Delivered(Halves::new(facts, self.parties())));
         let cleared = (!self.listed.evidence.is_empty()).then(|| evidence_cleared(&self.command.address));

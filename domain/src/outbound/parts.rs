@@ -89,12 +89,46 @@ impl Notices {
     }
 }
 
+/// Who tells the sender what becomes of a mail that was handed on (RFC 3461 §5.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Onward {
+    /// It lies in the recipient's mailbox: this is where its way ends.
+    Delivered,
+    /// The next server reports as it was asked to, to the sender.
+    Promised,
+    /// The next server reports as it was asked to, and its reports come to us.
+    PromisedHere,
+    /// The next server offers no reports; what it returns goes to the sender.
+    Silent,
+    /// The next server offers no reports; what it returns comes to us.
+    SilentHere,
+}
+
+impl Onward {
+    /// Returns who tells of a mail that a server has taken.
+    #[must_use]
+    pub fn at_server(offers_dsn: bool, returns_here: bool) -> Self {
+        match (offers_dsn, returns_here) {
+            (true, true) => Self::PromisedHere,
+            (true, false) => Self::Promised,
+            (false, true) => Self::SilentHere,
+            (false, false) => Self::Silent,
+        }
+    }
+
+    /// Returns whether the sender hears of failures and delays without us.
+    pub(super) fn is_told_elsewhere(self) -> bool {
+        matches!(self, Self::Promised | Self::Silent)
+    }
+}
+
 /// Personal half of `outbound.accepted`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Letter {
     /// Header `From`.
     pub from: Person,
-    /// The envelope sender the caller asked for.
+    /// The envelope sender that was asked for; empty for the null sender.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub return_path: Option<String>,
     /// The recipients, in the order of the facts.

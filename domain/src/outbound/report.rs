@@ -1,6 +1,6 @@
 //! What a server said about a mail, as far as it may name people.
 
-/// The words of a server; goes into the personal half.
+/// The words of a server, which go into the personal half, and what it takes upon itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
     /// The provider's id of the mail.
@@ -9,6 +9,8 @@ pub struct Report {
     pub diagnostic: Option<String>,
     /// The server that said it.
     pub remote_mta: Option<String>,
+    /// Who tells the sender from here on; `None` where nothing was handed on.
+    pub onward: Option<super::Onward>,
 }
 
 impl Report {
@@ -23,6 +25,7 @@ impl Report {
             provider_message_id: None,
             diagnostic: Some(clean(diagnostic, 1_000)),
             remote_mta: remote_mta.map(|name| clean(name, 255)),
+            onward: None,
         }
     }
 
@@ -30,6 +33,13 @@ impl Report {
     #[must_use]
     pub fn with_provider_message_id(mut self, id: impl Into<String>) -> Self {
         self.provider_message_id = Some(id.into());
+        self
+    }
+
+    /// Returns this report with who tells the sender what becomes of the mail.
+    #[must_use]
+    pub fn handed_on(mut self, onward: Option<super::Onward>) -> Self {
+        self.onward = onward;
         self
     }
 }

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::Origin;
 use super::event::{Accepted, Event};
-use super::parts::{Letter, Machine, Parties, PostponeReason};
+use super::notice::{Notice, Told};
+use super::parts::{Letter, Machine, Onward, Parties, PostponeReason};
 use crate::balance::Booking;
 use crate::entity::{Fold, fold_of};
 use crate::id::{AddressId, ProviderId};
@@ -76,6 +78,12 @@ pub struct Recipient {
     pub unsubscribed: bool,
     /// Whether a person, and whether a program opened it.
     pub opened: (bool, bool),
+    /// Who tells the sender what becomes of it, where that was asked for and it was handed on.
+    #[serde(default)]
+    pub onward: Option<Onward>,
+    /// What the sender was told of it by mail, or will be.
+    #[serde(default)]
+    pub told: Told,
 }
 
 /// An attempt that is not over.
@@ -120,6 +128,12 @@ pub struct Outbound {
     pub first_deferred_at: Option<i64>,
     /// When outsiders were last told that it is late.
     pub delay_announced_at: Option<i64>,
+    /// What the sender is yet to be told by mail.
+    #[serde(default)]
+    pub notices: Vec<Notice>,
+    /// How many reports to the sender were planned.
+    #[serde(default)]
+    pub notices_planned: u32,
 }
 
 impl Outbound {
@@ -225,8 +239,8 @@ impl Outbound {
 
     fn begin(&mut self, e: &Accepted, letter: Option<&Letter>) {
         let due_at = e.send_at.unwrap_or(e.accepted_at);
-        // Nothing is held for recipients that are refused in the same breath.
-        let held = e.booking.held_nanos.0 > 0 || e.prices.held_nanos.0 == 0;
+        // Nothing is held for recipients that are refused in the same breath, and reports of ours cost nothing.
+        let held = e.origin != Origin::Report && (e.booking.held_nanos.0 > 0 || e.prices.held_nanos.0 == 0);
         self.recipients = e
             .recipients
             .iter()
@@ -242,6 +256,8 @@ impl Outbound {
                 complained: false,
                 unsubscribed: false,
                 opened: (false, false),
+                onward: None,
+                told: Told::default(),
             })
             .collect();
         self.send_at = e.send_at;
@@ -300,8 +316,14 @@ impl Fold for Outbound {
                 let flying = self.numbers(|r| r.status == Status::InFlight { attempt: e.attempt });
                 self.each(&flying, |r| (r.status, r.due_at) = (Status::Waiting, e.retry_at));
             }
-            Event::Sent(e) => self.settle(&e.recipients, Status::Sent),
-            Event::Delivered(e) => self.settle(&e.recipients, Status::Delivered),
+            Event::Sent(e) => {
+                self.settle(&e.recipients, Status::Sent);
+                self.each(&e.recipients, |r| r.onward = e.onward);
+            }
+            Event::Delivered(e) => {
+                self.settle(&e.recipients, Status::Delivered);
+                self.each(&e.recipients, |r| r.onward = e.onward.or(r.onward));
+            }
             Event::Deferred(e) => {
                 self.first_deferred_at.get_or_insert(e.at);
                 if e.announced {
@@ -326,6 +348,12 @@ impl Fold for Outbound {
             }),
             Event::Unsubscribed(e) => self.each(&[e.recipient], |r| r.unsubscribed = true),
             Event::Released(e) => self.settle(&e.recipients, Status::Unknown),
+            Event::NoticePlanned(e) => {
+                self.notices_planned = e.number;
+                self.each(&e.numbers(), |r| r.told.note(e.action));
+                self.notices.push(Notice::of(e, e.personal.known()));
+            }
+            Event::NoticeSettled(e) => self.notices.retain(|notice| notice.number != e.number),
         }
         self.close_attempts();
     }

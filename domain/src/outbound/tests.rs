@@ -15,6 +15,8 @@ use crate::testing::{
 };
 use crate::{Command, Event as Any, Moment, StreamId};
 
+mod notices;
+
 const HOUR: i64 = 3_600_000_000;
 const UNIT: i64 = 150_000;
 

@@ -60,7 +60,9 @@ pub(super) fn webhook_type(event: &Event) -> Option<WebhookEventType> {
         | Event::Uncertain(_)
         | Event::Opened(_)
         | Event::Unsubscribed(_)
-        | Event::Released(_) => None,
+        | Event::Released(_)
+        | Event::NoticePlanned(_)
+        | Event::NoticeSettled(_) => None,
     }
 }
 
@@ -128,7 +130,9 @@ fn parties(event: &Event) -> Option<&Parties> {
         | Event::RetryRequested(_)
         | Event::Postponed(_)
         | Event::AttemptStarted(_)
-        | Event::Released(_) => return None,
+        | Event::Released(_)
+        | Event::NoticePlanned(_)
+        | Event::NoticeSettled(_) => return None,
     };
     half.known()
 }
@@ -288,7 +292,7 @@ pub(super) fn mail_data(event: &Event) -> Value {
         Event::Released(e) => json!({
             "recipient_numbers": e.recipients, "released": e.booking.released_nanos.to_six_decimals(),
         }),
-        Event::Paused(_) | Event::Resumed(_) => json!({}),
+        Event::Paused(_) | Event::Resumed(_) | Event::NoticePlanned(_) | Event::NoticeSettled(_) => json!({}),
     };
     extend(common, own)
 }

@@ -11,8 +11,9 @@ use crate::mailbox::{FilterMode, Rules, SendScope, SenderRule};
 use crate::message::{self, Folder, Person};
 use crate::money::Nanos;
 use crate::outbound::{
-    self as ob, AcceptMail, AttemptTrouble, Complaint, Labels, Letter, Machine, Mail, NewRecipient, Origin, Parties,
-    PostponeReason, RecipientKind, RejectReason, Stage, To, UnitPrices, UnsubscribeMethod,
+    self as ob, AcceptMail, AttemptTrouble, Complaint, Labels, Letter, Machine, Mail, NewRecipient, NoticeAction,
+    NoticeOf, NoticeOutcome, Origin, Parties, PostponeReason, RecipientKind, RejectReason, Stage, To, UnitPrices,
+    UnsubscribeMethod, Words,
 };
 use crate::personal::Halves;
 use crate::provider::quota::Range;
@@ -374,6 +375,7 @@ fn outbound_events() -> Vec<Event> {
                 recipients: recipients.clone(),
                 booking: charged,
                 at,
+                onward: None,
             },
             p(),
         )),
@@ -388,6 +390,7 @@ fn outbound_events() -> Vec<Event> {
                 managed,
                 booking: charged,
                 at,
+                onward: None,
             },
             p(),
         )),
@@ -454,6 +457,25 @@ fn outbound_events() -> Vec<Event> {
             p(),
         )),
         ob::Event::Released(ob::Released { mail: m(), recipients, booking: released }.into()),
+        ob::Event::NoticePlanned(Halves::new(
+            ob::NoticePlanned {
+                mail: m(),
+                number: 1,
+                action: NoticeAction::Failed,
+                recipients: vec![NoticeOf { recipient: 0, status: (5, 1, 1) }],
+                at,
+            },
+            ob::NoticeWords {
+                recipients: vec![Words {
+                    diagnostic: Some("550 5.1.1 no such user".into()),
+                    remote_mta: Some("mx.example.net".into()),
+                }],
+            },
+        )),
+        ob::Event::NoticeSettled(
+            ob::NoticeSettled { mail: m(), number: 1, outcome: NoticeOutcome::Sent { outbound: outbound_id(2) }, at }
+                .into(),
+        ),
     ]);
     all.into_iter().map(Event::Outbound).collect()
 }

@@ -25,10 +25,12 @@ pub struct DsnRecipient<'a> {
     pub action: Action,
     /// The enhanced status code: `5.1.1`.
     pub status: &'a str,
-    /// What the remote host said.
+    /// Why, in one line: what the remote host said, from its reply code on, or what we say ourselves.
     pub diagnostic: Option<&'a str>,
     /// The remote host.
     pub remote_mta: Option<&'a str>,
+    /// Until when a delayed mail is tried again, in microseconds since the Unix epoch.
+    pub retried_until_micros: Option<i64>,
 }
 
 /// A notification.
@@ -48,8 +50,32 @@ pub struct Dsn<'a> {
     pub arrived_micros: i64,
     /// The mail.
     pub original: &'a [u8],
-    /// Whether to return all of it (`RET=FULL`). It is returned without its body where it is not 7-bit.
+    /// Whether to return all of it (`RET=FULL`). Only the header is returned where it is not 7-bit, and where nothing failed
+    /// (RFC 3461 §4.3).
     pub return_full: bool,
+    /// The Message-ID of the mail, without angle brackets: the notification belongs to its thread.
+    pub refers_to: Option<&'a str>,
+}
+
+impl Dsn<'_> {
+    /// Returns the subject of the notification.
+    #[must_use]
+    pub fn subject(&self) -> &'static str {
+        match self.recipients.iter().map(|recipient| recipient.action).min_by_key(|action| rank(*action)) {
+            Some(Action::Failed) => "Undelivered mail returned to sender",
+            Some(Action::Delayed) => "Delayed mail (still being tried)",
+            _ => "Delivery status notification",
+        }
+    }
+}
+
+/// The worst news come first.
+fn rank(action: Action) -> u8 {
+    match action {
+        Action::Failed => 0,
+        Action::Delayed => 1,
+        Action::Delivered | Action::Relayed | Action::Expanded => 2,
+    }
 }
 
 /// Composes a notification.
@@ -62,15 +88,13 @@ pub fn compose_dsn(dsn: &Dsn<'_>, stamp: &Stamp<'_>) -> Result<Vec<u8>, FieldErr
         return Err(FieldError { field: "recipients".to_owned(), problem: Problem::Required });
     }
     let mut out = Vec::new();
-    let subject = match dsn.recipients.iter().map(|recipient| recipient.action).find(|action| *action == Action::Failed)
-    {
-        Some(_) => "Undelivered mail returned to sender",
-        None => "Delivery status notification",
-    };
+    let subject = dsn.subject();
+    let refers_to = dsn.refers_to.filter(|id| check_message_id(id).is_ok());
+    let references = refers_to.map(|id| format!("In-Reply-To: <{id}>\r\nReferences: <{id}>\r\n")).unwrap_or_default();
     // RFC 3834 §5 and RFC 3464 §2: a machine answers, and no machine is to answer it.
     out.write(
         format!(
-            "Date: {}\r\nFrom: Mail Delivery System <{}>\r\nTo: <{}>\r\nSubject: {subject}\r\nMessage-ID: <{}>\r\nAuto-Submitted: auto-replied\r\nMIME-Version: 1.0\r\n",
+            "Date: {}\r\nFrom: Mail Delivery System <{}>\r\nTo: <{}>\r\nSubject: {subject}\r\nMessage-ID: <{}>\r\n{references}Auto-Submitted: auto-replied\r\nMIME-Version: 1.0\r\n",
             rfc5322_date(stamp.at_micros),
             dsn.from,
             dsn.to,
@@ -112,6 +136,9 @@ fn explanation<'x>(dsn: &Dsn<'_>) -> MimePart<'x> {
         if let Some(diagnostic) = recipient.diagnostic {
             text.push_str(&format!("    {}\r\n\r\n", plain(diagnostic)));
         }
+        if let Some(until) = recipient.retried_until_micros {
+            text.push_str(&format!("It will be tried until {}.\r\n\r\n", rfc5322_date(until)));
+        }
     }
     encode_text("text/plain", &text)
 }
@@ -151,10 +178,22 @@ fn status<'x>(dsn: &Dsn<'_>) -> MimePart<'x> {
             text.push_str(&format!("Remote-MTA: dns; {}\r\n", plain(remote)));
         }
         if let Some(diagnostic) = recipient.diagnostic {
-            text.push_str(&format!("Diagnostic-Code: smtp; {}\r\n", plain(diagnostic)));
+            // What no server said is not SMTP's (RFC 3464 §2.1.2 and §2.3.6).
+            let kind = if is_reply(diagnostic) { "smtp" } else { "x-postlog" };
+            text.push_str(&format!("Diagnostic-Code: {kind}; {}\r\n", plain(diagnostic)));
+        }
+        if let Some(until) = recipient.retried_until_micros {
+            text.push_str(&format!("Will-Retry-Until: {}\r\n", rfc5322_date(until)));
         }
     }
     MimePart::new("message/delivery-status", text.into_bytes()).transfer_encoding("7bit")
+}
+
+/// Tells whether a text begins as a refusal of a server does.
+fn is_reply(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let code = bytes.len() >= 3 && matches!(bytes[0], b'2' | b'4' | b'5') && bytes[1..3].iter().all(u8::is_ascii_digit);
+    code && bytes.get(3).is_none_or(|next| matches!(next, b' ' | b'-'))
 }
 
 fn returned<'x>(dsn: &Dsn<'_>) -> MimePart<'x> {
@@ -162,7 +201,8 @@ fn returned<'x>(dsn: &Dsn<'_>) -> MimePart<'x> {
     let seven_bit = text.is_ascii()
         && !text.contains('\0')
         && text.split("\r\n").all(|line| line.len() <= 998 && !line.contains(['\r', '\n']));
-    if dsn.return_full && seven_bit {
+    let failed = dsn.recipients.iter().any(|recipient| recipient.action == Action::Failed);
+    if dsn.return_full && failed && seven_bit {
         return MimePart::new("message/rfc822", dsn.original.to_vec()).transfer_encoding("7bit");
     }
     let header = &dsn.original[..count_header(dsn.original).octets.min(dsn.original.len())];

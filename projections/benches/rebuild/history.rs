@@ -171,6 +171,7 @@ fn arrival(
         },
         sent_at: Some(now - 2_000_000),
         parser_version: 1,
+        own_report: false,
     };
     let sender = format!("person{}@mail.example.net", n % 40);
     let to = format!("box{}@example.org", n % MAILBOXES);

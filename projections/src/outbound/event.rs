@@ -100,6 +100,8 @@ impl Said {
                 let (complaint, source) = (Some(e.complaint), Some(e.source));
                 Self { complaint, source, ..recipients(&[e.recipient]) }.heard(&e.personal)
             }
+            Event::NoticePlanned(e) => recipients(&e.numbers()),
+            Event::NoticeSettled(_) => Self::default(),
             Event::Opened(e) => recipients(&[e.recipient]),
             Event::Unsubscribed(e) => recipients(&[e.recipient]),
         }

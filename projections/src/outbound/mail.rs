@@ -261,6 +261,7 @@ impl State {
             | Event::Opened(_)
             | Event::Unsubscribed(_)
             | Event::Released(_) => self.later(event, at),
+            Event::NoticePlanned(_) | Event::NoticeSettled(_) => {}
         }
     }
 

@@ -326,6 +326,7 @@ impl Story {
                     authentication: Authentication::default(),
                     sent_at: (!n.is_multiple_of(4)).then(|| START - i64::from(*n) * 1_000_000),
                     parser_version: 1,
+                    own_report: false,
                 };
                 let receive = message::ReceiveMessage {
                     facts,

@@ -38,6 +38,11 @@ fn note(plan: &mut Plan, record: &Recorded) {
         ) => {
             plan.nudged.insert(event.mail().outbound.clone());
         }
+        // Somebody else may have written it, about a mail that is settled.
+        Event::Outbound(Outgoing::NoticePlanned(e)) => {
+            plan.accepted.push((e.mail.outbound.clone(), 0));
+            plan.nudged.insert(e.mail.outbound.clone());
+        }
         Event::Routing(routing::Event::Resumed(_)) | Event::DeliveryGroup(_) => plan.wakes = true,
         Event::Provider(event) => {
             use provider::Event as E;

@@ -60,6 +60,7 @@ fn filed(e: &Filed) -> Received {
         authentication: Authentication::default(),
         sent_at: e.sent_at,
         parser_version: e.parser_version,
+        own_report: false,
     }
 }
 
