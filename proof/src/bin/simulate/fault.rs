@@ -1,0 +1,38 @@
+//! Mistakes that a simulation must find: a harness that cannot fail proves nothing.
+
+/// A mistake built into the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// An append is answered before it is written.
+    AnsweredBeforeCommit,
+    /// The answers to requests with idempotency keys are not written with their events.
+    AnswersNotKept,
+    /// Records are read from a copy of the store that lags.
+    ReadsALaggingCopy,
+    /// A node hears nothing of what other nodes append.
+    DeafToOtherNodes,
+    /// What a receiver refused counts as delivered.
+    RefusalsTakenForSuccess,
+    /// What was delivered is not written down, though the database says so.
+    ResultsNotWritten,
+    /// The clocks of two nodes are a minute apart, so that leases are taken from nodes that rely on them.
+    ClocksApart,
+}
+
+impl Fault {
+    /// All of them, with the names they are asked for by.
+    pub const ALL: [(&str, Self); 7] = [
+        ("answered-before-commit", Self::AnsweredBeforeCommit),
+        ("answers-not-kept", Self::AnswersNotKept),
+        ("reads-a-lagging-copy", Self::ReadsALaggingCopy),
+        ("deaf-to-other-nodes", Self::DeafToOtherNodes),
+        ("refusals-taken-for-success", Self::RefusalsTakenForSuccess),
+        ("results-not-written", Self::ResultsNotWritten),
+        ("clocks-apart", Self::ClocksApart),
+    ];
+
+    /// Returns the mistake of a name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|(known, _)| *known == name).map(|(_, fault)| fault)
+    }
+}

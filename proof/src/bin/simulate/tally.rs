@@ -1,0 +1,44 @@
+//! What clients have seen, for the judge.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use domain::id::Position;
+
+use crate::receiver::Received;
+
+/// What a reader of a stream has seen.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// The positions of the events, in the order they came.
+    pub positions: Vec<Position>,
+    /// How often it connected.
+    pub connections: u32,
+}
+
+#[derive(Debug, Default)]
+pub struct Sheet {
+    /// What was answered, by idempotency key.
+    pub acknowledged: BTreeMap<String, Position>,
+    /// How many appends are still to be acknowledged.
+    pub writers_left: usize,
+    pub readers: BTreeMap<String, Seen>,
+    pub received: Received,
+    /// What must never happen, as soon as it has.
+    pub breaches: Vec<String>,
+    /// How often requests went unanswered and were repeated.
+    pub repetitions: u64,
+}
+
+/// See the module. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Tally {
+    sheet: Arc<Mutex<Sheet>>,
+}
+
+impl Tally {
+    /// Returns the sheet to read or write.
+    pub fn sheet(&self) -> MutexGuard<'_, Sheet> {
+        self.sheet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
