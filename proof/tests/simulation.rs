@@ -119,6 +119,6 @@ fn a_result_that_is_not_written_down_is_found() {
 }
 
 #[test]
-fn nodes_whose_clocks_are_apart_are_found() {
-    is_found("clocks-apart");
+fn leases_that_do_not_last_are_found() {
+    is_found("leases-do-not-last");
 }

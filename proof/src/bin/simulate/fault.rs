@@ -15,8 +15,8 @@ pub enum Fault {
     RefusalsTakenForSuccess,
     /// What was delivered is not written down, though the database says so.
     ResultsNotWritten,
-    /// The clocks of two nodes are a minute apart, so that leases are taken from nodes that rely on them.
-    ClocksApart,
+    /// Leases end as soon as they are taken: nodes take each other's work away at any time.
+    LeasesDoNotLast,
 }
 
 impl Fault {
@@ -28,7 +28,7 @@ impl Fault {
         ("deaf-to-other-nodes", Self::DeafToOtherNodes),
         ("refusals-taken-for-success", Self::RefusalsTakenForSuccess),
         ("results-not-written", Self::ResultsNotWritten),
-        ("clocks-apart", Self::ClocksApart),
+        ("leases-do-not-last", Self::LeasesDoNotLast),
     ];
 
     /// Returns the mistake of a name.

@@ -67,13 +67,24 @@ pub fn pepper() -> Pepper {
     Pepper::new([9; 32])
 }
 
-/// Has the database take back whatever is written of deliveries.
-async fn forget_results(work: &Work) {
+/// Has the database forget what is written of deliveries, or of leases.
+async fn spoil(work: &Work, fault: Option<Fault>) {
+    let sql = match fault {
+        Some(Fault::ResultsNotWritten) => {
+            "CREATE TRIGGER spoil AFTER UPDATE OF cursor, horizon, pending ON webhook_cursors BEGIN
+                 UPDATE webhook_cursors SET cursor = OLD.cursor, horizon = OLD.horizon, pending = OLD.pending
+                 WHERE team_id = OLD.team_id AND webhook_id = OLD.webhook_id;
+             END"
+        }
+        Some(Fault::LeasesDoNotLast) => {
+            "CREATE TRIGGER spoil AFTER UPDATE OF expires_at ON webhook_cursors BEGIN
+                 UPDATE webhook_cursors SET expires_at = 0
+                 WHERE team_id = OLD.team_id AND webhook_id = OLD.webhook_id;
+             END"
+        }
+        _ => return,
+    };
     let mut tx = work.begin().await.unwrap();
-    let sql = "CREATE TRIGGER forget AFTER UPDATE OF cursor, horizon, pending ON webhook_cursors BEGIN
-                   UPDATE webhook_cursors SET cursor = OLD.cursor, horizon = OLD.horizon, pending = OLD.pending
-                   WHERE team_id = OLD.team_id AND webhook_id = OLD.webhook_id;
-               END";
     projections::exec!(tx, sql).unwrap();
     tx.commit().await.unwrap();
 }
@@ -90,9 +101,7 @@ impl Ground {
         let views = Held::open(Arc::new(Beside)).await.unwrap();
         let work = Held::open(Arc::new(Beside)).await.unwrap();
         let tables = Work::simulated(work.clone(), &[Queue::TABLES]).await.unwrap();
-        if fault == Some(Fault::ResultsNotWritten) {
-            forget_results(&tables).await;
-        }
+        spoil(&tables, fault).await;
         let mut ground = Self {
             seed,
             fault,

@@ -14,7 +14,7 @@ use crate::reader::Scope;
 /// How many attempts a delivery has.
 const ATTEMPTS_MAX: u32 = 8;
 /// By then what was delivered is written down, unless something is wrong.
-const WRITTEN_WITHIN: Duration = Duration::from_secs(6);
+const WRITTEN_WITHIN: Duration = Duration::from_secs(2);
 
 async fn records(ground: &Ground) -> Vec<Recorded> {
     let stored = ground.store.read(&ground.team, 0, usize::MAX).await.unwrap_or_default();

@@ -142,7 +142,7 @@ fn people(sim: &mut Sim<'_>, ground: &Ground) {
     let of = ground.clone();
     sim.host("receiver", move || receiver::run(of.clone()));
     for (number, name) in NODES.into_iter().enumerate() {
-        let (of, off_by) = (ground.clone(), off_by(ground.seed, number, ground.fault));
+        let (of, off_by) = (ground.clone(), off_by(ground.seed, number));
         sim.host(name, move || node::run(of.clone(), name, off_by));
     }
     ground.tally.sheet().writers_left = 2;

@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use crate::fault::Fault;
 use crate::numbers::Numbers;
 
 /// The nodes.
 pub const NODES: [&str; 2] = ["node-a", "node-b"];
 /// Every host a node speaks with.
 const OTHERS: [&str; 6] = ["db", "receiver", "writer-0", "writer-1", "reader-mailbox", "reader-team"];
-/// From here on nothing goes wrong any more.
-pub const QUIET_AT: Duration = Duration::from_secs(24);
+/// The latest time at which something goes wrong.
+const QUIET_AT_MAX: u64 = 22_000;
 /// The longest time a message takes when nothing is wrong, milliseconds.
 pub const CALM_LATENCY: u64 = 20;
 /// By then everything must have come to its end.
@@ -33,6 +32,11 @@ pub enum Action {
     Release(&'static str, &'static str),
     /// The longest time a message takes, milliseconds.
     Latency(u64),
+}
+
+/// Returns from when on nothing goes wrong any more: sometimes early, so that there is much to do afterwards.
+pub fn quiet_at(seed: u64) -> Duration {
+    Numbers::new(seed, 3).millis(4_000, QUIET_AT_MAX)
 }
 
 /// Returns what happens, by time.
@@ -66,18 +70,18 @@ pub fn plan(seed: u64) -> Vec<(Duration, Action)> {
         actions.push((at, Action::Latency(CALM_LATENCY + 1 + numbers.below(800))));
         actions.push((at + numbers.millis(100, 4_000), Action::Latency(CALM_LATENCY)));
     }
-    // Whatever was begun ends with the quiet time.
+    // Whatever was begun ends with the quiet time, and nothing begins then.
+    let quiet_at = quiet_at(seed);
     for (at, _) in &mut actions {
-        *at = (*at).min(QUIET_AT);
+        *at = (*at).min(quiet_at);
     }
     actions.sort_by_key(|(at, _)| *at);
     actions
 }
 
 /// Returns by how much a node's clock is off, microseconds: up to a second.
-pub fn off_by(seed: u64, node: usize, fault: Option<Fault>) -> i64 {
-    let off = i64::try_from(Numbers::new(seed, 30 + node as u64).below(2_000_000)).unwrap_or(0) - 1_000_000;
-    if fault == Some(Fault::ClocksApart) && node == 1 { off + 60_000_000 } else { off }
+pub fn off_by(seed: u64, node: usize) -> i64 {
+    i64::try_from(Numbers::new(seed, 30 + node as u64).below(2_000_000)).unwrap_or(0) - 1_000_000
 }
 
 /// Returns when something was wrong, from and to: only then, and shortly after, may a delivery be repeated.
@@ -89,7 +93,7 @@ pub fn disturbances(seed: u64) -> Vec<(Duration, Duration)> {
             (Action::Latency(_), Action::Latency(most)) => *most == CALM_LATENCY,
             _ => false,
         };
-        actions.iter().find(|(at, action)| *at >= from && is_end(action)).map_or(QUIET_AT, |(at, _)| *at)
+        actions.iter().find(|(at, action)| *at >= from && is_end(action)).map_or_else(|| quiet_at(seed), |(at, _)| *at)
     };
     let began = actions.iter().filter_map(|(at, action)| match action {
         Action::Crash(_) => Some((*at, *at)),

@@ -11,7 +11,7 @@ use crate::ground::Ground;
 use crate::judge;
 use crate::node::HTTP;
 use crate::numbers::Numbers;
-use crate::plan::{NODES, QUIET_AT};
+use crate::plan::{NODES, quiet_at};
 
 /// How long a silent stream is kept: heartbeats come every ten seconds.
 const SILENCE_MAX: Duration = Duration::from_secs(13);
@@ -43,7 +43,7 @@ pub async fn run(ground: Ground, scope: Scope) -> turmoil::Result {
     while !is_done(&ground, scope, last).await {
         let node = NODES[usize::try_from(numbers.below(2)).unwrap_or(0)];
         // While there are faults a connection is cut after a while; later it must do without.
-        let is_quiet = crate::line::now() >= QUIET_AT;
+        let is_quiet = crate::line::now() >= quiet_at(ground.seed);
         let life = if is_quiet { Duration::from_secs(600) } else { numbers.millis(300, 6_000) };
         ground.tally.sheet().readers.entry(scope.name().to_owned()).or_default().connections += 1;
         let ended = tokio::time::timeout(life, read(&ground, scope, node, &mut last)).await;

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub async fn run(ground: Ground, number: u64) -> turmoil::Result {
     let mut numbers = Numbers::new(ground.seed, 100 + number);
     for mail in 0..MAILS {
-        tokio::time::sleep(numbers.millis(0, 1_500)).await;
+        tokio::time::sleep(numbers.millis(0, 1_800)).await;
         let key = format!("w{number}-{mail}");
         let mailbox = numbers.below(2);
         loop {
