@@ -11,6 +11,8 @@ use crate::ground::Ground;
 use crate::plan::disturbances;
 use crate::reader::Scope;
 
+/// By then a node has heard of what another has appended, and told its streams.
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
 /// How many attempts a delivery has.
 const ATTEMPTS_MAX: u32 = 8;
 /// By then what was delivered is written down, unless something is wrong.
@@ -56,7 +58,7 @@ pub async fn problems(ground: &Ground) -> Vec<String> {
             problems.push(format!("{key} has more than one effect: {places:?}"));
         }
     }
-    for (key, position) in &ground.tally.sheet().acknowledged {
+    for (key, (position, _)) in &ground.tally.sheet().acknowledged {
         if places.get(key.as_str()).is_none_or(|places| !places.contains(position)) {
             problems.push(format!("{key} was acknowledged at {position} and is not there"));
         }
@@ -68,9 +70,33 @@ pub async fn problems(ground: &Ground) -> Vec<String> {
         if seen != expected {
             problems.push(format!("the {} tells {seen:?} instead of {expected:?}", scope.name()));
         }
+        drop(sheet);
+        problems.extend(told_late(ground, scope, &expected));
     }
     problems.extend(problems_of_deliveries(ground, &records));
     problems
+}
+
+/// Returns the events that a stream kept to itself although nothing was wrong as long as it was open.
+fn told_late(ground: &Ground, scope: Scope, expected: &[Position]) -> Vec<String> {
+    let sheet = ground.tally.sheet();
+    let acknowledged: BTreeMap<Position, Duration> = sheet.acknowledged.values().copied().collect();
+    let disturbances = disturbances(ground.seed);
+    let streams = sheet.readers.get(scope.name()).map_or(&[][..], |seen| &seen.streams);
+    let is_calm = |from: Duration, to: Duration| {
+        disturbances.iter().all(|(began, ended)| *began > to || *ended + TOLD_WITHIN < from)
+    };
+    let mut late = vec![];
+    for stream in streams.iter().filter(|stream| is_calm(stream.from, stream.to)) {
+        let untold = expected.iter().find(|position| {
+            let at = acknowledged.get(position).copied().unwrap_or(stream.to);
+            **position > stream.last && at.max(stream.from) + TOLD_WITHIN < stream.to
+        });
+        if let Some(position) = untold {
+            late.push(format!("the {} did not tell of {position}, though it was open: {stream:?}", scope.name()));
+        }
+    }
+    late
 }
 
 /// Returns whether everything was delivered that must be.

@@ -12,6 +12,7 @@ use crate::judge;
 use crate::node::HTTP;
 use crate::numbers::Numbers;
 use crate::plan::{NODES, quiet_at};
+use crate::tally::Streamed;
 
 /// How long a silent stream is kept: heartbeats come every ten seconds.
 const SILENCE_MAX: Duration = Duration::from_secs(13);
@@ -46,7 +47,12 @@ pub async fn run(ground: Ground, scope: Scope) -> turmoil::Result {
         let is_quiet = crate::line::now() >= quiet_at(ground.seed);
         let life = if is_quiet { Duration::from_secs(600) } else { numbers.millis(300, 6_000) };
         ground.tally.sheet().readers.entry(scope.name().to_owned()).or_default().connections += 1;
-        let ended = tokio::time::timeout(life, read(&ground, scope, node, &mut last)).await;
+        let mut opened = None;
+        let ended = tokio::time::timeout(life, read(&ground, scope, node, &mut last, &mut opened)).await;
+        if let Some(from) = opened {
+            let streamed = Streamed { from, to: crate::line::now(), last };
+            ground.tally.sheet().readers.entry(scope.name().to_owned()).or_default().streams.push(streamed);
+        }
         let why = ended.unwrap_or_else(|_| "cuts".to_owned());
         ground.notes.add(|| format!("{}: {why} after {last}", scope.name()));
         tokio::time::sleep(numbers.millis(20, 400)).await;
@@ -59,8 +65,8 @@ async fn is_done(ground: &Ground, scope: Scope, last: Position) -> bool {
     written && judge::expected(ground, scope).await.last().is_none_or(|end| last >= *end)
 }
 
-/// Reads one connection; returns why it ended.
-async fn read(ground: &Ground, scope: Scope, node: &str, last: &mut Position) -> String {
+/// Reads one connection, and notes when its stream was open; returns why it ended.
+async fn read(ground: &Ground, scope: Scope, node: &str, last: &mut Position, opened: &mut Option<Duration>) -> String {
     let Ok(Ok(mut tcp)) = tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect((node, HTTP))).await else {
         return format!("{node} is not there");
     };
@@ -91,6 +97,9 @@ async fn read(ground: &Ground, scope: Scope, node: &str, last: &mut Position) ->
                 breach(ground, format!("{} is refused with {status} by {node}", scope.name()));
             }
             return format!("refused with {status}");
+        }
+        if stream.status.is_some() {
+            opened.get_or_insert_with(crate::line::now);
         }
         for event in std::mem::take(&mut stream.events) {
             take(ground, scope, &event, last);

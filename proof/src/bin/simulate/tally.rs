@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use domain::id::Position;
 
@@ -14,12 +15,22 @@ pub struct Seen {
     pub positions: Vec<Position>,
     /// How often it connected.
     pub connections: u32,
+    pub streams: Vec<Streamed>,
+}
+
+/// A connection on which a stream was open.
+#[derive(Debug)]
+pub struct Streamed {
+    pub from: Duration,
+    pub to: Duration,
+    /// The last event it told of, or the one it was resumed after.
+    pub last: Position,
 }
 
 #[derive(Debug, Default)]
 pub struct Sheet {
-    /// What was answered, by idempotency key.
-    pub acknowledged: BTreeMap<String, Position>,
+    /// What was answered and when, by idempotency key.
+    pub acknowledged: BTreeMap<String, (Position, Duration)>,
     /// How many appends are still to be acknowledged.
     pub writers_left: usize,
     pub readers: BTreeMap<String, Seen>,

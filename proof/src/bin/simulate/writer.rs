@@ -28,7 +28,7 @@ pub async fn run(ground: Ground, number: u64) -> turmoil::Result {
             let answer = tokio::time::timeout(PATIENCE, hand_over(node, &key, mailbox)).await;
             if let Ok(Ok(Some(position))) = answer {
                 ground.notes.add(|| format!("writer {number}: {key} is at {position}"));
-                ground.tally.sheet().acknowledged.insert(key, position);
+                ground.tally.sheet().acknowledged.insert(key, (position, crate::line::now()));
                 break;
             }
             ground.tally.sheet().repetitions += 1;
