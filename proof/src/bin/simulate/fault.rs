@@ -9,8 +9,6 @@ pub enum Fault {
     AnswersNotKept,
     /// Records are read from a copy of the store that lags.
     ReadsALaggingCopy,
-    /// A node hears nothing of what other nodes append.
-    DeafToOtherNodes,
     /// What a receiver refused counts as delivered.
     RefusalsTakenForSuccess,
     /// What was delivered is not written down, though the database says so.
@@ -21,11 +19,10 @@ pub enum Fault {
 
 impl Fault {
     /// All of them, with the names they are asked for by.
-    pub const ALL: [(&str, Self); 7] = [
+    pub const ALL: [(&str, Self); 6] = [
         ("answered-before-commit", Self::AnsweredBeforeCommit),
         ("answers-not-kept", Self::AnswersNotKept),
         ("reads-a-lagging-copy", Self::ReadsALaggingCopy),
-        ("deaf-to-other-nodes", Self::DeafToOtherNodes),
         ("refusals-taken-for-success", Self::RefusalsTakenForSuccess),
         ("results-not-written", Self::ResultsNotWritten),
         ("leases-do-not-last", Self::LeasesDoNotLast),
