@@ -40,6 +40,7 @@ pub use domain::egress::address;
 pub use error::{AttemptError, ConnectFault, DnsFault, Phase, ResponseFault, TlsFault};
 pub use policy::{Policy, Refused, Target};
 pub use resolve::{HostTable, Resolve, ResolveError, SystemResolver};
+pub use wire::{Dial, Foreign};
 
 use connection::{Connection, dial};
 use policy::{Host, Scheme, judge};
@@ -186,6 +187,8 @@ struct Shared {
     resolve: Arc<dyn Resolve>,
     tls: TlsConnector,
     pool: Pool,
+    /// `None` for this machine's own network.
+    over: Option<Arc<dyn Dial>>,
 }
 
 impl Client {
@@ -198,6 +201,19 @@ impl Client {
         Self::with_roots(policy, limits, resolve, roots)
     }
 
+    /// Returns a client that opens its connections over another network than this machine's: a simulated one.
+    ///
+    /// # Errors
+    /// All limits out of range.
+    pub fn over(
+        policy: Policy,
+        limits: Limits,
+        resolve: Arc<dyn Resolve>,
+        network: Arc<dyn Dial>,
+    ) -> Result<Self, Vec<InvalidLimit>> {
+        Self::build(policy, limits, resolve, RootCertStore::empty(), Some(network))
+    }
+
     /// Returns a client that trusts the given certificate authorities only.
     ///
     /// # Errors
@@ -208,6 +224,16 @@ impl Client {
         resolve: Arc<dyn Resolve>,
         roots: RootCertStore,
     ) -> Result<Self, Vec<InvalidLimit>> {
+        Self::build(policy, limits, resolve, roots, None)
+    }
+
+    fn build(
+        policy: Policy,
+        limits: Limits,
+        resolve: Arc<dyn Resolve>,
+        roots: RootCertStore,
+        over: Option<Arc<dyn Dial>>,
+    ) -> Result<Self, Vec<InvalidLimit>> {
         limits.validate()?;
         let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -217,7 +243,7 @@ impl Client {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let pool = Pool::new(&limits);
         let tls = TlsConnector::from(Arc::new(config));
-        Ok(Self { shared: Arc::new(Shared { policy, limits, resolve, tls, pool }) })
+        Ok(Self { shared: Arc::new(Shared { policy, limits, resolve, tls, pool, over }) })
     }
 
     /// Returns the policy this client judges by.
@@ -294,10 +320,10 @@ impl Client {
     }
 
     async fn connect(&self, target: &Target, until: Instant) -> Result<Connection, AttemptError> {
-        let Shared { limits, tls, .. } = &*self.shared;
+        let Shared { limits, tls, over, .. } = &*self.shared;
         let addresses = self.addresses(target, until).await?;
         let tried = &addresses[..addresses.len().min(limits.addresses_tried_max)];
-        let tcp = dial(tried, until, Duration::from_secs(limits.connect_seconds)).await?;
+        let tcp = dial(over.as_deref(), tried, until, Duration::from_secs(limits.connect_seconds)).await?;
         let tls = match target.scheme() {
             Scheme::Http => None,
             Scheme::Https => Some((tls, server_name(target.host())?)),

@@ -6,6 +6,7 @@
 //! Table definitions are written once, as SQLite reads them: for PostgreSQL `TEXT` compares by bytes
 //! (`COLLATE "C"`) as it does in SQLite, and `WITHOUT ROWID` is left out.
 
+mod held;
 mod select;
 
 use std::path::{Path, PathBuf};
@@ -29,6 +30,9 @@ use sqlx::{
 
 use crate::Error;
 
+#[doc(hidden)]
+pub use held::at_once;
+pub use held::{Carried, Held, HeldReader, HeldTx, Line};
 pub use select::Select;
 
 /// Connections that read a SQLite file at the same time.
@@ -65,6 +69,8 @@ pub enum Db {
         /// How another schema is opened.
         servers: Servers,
     },
+    /// At the end of a simulated line.
+    Held(Held),
 }
 
 /// A transaction.
@@ -74,6 +80,8 @@ pub enum Tx<'c> {
     Sqlite(Transaction<'c, Sqlite>),
     /// Of any connection.
     Postgres(Transaction<'c, Postgres>, Answering),
+    /// Of a simulated database.
+    Held(HeldTx),
 }
 
 /// A connection to read with.
@@ -83,6 +91,8 @@ pub enum Reader {
     Sqlite(PoolConnection<Sqlite>),
     /// Any connection.
     Postgres(PoolConnection<Postgres>, Answering),
+    /// Of a simulated database.
+    Held(HeldReader),
 }
 
 /// What [`exec!`](crate::exec), [`fetch_all!`](crate::fetch_all), [`fetch_opt!`](crate::fetch_opt) and
@@ -93,6 +103,8 @@ pub enum Connection<'a> {
     Sqlite(&'a mut SqliteConnection),
     /// PostgreSQL.
     Postgres(&'a mut PgConnection, &'a Answering),
+    /// SQLite, whose answers are waited for without letting simulated time pass.
+    Held(&'a mut SqliteConnection),
 }
 
 /// Runs a statement and returns how many rows it touched: `exec!(tx, "UPDATE … WHERE a = $1", a)?`.
@@ -106,6 +118,10 @@ macro_rules! exec {
             $crate::db::Connection::Postgres(c, answering) => {
                 let work = $crate::db::sqlx::query($sql)$(.bind($bind))*.execute(&mut *c);
                 answering.guard(work).await.map(|done| done.rows_affected())
+            }
+            $crate::db::Connection::Held(c) => {
+                let work = $crate::db::sqlx::query($sql)$(.bind($bind))*.execute(&mut *c);
+                $crate::db::at_once(work).await.map(|done| done.rows_affected())
             }
         }
     };
@@ -123,6 +139,9 @@ macro_rules! fetch_all {
             $crate::db::Connection::Postgres(c, answering) => {
                 answering.guard($crate::db::sqlx::query_as::<_, $row>($sql)$(.bind($bind))*.fetch_all(&mut *c)).await
             }
+            $crate::db::Connection::Held(c) => {
+                $crate::db::at_once($crate::db::sqlx::query_as::<_, $row>($sql)$(.bind($bind))*.fetch_all(&mut *c)).await
+            }
         }
     };
 }
@@ -137,6 +156,10 @@ macro_rules! fetch_opt {
             }
             $crate::db::Connection::Postgres(c, answering) => {
                 answering.guard($crate::db::sqlx::query_as::<_, $row>($sql)$(.bind($bind))*.fetch_optional(&mut *c)).await
+            }
+            $crate::db::Connection::Held(c) => {
+                let work = $crate::db::sqlx::query_as::<_, $row>($sql)$(.bind($bind))*.fetch_optional(&mut *c);
+                $crate::db::at_once(work).await
             }
         }
     };
@@ -155,6 +178,11 @@ macro_rules! rows {
                 .guard($crate::db::sqlx::query($sql)$(.bind($bind))*.fetch_all(&mut *c))
                 .await
                 .map(|rows| rows.into_iter().map($crate::db::Cells::Postgres).collect::<Vec<_>>()),
+            $crate::db::Connection::Held(c) => {
+                $crate::db::at_once($crate::db::sqlx::query($sql)$(.bind($bind))*.fetch_all(&mut *c))
+                    .await
+                    .map(|rows| rows.into_iter().map($crate::db::Cells::Sqlite).collect::<Vec<_>>())
+            }
         }
     };
 }
@@ -194,6 +222,7 @@ impl Tx<'_> {
         match self {
             Self::Sqlite(tx) => Connection::Sqlite(tx),
             Self::Postgres(tx, answering) => Connection::Postgres(tx, answering),
+            Self::Held(tx) => Connection::Held(tx.connection()),
         }
     }
 
@@ -201,7 +230,7 @@ impl Tx<'_> {
     #[must_use]
     pub fn engine(&self) -> Engine {
         match self {
-            Self::Sqlite(_) => Engine::Sqlite,
+            Self::Sqlite(_) | Self::Held(_) => Engine::Sqlite,
             Self::Postgres(..) => Engine::Postgres,
         }
     }
@@ -220,6 +249,7 @@ impl Tx<'_> {
         match self {
             Self::Sqlite(tx) => Ok(tx.commit().await?),
             Self::Postgres(tx, answering) => Ok(answering.guard(tx.commit()).await?),
+            Self::Held(tx) => tx.commit().await,
         }
     }
 
@@ -231,6 +261,7 @@ impl Tx<'_> {
         match self {
             Self::Sqlite(tx) => Ok(tx.rollback().await?),
             Self::Postgres(tx, answering) => Ok(answering.guard(tx.rollback()).await?),
+            Self::Held(tx) => tx.rollback(),
         }
     }
 }
@@ -241,6 +272,7 @@ impl Reader {
         match self {
             Self::Sqlite(c) => Connection::Sqlite(c),
             Self::Postgres(c, answering) => Connection::Postgres(c, answering),
+            Self::Held(reader) => Connection::Held(reader.connection()),
         }
     }
 
@@ -248,7 +280,7 @@ impl Reader {
     #[must_use]
     pub fn engine(&self) -> Engine {
         match self {
-            Self::Sqlite(_) => Engine::Sqlite,
+            Self::Sqlite(_) | Self::Held(_) => Engine::Sqlite,
             Self::Postgres(..) => Engine::Postgres,
         }
     }
@@ -362,6 +394,7 @@ impl Db {
                 let answering = servers.answering();
                 Tx::Postgres(answering.guard(pool.begin()).await?, answering)
             }
+            Self::Held(held) => Tx::Held(held.begin().await?),
         })
     }
 
@@ -376,6 +409,7 @@ impl Db {
                 let answering = servers.answering();
                 Reader::Postgres(answering.guard(pool.acquire()).await?, answering)
             }
+            Self::Held(held) => Reader::Held(held.read().await?),
         })
     }
 
@@ -383,7 +417,7 @@ impl Db {
     #[must_use]
     pub fn engine(&self) -> Engine {
         match self {
-            Self::Sqlite { .. } => Engine::Sqlite,
+            Self::Sqlite { .. } | Self::Held(_) => Engine::Sqlite,
             Self::Postgres { .. } => Engine::Postgres,
         }
     }
@@ -394,6 +428,7 @@ impl Db {
         match tx.connection() {
             Connection::Sqlite(c) => query.execute(&mut *c).await.map(|_| ())?,
             Connection::Postgres(c, answering) => answering.guard(query.execute(&mut *c)).await.map(|_| ())?,
+            Connection::Held(c) => at_once(query.execute(&mut *c)).await.map(|_| ())?,
         }
         Ok(())
     }
@@ -417,6 +452,7 @@ impl Db {
                 writer.close().await;
             }
             Self::Postgres { pool, .. } => pool.close().await,
+            Self::Held(_) => {}
         }
     }
 }

@@ -12,7 +12,7 @@ use sqlx::AssertSqlSafe;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::db::{Db, Durability, Reader, Tx};
+use crate::db::{Db, Durability, Held, Reader, Tx};
 use crate::{ALL, Error, Projection, exec, fetch_all, rows, signed};
 
 /// The PostgreSQL schema of views.
@@ -87,6 +87,14 @@ impl Views {
     /// SQLite has no memory left.
     pub async fn memory() -> Result<Self, Error> {
         Self::over(Db::open_memory().await?, ALL).await
+    }
+
+    /// Opens or finds the views in the database of a simulation.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn simulated(held: Held) -> Result<Self, Error> {
+        Self::over(Db::Held(held), ALL).await
     }
 
     /// Opens or creates the schema `views` of a PostgreSQL database; see [`Views::open_sqlite`].

@@ -12,7 +12,7 @@ use eventlog::EventLog;
 use eventlog::postgres::Servers;
 use serde_json::json;
 
-use crate::db::{Cells, Db, Durability, Reader, Select, Tx};
+use crate::db::{Cells, Db, Durability, Held, Reader, Select, Tx};
 use crate::{Error, Page, Paged, exec};
 
 /// How long attempts and their payloads can be looked at, microseconds.
@@ -44,6 +44,14 @@ impl Work {
     /// SQLite has no memory left.
     pub async fn memory(tables: &[&str]) -> Result<Self, Error> {
         Self::over(Db::open_memory().await?, tables).await
+    }
+
+    /// Opens or finds the work in the database of a simulation.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn simulated(held: Held, tables: &[&str]) -> Result<Self, Error> {
+        Self::over(Db::Held(held), tables).await
     }
 
     /// Opens or creates the schema `work` of a PostgreSQL database.

@@ -89,19 +89,21 @@ impl Config {
 
 /// A connection to a client.
 pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Returns the socket under it.
-    fn socket(&self) -> &TcpStream;
+    /// Bounds how many bytes are held for a client below us, where that can be bounded.
+    ///
+    /// If it fails more is held for a client that does not read: no harm to anybody else.
+    fn hold_at_most(&self, bytes: usize);
 }
 
 impl Transport for TcpStream {
-    fn socket(&self) -> &TcpStream {
-        self
+    fn hold_at_most(&self, bytes: usize) {
+        let _ = socket2::SockRef::from(self).set_send_buffer_size(bytes);
     }
 }
 
 impl Transport for tokio_rustls::server::TlsStream<TcpStream> {
-    fn socket(&self) -> &TcpStream {
-        self.get_ref().0
+    fn hold_at_most(&self, bytes: usize) {
+        self.get_ref().0.hold_at_most(bytes);
     }
 }
 
@@ -195,8 +197,7 @@ pub async fn serve_connection<T: Transport>(
         .serve_connection(io, front);
     let Some((transport, handoff)) = converse(Box::new(connection), between, stop).await else { return };
     let buffer_bytes = usize::try_from(config.stream_send_buffer_bytes).unwrap_or(usize::MAX);
-    // If it fails the kernel holds more for a client that does not read: no harm to anybody else.
-    let _ = socket2::SockRef::from(transport.socket()).set_send_buffer_size(buffer_bytes);
+    transport.hold_at_most(buffer_bytes);
     let mut pump = Pump::new(transport, handoff, Duration::from_secs(config.stall_seconds_max));
     drop(config);
     if let Err(error) = poll_fn(|cx| pump.poll(cx)).await {

@@ -23,7 +23,7 @@ use tokio::time::{Duration, Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::error::{AttemptError, ConnectFault, Phase, ResponseFault, TlsFault};
-use super::wire::{Meter, Metered, Wire};
+use super::wire::{Dial, Meter, Metered, Tcp, Wire};
 use super::{Answer, BodyEnd, Limits, retry_after};
 
 type Exchange = http1::Connection<TokioIo<Wire>, Full<Bytes>>;
@@ -46,15 +46,32 @@ pub(super) struct Fault {
     pub(super) silent: bool,
 }
 
-/// Opens a TCP connection to the first of the addresses that accepts one.
-pub(super) async fn dial(addresses: &[SocketAddr], until: Instant, each: Duration) -> Result<TcpStream, AttemptError> {
+/// Opens a connection over this machine's network, or over the one that was given.
+async fn connect(over: Option<&dyn Dial>, address: SocketAddr) -> io::Result<(Tcp, SocketAddr)> {
+    if let Some(over) = over {
+        return Ok((Tcp::Foreign(over.dial(address).await?), address));
+    }
+    let tcp = TcpStream::connect(address).await?;
+    let peer = tcp.peer_addr()?;
+    // A delivery is one small write: waiting to fill a segment would only add latency.
+    tcp.set_nodelay(true)?;
+    Ok((Tcp::Own(tcp), peer))
+}
+
+/// Opens a TCP connection to the first of the addresses that accepts one; returns it with the address at its other end.
+pub(super) async fn dial(
+    over: Option<&dyn Dial>,
+    addresses: &[SocketAddr],
+    until: Instant,
+    each: Duration,
+) -> Result<(Tcp, SocketAddr), AttemptError> {
     let mut fault = ConnectFault::Unreachable;
     for address in addresses {
         let now = Instant::now();
         if now >= until {
             return Err(AttemptError::Timeout(Phase::Connect));
         }
-        match timeout_at(until.min(now + each), TcpStream::connect(address)).await {
+        match timeout_at(until.min(now + each), connect(over, *address)).await {
             Ok(Ok(tcp)) => return Ok(tcp),
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => fault = ConnectFault::Refused,
             Ok(Err(_)) => fault = ConnectFault::Unreachable,
@@ -68,15 +85,11 @@ pub(super) async fn dial(addresses: &[SocketAddr], until: Instant, each: Duratio
 impl Connection {
     /// Makes an HTTP connection of a TCP one, with TLS for `server_name` if there is one.
     pub(super) async fn establish(
-        tcp: TcpStream,
+        (tcp, peer): (Tcp, SocketAddr),
         tls: Option<(&TlsConnector, ServerName<'static>)>,
         limits: &Limits,
         until: Instant,
     ) -> Result<Self, AttemptError> {
-        let unreachable = |_| AttemptError::Connect(ConnectFault::Unreachable);
-        let peer = tcp.peer_addr().map_err(unreachable)?;
-        // A delivery is one small write: waiting to fill a segment would only add latency.
-        tcp.set_nodelay(true).map_err(unreachable)?;
         let meter = Meter::new(limits.answer_wire_bytes);
         let metered = Metered::new(tcp, Arc::clone(&meter));
         let wire = match tls {

@@ -4,11 +4,13 @@
 //! progress: oversized certificate chains, endless `100 Continue` answers, chunk framing around single bytes.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
+use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -40,15 +42,39 @@ impl Meter {
     }
 }
 
+/// A connection of a network that is not this machine's.
+pub trait Foreign: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug> Foreign for T {}
+
+/// Opens connections over another network than this machine's, for simulations.
+#[async_trait]
+pub trait Dial: Send + Sync {
+    /// Opens a connection to an address that was judged.
+    ///
+    /// # Errors
+    /// The address does not take it.
+    async fn dial(&self, address: SocketAddr) -> io::Result<Box<dyn Foreign>>;
+}
+
+/// What is under a connection.
+#[derive(Debug)]
+pub(super) enum Tcp {
+    /// The kernel's.
+    Own(TcpStream),
+    /// Another network's.
+    Foreign(Box<dyn Foreign>),
+}
+
 /// A TCP stream whose received bytes are metered.
 #[derive(Debug)]
 pub(super) struct Metered {
-    tcp: TcpStream,
+    tcp: Tcp,
     meter: Arc<Meter>,
 }
 
 impl Metered {
-    pub(super) const fn new(tcp: TcpStream, meter: Arc<Meter>) -> Self {
+    pub(super) const fn new(tcp: Tcp, meter: Arc<Meter>) -> Self {
         Self { tcp, meter }
     }
 }
@@ -59,7 +85,10 @@ impl AsyncRead for Metered {
             return Poll::Ready(Err(io::Error::other("the other side sent too many bytes")));
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.tcp).poll_read(cx, buf))?;
+        ready!(match &mut self.tcp {
+            Tcp::Own(io) => Pin::new(io).poll_read(cx, buf),
+            Tcp::Foreign(io) => Pin::new(io).poll_read(cx, buf),
+        })?;
         let received = buf.filled().len() - before;
         self.meter.received.fetch_add(received as u64, Ordering::Relaxed);
         Poll::Ready(Ok(()))
@@ -68,7 +97,10 @@ impl AsyncRead for Metered {
 
 impl AsyncWrite for Metered {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(cx, bytes)
+        match &mut self.tcp {
+            Tcp::Own(io) => Pin::new(io).poll_write(cx, bytes),
+            Tcp::Foreign(io) => Pin::new(io).poll_write(cx, bytes),
+        }
     }
 
     fn poll_write_vectored(
@@ -76,19 +108,31 @@ impl AsyncWrite for Metered {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, slices)
+        match &mut self.tcp {
+            Tcp::Own(io) => Pin::new(io).poll_write_vectored(cx, slices),
+            Tcp::Foreign(io) => Pin::new(io).poll_write_vectored(cx, slices),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        match &self.tcp {
+            Tcp::Own(io) => io.is_write_vectored(),
+            Tcp::Foreign(io) => io.is_write_vectored(),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
+        match &mut self.tcp {
+            Tcp::Own(io) => Pin::new(io).poll_flush(cx),
+            Tcp::Foreign(io) => Pin::new(io).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        match &mut self.tcp {
+            Tcp::Own(io) => Pin::new(io).poll_shutdown(cx),
+            Tcp::Foreign(io) => Pin::new(io).poll_shutdown(cx),
+        }
     }
 }
 

@@ -80,6 +80,13 @@ impl Select {
                 });
                 answering.guard(query.fetch_all(&mut *c)).await?.into_iter().map(Cells::Postgres).collect()
             }
+            Connection::Held(c) => {
+                let query = self.binds.iter().fold(sqlx::query(sql), |query, bind| match bind {
+                    Bind::Text(text) => query.bind(text.clone()),
+                    Bind::Int(n) => query.bind(*n),
+                });
+                super::at_once(query.fetch_all(&mut *c)).await?.into_iter().map(Cells::Sqlite).collect()
+            }
         })
     }
 }

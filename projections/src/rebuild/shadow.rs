@@ -92,6 +92,7 @@ impl Shadows {
                 }
                 Db::Sqlite { path: None, .. } => Db::open_memory().await?,
                 Db::Postgres { .. } => views.db().scratch_schema(&name).await?,
+                Db::Held(_) => return Err(simulated()),
             };
             let shadow = Shadow { db, projections: group, name, files };
             shadow.create().await?;
@@ -255,6 +256,7 @@ impl Guard {
                 }
             }
             Db::Sqlite { path: None, .. } => {}
+            Db::Held(_) => return Err(simulated()),
             Db::Postgres { .. } => {
                 let mut holding = views.db().begin().await?;
                 let sql =
@@ -281,6 +283,11 @@ impl Guard {
         self.let_go.cancel();
         while self.held.join_next().await.is_some() {}
     }
+}
+
+/// The views of a simulation are made with it and end with it.
+pub(super) fn simulated() -> Error {
+    sqlx::Error::Configuration("the views of a simulation are not computed anew".into()).into()
 }
 
 /// Attaches shadows to a SQLite connection, each under its name.

@@ -5,7 +5,7 @@ use eventlog::EventLog;
 use sqlx::{AssertSqlSafe, Connection as _};
 
 use super::READ_EVENTS;
-use super::shadow::{Shadow, Shadows, attach, detach, spelled};
+use super::shadow::{Shadow, Shadows, attach, detach, simulated, spelled};
 use crate::db::{Connection, Db, Tx};
 use crate::views::lock_cursors;
 use crate::{Error, Projection, Table, Views, exec, signed};
@@ -33,7 +33,9 @@ pub(super) async fn swap(
             }
             swapped
         }
-        Db::Postgres { .. } => within(views.db().begin().await?, views, log, shadows, team, reached).await,
+        Db::Postgres { .. } | Db::Held(_) => {
+            within(views.db().begin().await?, views, log, shadows, team, reached).await
+        }
     }
 }
 
@@ -124,6 +126,7 @@ async fn make_equal(tx: &mut Tx<'_>, live: &Db, shadow: &Shadow, table: &Table, 
                 let query = sqlx::query(AssertSqlSafe(sql)).persistent(false).bind(team.as_str());
                 answering.guard(query.execute(&mut *c)).await?;
             }
+            Connection::Held(_) => return Err(simulated()),
         }
     }
     Ok(())
