@@ -85,6 +85,10 @@ pub struct Dns {
 pub struct Billing {
     /// How much a new team may spend before it pays, nano-dollars.
     pub new_team_credit_limit_nanos: domain::money::Nanos,
+    /// How long after the end of a UTC day its received mail and storage are charged.
+    pub charge_after_seconds: u32,
+    /// How often is looked whether that time has come.
+    pub charge_look_seconds: u32,
 }
 
 /// See `[bounces]` in the default file.
@@ -386,6 +390,9 @@ impl Config {
         check(prices.iter().all(|p| p.0 >= 0), "prices must not be negative");
         let credit = self.billing.new_team_credit_limit_nanos;
         check(credit.0 >= 0, "billing.new_team_credit_limit_nanos must not be negative");
+        let after = self.billing.charge_after_seconds;
+        check((60..=86_400).contains(&after), "billing.charge_after_seconds must be between 60 and 86400");
+        check(self.billing.charge_look_seconds > 0, "billing.charge_look_seconds must be more than 0");
         problems.extend(self.sections().into_iter().flat_map(|(name, section)| {
             section.into_iter().map(move |p| if p.starts_with(name) { p } else { format!("{name}.{p}") })
         }));

@@ -7,6 +7,7 @@ pub mod admin;
 pub mod bench;
 pub mod bodies;
 pub mod carrier;
+pub mod charges;
 pub mod cli;
 pub mod config;
 pub mod dns;

@@ -25,7 +25,7 @@ use crate::local::LocalMail;
 use crate::outgoing::Outgoing;
 use crate::shutdown::{Signals, Tasks};
 use crate::store::{Purpose, Store};
-use crate::{bodies, poll, telemetry};
+use crate::{bodies, charges, poll, telemetry};
 
 /// Serves until a signal, a failed flush of the log, or a task that ends early.
 ///
@@ -137,6 +137,10 @@ fn start_below(
         let (log, allot, blobs) = (store.log.clone(), store.allot.clone(), config.blobs.clone());
         below.start("bodies", bodies::keep_moving(log.clone(), allot.clone(), blobs.clone(), stop.clone()));
         below.start("orphans", bodies::keep_tidy(log, allot, blobs, stop.clone()));
+        let duty = keep(below, "charges duty", config, store, "charges", stop);
+        let charger = charges::charger(config, store);
+        below
+            .start("charges", charges::keep_charging(charger, store.allot.clone(), config.billing, duty, stop.clone()));
     }
     if !config.server.roles.contains(&Role::Project) {
         return None;

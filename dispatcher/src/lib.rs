@@ -11,12 +11,13 @@
 //! - [`smtp`] hands mail over, to public addresses only as well.
 //!
 //! The reactors: [`webhook`] tells endpoints of events, [`outbound`] carries outgoing mail, [`dns`] looks up the records
-//! of sending domains, [`checkpoints`] signs how long each log is.
+//! of sending domains, [`checkpoints`] signs how long each log is, [`charges`] charges by the day what no mail is charged with.
 //!
 //! Invariants: no effect without a bound on its time and its bytes; no clock and no randomness inside, both are
 //! handed in (only elapsed time is measured here).
 #![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests may fail loudly"))]
 
+pub mod charges;
 pub mod checkpoints;
 pub mod dns;
 pub mod duty;

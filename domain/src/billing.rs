@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::money::Nanos;
 
+/// Bytes of a decimal gigabyte.
+const GIGABYTE: i128 = 1_000_000_000;
+
 /// What is counted for a bill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -72,6 +75,23 @@ impl Default for PriceBook {
     }
 }
 
+impl PriceBook {
+    /// Returns the price of keeping bytes for one UTC day (days since 1970-01-01): the month's price divided by the days of
+    /// that month, rounded half up to a nano-dollar.
+    #[must_use]
+    pub fn storage_of_day(&self, day: i64, bytes: i64) -> Nanos {
+        let divisor = GIGABYTE * i128::from(days_in_month(day));
+        let exact = i128::from(self.storage_gb_month_nanos.0) * i128::from(bytes.max(0));
+        Nanos(i64::try_from((exact + divisor / 2) / divisor).unwrap_or(i64::MAX))
+    }
+}
+
+/// Returns how many days the month of a UTC day has.
+fn days_in_month(day: i64) -> i8 {
+    let at = jiff::Timestamp::from_second(day.saturating_mul(86_400)).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    at.to_zoned(jiff::tz::TimeZone::UTC).days_in_month()
+}
+
 /// A change of a meter that an event causes, attributed to a mailbox and the key that caused it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metered {
@@ -117,5 +137,24 @@ pub fn metered(event: &crate::Event) -> Vec<Metered> {
             vec![Metered { meter, units, mailbox: mail.mailbox.clone(), key: mail.key.clone() }]
         }
         _ => vec![],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gigabyte_for_a_month_costs_its_price() {
+        // 2026-11-21 and 2026-10-31: months of 30 and 31 days.
+        let (november, october) = (20_778, 20_757);
+        let prices = PriceBook::default();
+        assert_eq!(prices.storage_of_day(november, 1_000_000_000), Nanos(666_667));
+        assert_eq!(prices.storage_of_day(november, 30_000_000_000), Nanos(20_000_000));
+        assert_eq!(prices.storage_of_day(october, 31_000_000_000), Nanos(20_000_000));
+        assert_eq!(prices.storage_of_day(october, 0), Nanos(0));
+        assert_eq!(prices.storage_of_day(october, -5), Nanos(0));
+        let dear = PriceBook { storage_gb_month_nanos: Nanos(i64::MAX), ..prices };
+        assert_eq!(dear.storage_of_day(i64::MAX, i64::MAX), Nanos(i64::MAX));
     }
 }

@@ -145,6 +145,17 @@ pub async fn totals(views: &Views, team: &TeamId, filter: &Filter) -> Result<Vec
     rows.iter().map(total).collect()
 }
 
+/// Returns the first UTC day on which anything of a meter was used, days since 1970-01-01.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn first_day(views: &Views, team: &TeamId, meter: Meter) -> Result<Option<i64>, Error> {
+    let mut select = Select::new("SELECT MIN(day) AS day FROM usage WHERE team_id = ");
+    select.text(team.as_str()).push(" AND meter = ").text(meter.as_str());
+    let rows = select.fetch(&mut views.read().await?).await?;
+    rows.first().map_or(Ok(None), |cells| cells.get("day"))
+}
+
 /// Returns the sum of a meter before a UTC day, for meters that say how much there is (stored bytes).
 ///
 /// # Errors

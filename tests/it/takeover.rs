@@ -57,7 +57,7 @@ async fn duties_of(installation: &Installation, node: &str) -> (Duration, i64) {
             ask(installation, "SELECT name, owner, epoch FROM work.duties ORDER BY name").await;
         let epochs: BTreeSet<_> =
             duties.iter().filter(|(_, owner, _)| owner == node).map(|(.., epoch)| *epoch).collect();
-        let all = duties.len() == 3 && duties.iter().all(|(_, owner, _)| owner == node);
+        let all = duties.len() == 4 && duties.iter().all(|(_, owner, _)| owner == node);
         if let (true, Some(epoch)) = (all, epochs.last()) {
             return (began.elapsed(), *epoch);
         }

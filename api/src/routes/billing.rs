@@ -25,8 +25,6 @@ pub(super) fn routes() -> Routes {
 
 /// The longest period of one answer, days.
 const DAYS_MAX: i64 = 366;
-/// Bytes of a decimal gigabyte.
-const GIGABYTE: i128 = 1_000_000_000;
 
 /// Usage of one meter, as finely as it was asked for.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -354,7 +352,7 @@ async fn storage(
     let mut days = vec![];
     for day in first..=last {
         stored = stored.saturating_add(moved.get(&day).copied().unwrap_or(0));
-        let amount = storage_amount(prices.storage_gb_month_nanos, stored, date(day).days_in_month());
+        let amount = prices.storage_of_day(day, stored);
         let shown = StorageDay {
             day: date(day).to_string(),
             stored_bytes: stored,
@@ -366,27 +364,9 @@ async fn storage(
     Ok(days)
 }
 
-/// Returns the price of keeping bytes for one day of a month, rounded half up to a nano-dollar.
-fn storage_amount(gb_month: Nanos, bytes: i64, days_in_month: i8) -> Nanos {
-    let divisor = GIGABYTE * i128::from(days_in_month.max(1));
-    let exact = i128::from(gb_month.0) * i128::from(bytes.max(0));
-    Nanos(i64::try_from((exact + divisor / 2) / divisor).unwrap_or(i64::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_gigabyte_for_a_month_costs_its_price() {
-        let price = Nanos(20_000_000);
-        let day = storage_amount(price, 1_000_000_000, 30);
-        assert_eq!(day, Nanos(666_667));
-        assert_eq!(storage_amount(price, 30_000_000_000, 30), Nanos(20_000_000));
-        assert_eq!(storage_amount(price, 0, 31), Nanos(0));
-        assert_eq!(storage_amount(price, -5, 31), Nanos(0));
-        assert_eq!(storage_amount(Nanos(i64::MAX), i64::MAX, 28), Nanos(i64::MAX));
-    }
 
     #[test]
     fn the_period_is_the_current_month_unless_it_is_named() {
