@@ -81,6 +81,7 @@ impl World {
             attachments: 0,
             authentication: domain::message::Authentication::default(),
             sent_at: None,
+            own_report: false,
             parser_version: 1,
         };
         let personal = Correspondence {

@@ -94,8 +94,8 @@ impl Backend for Far {
         heard(ask!(self, |store| store.moved_since(at, limit)))
     }
 
-    async fn appended(&self) -> Result<u64, StoreError> {
-        heard(ask!(self, |store| store.appended()))
+    async fn last_moved(&self) -> Result<i64, StoreError> {
+        heard(ask!(self, |store| store.last_moved()))
     }
 
     async fn teams(&self, after: Option<&TeamId>, limit: usize) -> Result<Vec<TeamId>, StoreError> {
