@@ -3,6 +3,8 @@
 //! The default file names every key with its type. What a file or the environment adds is checked against it, so a
 //! misspelt key or a value of the wrong type is an error that names the key, and all errors are shown together.
 
+mod database;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +12,9 @@ use domain::sending_domain::records::Installation;
 use serde::Deserialize;
 use toml::{Table, Value};
 use tracing_subscriber::EnvFilter;
+
+use database::is_postgres;
+pub use database::{Cell, Database};
 
 /// The default file: documentation and defaults in one.
 pub const DEFAULT: &str = include_str!("config.default.toml");
@@ -153,63 +158,6 @@ pub struct Server {
     pub poll_idle_milliseconds: u64,
     pub poll_busy_milliseconds: u64,
     pub duty_lease_seconds: u64,
-}
-
-/// See `[database]` in the default file.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the default file documents each key")]
-pub struct Database {
-    pub url: String,
-    pub notify: bool,
-    pub lanes: usize,
-    pub cells: Vec<Cell>,
-    pub new_teams_cell: String,
-    pub queue_max: usize,
-    pub write_ahead_reserve_mebibytes: u64,
-    pub dangerous_unsafe_postgres: bool,
-}
-
-/// A further database that holds teams' logs.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the default file documents each key")]
-pub struct Cell {
-    pub name: String,
-    pub url: String,
-}
-
-impl Database {
-    /// Returns what is wrong with the cells.
-    fn problems(&self) -> Vec<String> {
-        let mut problems = vec![];
-        let mut names = vec![eventlog::postgres::HOME];
-        if !self.cells.is_empty() && self.url.is_empty() {
-            problems.push("database.cells needs database.url: SQLite has one database".to_owned());
-        }
-        for cell in &self.cells {
-            let name = cell.name.as_str();
-            let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-            if !(1..=63).contains(&name.len()) || !name.chars().all(is_name) {
-                problems.push(format!("database.cells.name {name:?} must be 1 to 63 of a-z, 0-9 and -"));
-            }
-            if names.contains(&name) {
-                problems.push(format!("database.cells.name {name} is there twice"));
-            }
-            names.push(name);
-            if !is_postgres(&cell.url) {
-                problems.push(format!("database.cells.url of {name} must begin with postgres://"));
-            }
-        }
-        if !names.contains(&self.new_teams_cell.as_str()) {
-            problems.push(format!("database.new_teams_cell {:?} is none of {}", self.new_teams_cell, names.join(", ")));
-        }
-        problems
-    }
-}
-
-fn is_postgres(url: &str) -> bool {
-    url.starts_with("postgres://") || url.starts_with("postgresql://")
 }
 
 /// See `[blobs]` in the default file.

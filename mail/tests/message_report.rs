@@ -124,7 +124,7 @@ fn our_notifications_are_read_back_by_our_own_reader() {
         "In-Reply-To: <m1@example.com>\r\nReferences: <m1@example.com>\r\n",
         "Diagnostic-Code: smtp; 550 5.1.1 no such user",
         "Diagnostic-Code: x-postlog; no address of the host accepts a connection\r\n\
-         Will-Retry-Until: Fri, 4 Jul 2025 10:53:20 +0000\r\n",
+         Will-Retry-Until: Fri, 04 Jul 2025 10:53:20 +0000\r\n",
     ] {
         assert!(text.contains(line), "{line}\n{text}");
     }
@@ -149,7 +149,7 @@ fn our_notifications_are_read_back_by_our_own_reader() {
         "where nothing failed, the header alone"
     );
     let odd = Dsn { refers_to: Some("x> \r\nBcc: eve@example.net"), ..dsn };
-    assert!(!String::from_utf8(compose_dsn(&odd, &stamp).unwrap()).unwrap().contains("eve@example.net\r\n"));
+    assert!(!String::from_utf8(compose_dsn(&odd, &stamp).unwrap()).unwrap().contains("Bcc:"));
     assert!(compose_dsn(&Dsn { recipients: &[], ..dsn }, &stamp).is_err());
     let bad = [DsnRecipient { status: "5.1.1\r\nX: y", ..recipients[0] }];
     assert!(compose_dsn(&Dsn { recipients: &bad, ..dsn }, &stamp).is_err());
