@@ -91,16 +91,23 @@ async fn the_commands_of_the_greeting_work_as_printed() {
         let output = std::process::Command::new("sh").args(["-c", command]).output().unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
-    let watching = format!("timeout 60 {} | sed '/Hello, agent/q'", commands[0]);
-    let watcher = std::thread::spawn(move || {
-        let output = std::process::Command::new("sh").args(["-c", &watching]).output().unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    });
-    // The stream may open after the first mail, so mails are sent until one was seen.
-    while !watcher.is_finished() {
-        assert!(shell(commands[1]).0);
-        let (ok, usage) = shell(commands[2]);
-        assert!(ok && usage.contains("inbound_messages"), "{usage}");
-    }
-    assert!(watcher.join().unwrap().contains("event: message.received"));
+    let seen = installation.data().join("seen");
+    let watching = format!("exec timeout 60 {} > '{}'", commands[0], seen.display());
+    let mut watcher = std::process::Command::new("sh").args(["-c", &watching]).spawn().unwrap();
+    let wait_for = |words: &str| {
+        let deadline = std::time::Instant::now() + crate::harness::PATIENCE;
+        while !std::fs::read_to_string(&seen).unwrap_or_default().contains(words) {
+            assert!(std::time::Instant::now() < deadline, "{words:?} never came on the stream");
+            crate::harness::pause(std::time::Duration::from_millis(50));
+        }
+    };
+    // The same mail a second time would be a repetition, which is no event: so it is sent once somebody watches.
+    wait_for(": open");
+    assert!(shell(commands[1]).0);
+    wait_for("Hello, agent");
+    wait_for("event: message.received");
+    let (ok, usage) = shell(commands[2]);
+    assert!(ok && usage.contains("inbound_messages"), "{usage}");
+    watcher.kill().unwrap();
+    watcher.wait().unwrap();
 }

@@ -148,7 +148,9 @@ async fn fifty_idle_teams_and_two_thousand_cause_the_same_statements() {
     let mut nodes = vec![];
     for teams in [50, 2_000] {
         let url = cluster.url(&cluster.create_database(None).await);
-        let installation = Installation::new().with("DATABASE__URL", &url);
+        // The day's charges go over all teams, once a day.
+        let installation =
+            Installation::new().with("DATABASE__URL", &url).with("BILLING__CHARGE_LOOK_SECONDS", "86400");
         let (server, _) = start(&installation, teams, true).await;
         nodes.push((installation, server));
     }
@@ -162,8 +164,9 @@ async fn fifty_idle_teams_and_two_thousand_cause_the_same_statements() {
     assert!(few.values().sum::<u64>() > 10, "{few:#?}");
     for text in few.keys().chain(many.keys()) {
         let count = |of: &BTreeMap<String, u64>| of.get(text).copied().unwrap_or_default();
-        // Timers of two processes do not tick at once.
-        assert!(count(&few).abs_diff(count(&many)) <= 2, "{} and {}: {text}", count(&few), count(&many));
+        // Timers of two processes do not tick at once, and a connection that has rested is tried before it is used; what
+        // depended on the teams would differ by forty times.
+        assert!(count(&few).abs_diff(count(&many)) <= 10, "{} and {}: {text}", count(&few), count(&many));
     }
     let memory: Vec<u64> = before.iter().map(|(_, kib)| *kib).collect();
     assert!(memory[1] < memory[0] + 16 * 1024, "KiB: {memory:?}");
