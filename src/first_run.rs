@@ -134,7 +134,8 @@ fn greet(out: &mut impl std::io::Write, addresses: Addresses, welcome: &Welcome)
         1. watch the mailbox, in a terminal of its own\n\
         \x20  curl -N -H 'Authorization: Bearer {key}' http://{http}/api/v1/mailbox/events\n\
         2. send it a mail\n\
-        \x20  printf 'From: Ann <ann@example.com>\\r\\nTo: {ADDRESS}\\r\\nSubject: Hello\\r\\n\\r\\nHello, agent!\\r\\n' | \
+        \x20  printf 'From: Ann <ann@example.com>\\r\\nTo: {ADDRESS}\\r\\nSubject: Hello\\r\\n\
+        Message-ID: <%s@example.com>\\r\\n\\r\\nHello, agent!\\r\\n' $(date +%s%N) | \
         curl -sS smtp://{smtp} --mail-from ann@example.com --mail-rcpt {ADDRESS} --upload-file -\n\
         3. read the usage of the day\n\
         \x20  curl -s -H 'Authorization: Bearer {root}' http://{http}/api/v1/billing/usage\n",

@@ -101,10 +101,13 @@ async fn the_commands_of_the_greeting_work_as_printed() {
             crate::harness::pause(std::time::Duration::from_millis(50));
         }
     };
-    // The same mail a second time would be a repetition, which is no event: so it is sent once somebody watches.
     wait_for(": open");
     assert!(shell(commands[1]).0);
     wait_for("Hello, agent");
+    wait_for("event: message.received");
+    // Pasted again it is another mail, not the same one once more, which would be no event.
+    std::fs::write(&seen, "").unwrap();
+    assert!(shell(commands[1]).0);
     wait_for("event: message.received");
     let (ok, usage) = shell(commands[2]);
     assert!(ok && usage.contains("inbound_messages"), "{usage}");
