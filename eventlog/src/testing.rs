@@ -17,6 +17,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::sync::OnceCell;
+
+use crate::Backend as _;
+use crate::postgres::{Config, PostgresBackend};
 
 pub use in_front::InFront;
 pub use s3::S3;
@@ -30,6 +34,8 @@ const GIVEN: &str = "POSTLOG_TEST_CLUSTER";
 pub struct Cluster {
     directory: PathBuf,
     databases: AtomicU64,
+    /// A database with the tables of a log, to be copied.
+    empty_log: OnceCell<String>,
     /// Stops the server when this process ends; its standard input must stay open until then.
     _watch: Option<Child>,
 }
@@ -42,7 +48,12 @@ impl Cluster {
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
         SHARED.get_or_init(|| match std::env::var_os(GIVEN) {
-            Some(directory) => Self { directory: directory.into(), databases: AtomicU64::new(0), _watch: None },
+            Some(directory) => Self {
+                directory: directory.into(),
+                databases: AtomicU64::new(0),
+                empty_log: OnceCell::new(),
+                _watch: None,
+            },
             None => Self::start(&[]),
         })
     }
@@ -108,7 +119,7 @@ impl Cluster {
         watch.args(["-c", "read _; \"$0\" -D \"$1\" -m immediate stop; rm -rf \"$2\""]);
         watch.arg(&pg_ctl).arg(&data).arg(&directory).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let watch = as_user(user, &mut watch).process_group(0).spawn().expect("a shell");
-        Self { directory, databases: AtomicU64::new(0), _watch: Some(watch) }
+        Self { directory, databases: AtomicU64::new(0), empty_log: OnceCell::new(), _watch: Some(watch) }
     }
 
     /// Returns the URL of a database of this cluster.
@@ -128,6 +139,21 @@ impl Cluster {
         let template = template.map_or(String::new(), |template| format!(" TEMPLATE {template}"));
         self.admin(&format!("CREATE DATABASE {name}{template}")).await;
         name
+    }
+
+    /// Creates a database with the tables of a log and nothing in them; returns its name.
+    ///
+    /// # Panics
+    /// The server refuses.
+    pub async fn create_log(&self) -> String {
+        let migrated = async {
+            let name = self.create_database(None).await;
+            let opened = PostgresBackend::open(&Config::new(self.url(&name))).await;
+            opened.expect("a fresh database takes the tables").close().await;
+            name
+        };
+        let template = self.empty_log.get_or_init(|| migrated).await;
+        self.create_database(Some(template)).await
     }
 
     /// Runs a statement as the cluster's owner.

@@ -14,7 +14,7 @@ use domain::permission::Preset;
 use domain::team::{ChangeLimits, CreateTeam, Limits};
 use eventlog::chain::Verifier;
 use eventlog::conformance::Store;
-use eventlog::postgres::{CellConfig, CellsBackend, Config, HOME, MoveError, PostgresBackend, Step};
+use eventlog::postgres::{CellConfig, CellsBackend, Config, HOME, MoveError, Step};
 use eventlog::testing::Cluster;
 
 use eventlog::{
@@ -23,7 +23,7 @@ use eventlog::{
 };
 use futures_util::FutureExt as _;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::Mutex;
 
 /// Two databases. Each node has its own connections.
 struct Two {
@@ -34,16 +34,8 @@ struct Two {
 
 impl Two {
     async fn new() -> Self {
-        static TEMPLATE: OnceCell<String> = OnceCell::const_new();
         let cluster = Cluster::shared();
-        let migrated = async {
-            let name = cluster.create_database(None).await;
-            PostgresBackend::open(&Config::new(cluster.url(&name))).await.unwrap().close().await;
-            name
-        };
-        let template = TEMPLATE.get_or_init(|| migrated).await;
-        let (home, away) =
-            (cluster.create_database(Some(template)).await, cluster.create_database(Some(template)).await);
+        let (home, away) = (cluster.create_log().await, cluster.create_log().await);
         Self { home, away, open: Mutex::default() }
     }
 

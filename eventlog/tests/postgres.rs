@@ -13,7 +13,7 @@ use eventlog::postgres::{Config, OpenError, PostgresBackend};
 use eventlog::testing::Cluster;
 use eventlog::{Allot, Backend, BlobStore, EventLog, LogError, MasterKey, Options, Submission, TransactError};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 /// A database. Each node has its own connections.
@@ -24,15 +24,7 @@ struct Database {
 
 impl Database {
     async fn new() -> Self {
-        static TEMPLATE: OnceCell<String> = OnceCell::const_new();
-        let cluster = Cluster::shared();
-        let migrated = async {
-            let name = cluster.create_database(None).await;
-            PostgresBackend::open(&Config::new(cluster.url(&name))).await.unwrap().close().await;
-            name
-        };
-        let template = TEMPLATE.get_or_init(|| migrated).await;
-        Self { name: cluster.create_database(Some(template)).await, open: Mutex::default() }
+        Self { name: Cluster::shared().create_log().await, open: Mutex::default() }
     }
 
     fn config(&self) -> Config {
