@@ -35,10 +35,16 @@ struct Fault {
     is_listed: bool,
 }
 
-/// All projections that cannot go on, by team.
+/// The projections of one team that cannot go on.
 #[derive(Debug, Default)]
-pub(crate) struct Faults {
-    teams: HashMap<TeamId, HashMap<&'static str, Fault>>,
+pub(crate) struct TeamFaults {
+    projections: HashMap<&'static str, Fault>,
+}
+
+/// All projections that cannot go on, by team. Those of a team that is being visited are with the visit.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    teams: HashMap<TeamId, TeamFaults>,
 }
 
 impl Faults {
@@ -54,46 +60,43 @@ impl Faults {
                 retry: Some(Instant::now()),
                 is_listed: true,
             };
-            faults.teams.entry(parked.team).or_default().insert(projection.name(), fault);
+            faults.teams.entry(parked.team).or_default().projections.insert(projection.name(), fault);
         }
         faults.gauge();
         Ok(faults)
     }
 
-    pub(crate) fn has(&self, team: &TeamId) -> bool {
-        self.teams.contains_key(team)
+    /// Takes out those of a team, for a visit.
+    pub(super) fn take(&mut self, team: &TeamId) -> TeamFaults {
+        self.teams.remove(team).unwrap_or_default()
     }
 
-    /// Returns the projections of a team that are sound, and those that failed and may be tried now.
-    pub(super) fn split(
-        &self,
-        team: &TeamId,
-        projections: &[&'static dyn Projection],
-    ) -> (Vec<&'static dyn Projection>, Vec<&'static dyn Projection>) {
-        let Some(faults) = self.teams.get(team) else { return (projections.to_vec(), vec![]) };
-        let now = Instant::now();
-        let (faulty, sound): (Vec<_>, Vec<_>) =
-            projections.iter().copied().partition(|p| faults.contains_key(p.name()));
-        let is_due = |p: &&'static dyn Projection| {
-            faults.get(p.name()).is_some_and(|fault| fault.retry.is_some_and(|retry| retry <= now))
-        };
-        (sound, faulty.into_iter().filter(is_due).collect())
+    /// Takes back those of a team after a visit that began with so many of them.
+    pub(super) fn put_back(&mut self, team: &TeamId, faults: TeamFaults, had: usize) {
+        let has = faults.projections.len();
+        if has > 0 {
+            self.teams.insert(team.clone(), faults);
+        }
+        if had + has > 0 {
+            self.gauge();
+        }
     }
 
     /// Returns when the next try is due, of teams that are not about to be visited anyway.
     pub(super) fn next_retry(&self, is_queued: impl Fn(&TeamId) -> bool) -> Option<Instant> {
         let waiting = self.teams.iter().filter(|(team, _)| !is_queued(team));
-        waiting.flat_map(|(_, faults)| faults.values()).filter_map(|fault| fault.retry).min()
+        waiting.flat_map(|(_, faults)| faults.projections.values()).filter_map(|fault| fault.retry).min()
     }
 
     /// Gives another chance to those that somebody took off the list: a rebuild, or an operator.
     pub(super) async fn look_again(&mut self, views: &Views) -> Result<(), Error> {
-        if self.teams.values().flat_map(HashMap::values).all(|fault| fault.retry.is_some()) {
+        let mut all = self.teams.values().flat_map(|faults| faults.projections.values());
+        if all.all(|fault| fault.retry.is_some()) {
             return Ok(());
         }
         let listed = views.parked().await?;
         for (team, faults) in &mut self.teams {
-            for (name, fault) in faults {
+            for (name, fault) in &mut faults.projections {
                 let is_listed = listed.iter().any(|parked| parked.team == *team && parked.projection == *name);
                 if fault.retry.is_none() && !is_listed {
                     (fault.retry, fault.tries, fault.is_listed) = (Some(Instant::now()), 0, false);
@@ -106,8 +109,43 @@ impl Faults {
     /// Returns the teams with a try that is due.
     pub(super) fn due(&mut self) -> Vec<TeamId> {
         let now = Instant::now();
-        let due = |faults: &HashMap<_, Fault>| faults.values().any(|f| f.retry.is_some_and(|retry| retry <= now));
+        let due = |faults: &TeamFaults| faults.projections.values().any(|f| f.retry.is_some_and(|retry| retry <= now));
         self.teams.iter().filter(|(_, faults)| due(faults)).map(|(team, _)| team.clone()).collect()
+    }
+
+    fn gauge(&self) {
+        let mut counts: HashMap<&'static str, u32> = HashMap::new();
+        for (name, fault) in self.teams.values().flat_map(|faults| &faults.projections) {
+            *counts.entry(name).or_default() += u32::from(fault.retry.is_none());
+        }
+        for projection in crate::ALL {
+            let parked = counts.get(projection.name()).copied().unwrap_or(0);
+            metrics::gauge!("follower_parked", "follower" => projection.name()).set(f64::from(parked));
+        }
+    }
+}
+
+impl TeamFaults {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.projections.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.projections.len()
+    }
+
+    /// Returns the projections that are sound, and those that failed and may be tried now.
+    pub(super) fn split(
+        &self,
+        projections: &[&'static dyn Projection],
+    ) -> (Vec<&'static dyn Projection>, Vec<&'static dyn Projection>) {
+        let now = Instant::now();
+        let (faulty, sound): (Vec<_>, Vec<_>) =
+            projections.iter().copied().partition(|p| self.projections.contains_key(p.name()));
+        let is_due = |p: &&'static dyn Projection| {
+            self.projections.get(p.name()).is_some_and(|fault| fault.retry.is_some_and(|retry| retry <= now))
+        };
+        (sound, faulty.into_iter().filter(is_due).collect())
     }
 
     /// Notes that a projection could not take a page of events behind a position.
@@ -123,7 +161,7 @@ impl Faults {
         let name = projection.name();
         let fresh =
             || Fault { until: after_events(position, events), position, tries: 0, retry: None, is_listed: false };
-        let fault = self.teams.entry(team.clone()).or_default().entry(name).or_insert_with(fresh);
+        let fault = self.projections.entry(name).or_insert_with(fresh);
         if events > 1 {
             // Some event of many: which one, the next tries find out.
             fault.retry = Some(Instant::now());
@@ -145,7 +183,6 @@ impl Faults {
             follower.name = name, team.id = %team, log.position = position + 1, error = text,
             "an event cannot be folded; this view stands still for this team",
         );
-        self.gauge();
         let mut tx = views.db().begin().await?;
         exec!(
             tx,
@@ -164,16 +201,15 @@ impl Faults {
     /// Notes that projections took everything up to a position; returns which of them are sound again. Their rows in the
     /// list go with the transaction that proves it.
     pub(super) async fn passed(
-        &mut self,
+        &self,
         tx: &mut Tx<'_>,
         team: &TeamId,
         projections: &[&'static dyn Projection],
         position: Position,
     ) -> Result<Vec<&'static str>, Error> {
-        let Some(faults) = self.teams.get(team) else { return Ok(vec![]) };
         let mut mended = vec![];
         for projection in projections {
-            let Some(fault) = faults.get(projection.name()) else { continue };
+            let Some(fault) = self.projections.get(projection.name()) else { continue };
             if fault.is_listed {
                 let (team, name) = (team.as_str(), projection.name());
                 exec!(tx, "DELETE FROM parked WHERE team_id = $1 AND projection = $2", team, name)?;
@@ -186,24 +222,8 @@ impl Faults {
     }
 
     /// Forgets faults whose end is now lasting.
-    pub(super) fn mend(&mut self, team: &TeamId, mended: &[&'static str]) {
-        let Some(faults) = self.teams.get_mut(team) else { return };
-        faults.retain(|name, _| !mended.contains(name));
-        if faults.is_empty() {
-            self.teams.remove(team);
-        }
-        self.gauge();
-    }
-
-    fn gauge(&self) {
-        let mut counts: HashMap<&'static str, u32> = HashMap::new();
-        for (name, fault) in self.teams.values().flatten() {
-            *counts.entry(name).or_default() += u32::from(fault.retry.is_none());
-        }
-        for projection in crate::ALL {
-            let parked = counts.get(projection.name()).copied().unwrap_or(0);
-            metrics::gauge!("follower_parked", "follower" => projection.name()).set(f64::from(parked));
-        }
+    pub(super) fn mend(&mut self, mended: &[&'static str]) {
+        self.projections.retain(|name, _| !mended.contains(name));
     }
 }
 

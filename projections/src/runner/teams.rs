@@ -23,6 +23,8 @@ pub(super) struct Teams {
     queue: VecDeque<TeamId>,
     /// Those in the queue, with the head that is known.
     queued: HashMap<TeamId, Position>,
+    /// Those that are being visited: nobody is visited twice at once.
+    visiting: HashSet<TeamId>,
     /// Teams that were behind at the start and still are; `None` before that is known.
     starting: Option<HashSet<TeamId>>,
     /// Heads that were seen in the last polls and visited.
@@ -56,7 +58,7 @@ impl Teams {
     }
 
     pub(super) fn has_next(&self) -> bool {
-        !self.queue.is_empty()
+        self.queue.iter().any(|team| !self.visiting.contains(team))
     }
 
     /// Returns how many teams wait for a visit.
@@ -64,12 +66,20 @@ impl Teams {
         self.queue.len()
     }
 
+    /// Returns whose turn it is, and notes that they are being visited.
     pub(super) fn next(&mut self) -> Option<TeamId> {
-        let team = self.queue.pop_front()?;
+        let at = self.queue.iter().position(|team| !self.visiting.contains(team))?;
+        let team = self.queue.remove(at)?;
+        self.visiting.insert(team.clone());
         if let Some(head) = self.queued.remove(&team) {
             self.visited.insert(team.clone(), head);
         }
         Some(team)
+    }
+
+    /// Notes that a visit has ended.
+    pub(super) fn left(&mut self, team: &TeamId) {
+        self.visiting.remove(team);
     }
 
     /// Notes that a team has been read to its end.

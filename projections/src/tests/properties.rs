@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::history::{Op, Story, ops, told};
 use super::world::{apply, memory_log};
 use crate::db::{Db, Durability};
-use crate::runner::Faults;
+use crate::runner::TeamFaults;
 use crate::views::{lock_cursors, move_cursors};
 use crate::{ALL, Page, Projection, Runner, Views, folders, messages, rebuild, threads, usage};
 
@@ -181,7 +181,7 @@ pub async fn once_is_once(place: Place<'_>, ops: &[(Op, i64)], page: usize) {
     let (views, once) = (place.views(0).await, place.views(1).await);
     apply(&log, &once, &team, &[page], Position::MAX).await;
     let runner = Runner::new(log.clone(), views.clone());
-    let mut faults = Faults::default();
+    let mut faults = TeamFaults::default();
     loop {
         let at = views.position(&team).await.unwrap();
         let events = log.read(&team, at, page).await.unwrap();
@@ -194,7 +194,7 @@ pub async fn once_is_once(place: Place<'_>, ops: &[(Op, i64)], page: usize) {
         }
         move_cursors(&mut tx, &team, ALL, at, last).await.unwrap();
         drop(tx);
-        runner.page(&team, ALL, page, &mut faults).await.unwrap();
+        runner.applier().page(&team, ALL, page, &mut faults).await.unwrap();
         // The same page by somebody who believes it is still to be done.
         let mut tx = views.db().begin().await.unwrap();
         let moved = move_cursors(&mut tx, &team, ALL, at, last).await;

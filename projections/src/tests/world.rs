@@ -6,7 +6,7 @@ use domain::id::{Position, TeamId};
 use domain::{Actor, Command};
 use eventlog::{Allot, BlobStore, EventLog, MasterKey, MemoryBackend, Options, Submission};
 
-use crate::runner::Faults;
+use crate::runner::TeamFaults;
 use crate::{ALL, Runner, Views};
 
 /// Returns a new log in memory.
@@ -25,7 +25,7 @@ pub async fn wish<C: Command>(log: &EventLog, team: &TeamId, at: i64, actor: Act
 /// Applies pages of the given sizes in turn, the last one again and again, up to a position or the end of the log.
 pub async fn apply(log: &EventLog, views: &Views, team: &TeamId, pages: &[usize], until: Position) {
     let runner = Runner::new(log.clone(), views.clone());
-    let mut faults = Faults::default();
+    let mut faults = TeamFaults::default();
     let mut sizes = pages.iter().copied().chain(std::iter::repeat(pages.last().copied().unwrap_or(1_000)));
     let head = log.head(team).await.unwrap().position.min(until);
     loop {
@@ -35,7 +35,7 @@ pub async fn apply(log: &EventLog, views: &Views, team: &TeamId, pages: &[usize]
         }
         let left = usize::try_from(head - at).unwrap();
         let size = sizes.next().unwrap_or(1).clamp(1, left);
-        runner.page(team, ALL, size, &mut faults).await.unwrap();
-        assert!(!faults.has(team), "{:?}", views.parked().await);
+        runner.applier().page(team, ALL, size, &mut faults).await.unwrap();
+        assert!(faults.is_empty(), "{:?}", views.parked().await);
     }
 }
