@@ -199,9 +199,13 @@ impl Mail<'_> {
         let by_subject = by_subject.is_some();
         let copied = Original::read(copied_header(Words::split(text).copy).as_bytes());
         let has_original = !self.returned().is_empty() || !copied.is_empty();
+        // What calls itself a report is one, even if its parts cannot be told apart.
+        let by_type =
+            self.field("Content-Type").is_some_and(|value| value.to_ascii_lowercase().contains("delivery-status"));
         // What a machine says with a code in it is about a failure.
         let by_code = is_machine && (codes::enhanced(&begins).is_some() || codes::smtp_code(&begins).is_some());
         let weight = usize::from(by_code)
+            + usize::from(by_type)
             + usize::from(is_machine)
             + usize::from(by_subject)
             + usize::from(by_words)

@@ -4,6 +4,8 @@
 //! A report's own words come before the copy of the original. In them stands an address, usually at the start of a
 //! line or after a word like "recipient", and what was wrong with it stands around it.
 
+use std::collections::BTreeSet;
+
 use super::codes;
 use super::original::Original;
 use super::report::recipient;
@@ -130,6 +132,8 @@ struct Candidate {
     /// Offset of its line.
     line: usize,
     certainty: u8,
+    /// What stands around it, where nothing but punctuation stands before it.
+    frame: Option<String>,
 }
 
 const CERTAIN: u8 = 3;
@@ -149,6 +153,14 @@ pub(super) fn outcomes(words: &Words<'_>, original: &Original, failed: &[Address
         // Who writes to himself is the recipient, too; where a report introduces somebody, it is about him.
         candidates = self::candidates(&lines, &[]);
         candidates.retain(|candidate| candidate.certainty == CERTAIN);
+    }
+    // One list is written in one way: who stands in the same place of a line as somebody who was introduced is in it.
+    let certain = candidates.iter().filter(|candidate| candidate.certainty == CERTAIN);
+    let introduced: BTreeSet<String> = certain.filter_map(|candidate| candidate.frame.clone()).collect();
+    for candidate in &mut candidates {
+        if candidate.frame.as_ref().is_some_and(|frame| introduced.contains(frame)) {
+            candidate.certainty = CERTAIN;
+        }
     }
     let in_original = |address: &Address| original.to.iter().any(|to| to.eq_ignore_ascii_case(address.as_str()));
     for candidate in &mut candidates {
@@ -219,7 +231,8 @@ fn candidates(lines: &[&str], ours: &[String]) -> Vec<Candidate> {
                 continue;
             }
             let certainty = certainty(line, offset, &before);
-            found.push(Candidate { address, line: at, certainty });
+            let frame = frame(line, offset, text.len());
+            found.push(Candidate { address, line: at, certainty, frame });
             if found.len() >= RECIPIENTS_MAX {
                 return found;
             }
@@ -313,6 +326,15 @@ fn certainty(line: &str, offset: usize, before: &str) -> u8 {
     } else {
         POSSIBLE
     }
+}
+
+/// Returns the punctuation around an address at the beginning of a line that has a mark of a list, `<…>:` or `…:`; nothing
+/// where words stand before it, or where it is not marked off from what follows.
+fn frame(line: &str, offset: usize, octets: usize) -> Option<String> {
+    let (before, behind) = (&line[..offset], line.get(offset + octets..)?);
+    let mark = behind.strip_prefix('>').unwrap_or(behind);
+    let marked = mark.starts_with(':') && before.chars().all(|c| c.is_whitespace() || c == '<' || c == '*');
+    marked.then(|| format!("{before}\0{}:", &behind[..behind.len() - mark.len()]))
 }
 
 fn is_kind(kind: &str) -> bool {
