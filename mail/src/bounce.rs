@@ -332,8 +332,11 @@ impl Evidence<'_> {
         let class = self.smtp_code.map(|code| code / 100);
         let class = class.or_else(|| self.enhanced.or(self.status).map(|status| u16::from(status.class)));
         let for_good = for_good || matches!(category, Category::UserUnknown | Category::DomainUnknown);
+        // A code that says more than "failed for good" was a host's refusal, which is not proof against an address.
+        let says_nothing = |code: &codes::Enhanced| code.is_generic() && code.class == 5;
+        let nothing_said = self.smtp_code.is_none() && self.enhanced.iter().chain(&self.status).all(says_nothing);
         let bounce_type = match category {
-            Category::Undetermined => BounceType::Undetermined,
+            Category::Undetermined if nothing_said => BounceType::Undetermined,
             _ if for_good && class != Some(4) => BounceType::Hard,
             _ => BounceType::Soft,
         };

@@ -170,7 +170,7 @@ impl Mail<'_> {
     /// The recipient of a block that names none we can read.
     fn unnamed(&self, original: &Original, words: &Words<'_>) -> Option<Address> {
         let ours = self.ours(original);
-        let found = outcomes(words, original, &self.failed_recipients(), &ours);
+        let found = outcomes(words, original, &self.failed_recipients(), &ours, self.home());
         found.into_iter().find_map(|outcome| outcome.address)
     }
 
@@ -248,6 +248,12 @@ impl Mail<'_> {
         fields.flat_map(|field| field.value.split(',')).filter_map(recipient).take(super::RECIPIENTS_MAX).collect()
     }
 
+    /// The domain of the system that wrote.
+    fn home(&self) -> Option<&str> {
+        let author = self.parsed.from_all.first()?;
+        author.email.rsplit_once('@').map(|(_, domain)| domain)
+    }
+
     /// Everyone who cannot be the recipient.
     fn ours(&self, original: &Original) -> Vec<String> {
         let people = self.parsed.from_all.iter().chain(&self.parsed.to).map(|person| person.email.clone());
@@ -273,7 +279,7 @@ impl Mail<'_> {
         let mut failed = self.failed_recipients();
         // Some repeat in the header whom they write to.
         failed.retain(|address| !ours.iter().any(|own| own.eq_ignore_ascii_case(address.as_str())));
-        let mut recipients = outcomes(&words, &original, &failed, &ours);
+        let mut recipients = outcomes(&words, &original, &failed, &ours, self.home());
         if self.is_warning(words.notice) {
             recipients.iter_mut().for_each(|outcome| outcome.action = Action::Delayed);
         }

@@ -46,7 +46,8 @@ impl Status {
             if !about_recipient || status.recipients.len() >= RECIPIENTS_MAX {
                 continue;
             }
-            let address = |name: &str| text(name).and_then(|value| recipient(&value));
+            // Addresses are no encoded words, even where they look like some (RFC 2047 §5).
+            let address = |name: &str| block.first(name).and_then(|field| recipient(&field.unfolded()));
             status.recipients.push(Recipient {
                 about_message: block.first("Reporting-MTA").is_some(),
                 address: address("Final-Recipient").or_else(|| address("X-Actual-Recipient")),

@@ -132,7 +132,9 @@ struct Candidate {
     /// Offset of its line.
     line: usize,
     certainty: u8,
-    /// What stands around it, where nothing but punctuation stands before it.
+    /// Whether nothing but punctuation stands before it: what follows is about it.
+    leads: bool,
+    /// What stands around it, where it leads.
     frame: Option<String>,
 }
 
@@ -145,14 +147,23 @@ const DESCRIBED: u8 = 0;
 /// Finds the recipients that a report names and classifies each with the words around it.
 ///
 /// `failed` are recipients that the report's header names; `ours` is everyone who cannot be the recipient: the report's
-/// own author and addressee.
-pub(super) fn outcomes(words: &Words<'_>, original: &Original, failed: &[Address], ours: &[String]) -> Vec<Outcome> {
+/// own author and addressee; `home` is the domain of the system that reports.
+pub(super) fn outcomes(
+    words: &Words<'_>,
+    original: &Original,
+    failed: &[Address],
+    ours: &[String],
+    home: Option<&str>,
+) -> Vec<Outcome> {
     let lines: Vec<&str> = words.notice.lines().collect();
     let mut candidates = candidates(&lines, ours);
     if candidates.is_empty() && failed.is_empty() {
         // Who writes to himself is the recipient, too; where a report introduces somebody, it is about him.
         candidates = self::candidates(&lines, &[]);
         candidates.retain(|candidate| candidate.certainty == CERTAIN);
+    }
+    if candidates.is_empty() && failed.is_empty() && original.to.is_empty() {
+        candidates = home.map(|home| users_of(&lines, home)).unwrap_or_default();
     }
     // One list is written in one way: who stands in the same place of a line as somebody who was introduced is in it.
     let certain = candidates.iter().filter(|candidate| candidate.certainty == CERTAIN);
@@ -178,8 +189,10 @@ pub(super) fn outcomes(words: &Words<'_>, original: &Original, failed: &[Address
         if outcomes.iter().any(|known| known.address.as_ref() == Some(&candidate.address)) {
             continue;
         }
-        let others = candidates.iter().filter(|other| other.address != candidate.address).map(|other| other.line);
-        let next = others.filter(|line| *line > candidate.line).min().unwrap_or(lines.len());
+        // An address in the middle of what was said does not end it.
+        let others = candidates.iter().filter(|other| other.leads || other.certainty == best);
+        let others = others.filter(|other| other.address != candidate.address && other.line > candidate.line);
+        let next = others.map(|other| other.line).min().unwrap_or(lines.len());
         let end = next.min(candidate.line + WORDS_LINES_MAX);
         let said = lines[candidate.line..end].join("\n");
         outcomes.push(outcome(Some(candidate.address.clone()), &said, words.notice));
@@ -231,8 +244,9 @@ fn candidates(lines: &[&str], ours: &[String]) -> Vec<Candidate> {
                 continue;
             }
             let certainty = certainty(line, offset, &before);
+            let leads = head(line, offset).is_empty();
             let frame = frame(line, offset, text.len());
-            found.push(Candidate { address, line: at, certainty, frame });
+            found.push(Candidate { address, line: at, certainty, leads, frame });
             if found.len() >= RECIPIENTS_MAX {
                 return found;
             }
@@ -287,11 +301,41 @@ fn is_contact(line_before: &str, lines_before: &str) -> bool {
             && ["contact", "send your message to", "please write to"].iter().any(|word| lines_before.ends_with(word))
 }
 
-fn certainty(line: &str, offset: usize, before: &str) -> u8 {
-    let head = line[..offset].to_lowercase();
-    let head = head.trim_matches(|c: char| {
+/// Returns the words before an address in its line.
+fn head(line: &str, offset: usize) -> &str {
+    line[..offset].trim_matches(|c: char| {
         c.is_whitespace() || matches!(c, '<' | '"' | '\'' | '*' | '>' | '-' | '[' | '(' | ':' | '•')
-    });
+    })
+}
+
+/// Finds the users whom a system names without its own domain, each alone in a line of a list that is introduced.
+fn users_of(lines: &[&str], home: &str) -> Vec<Candidate> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '+');
+    let introduces = |line: &str| line.trim_end().ends_with(':') && introduced(&line.to_lowercase());
+    let mut found = Vec::new();
+    let mut listed = false;
+    for (at, line) in lines.iter().enumerate() {
+        let word = line.trim();
+        if !listed || word.is_empty() {
+            // An introduction may be longer than a line.
+            listed |= introduces(&lines[at.saturating_sub(2)..=at].join(" "));
+            continue;
+        }
+        let address = word.chars().all(is_name).then(|| Address::parse(&format!("{word}@{home}")).ok()).flatten();
+        let Some(address) = address else {
+            listed = introduces(line);
+            continue;
+        };
+        found.push(Candidate { address, line: at, certainty: CERTAIN, leads: true, frame: None });
+        if found.len() >= RECIPIENTS_MAX {
+            break;
+        }
+    }
+    found
+}
+
+/// Tells whether a text in lower case says that somebody is about to be named.
+fn introduced(text: &str) -> bool {
     const INTRODUCTIONS: [&str; 24] = [
         "recipient",
         "rcpt to",
@@ -318,10 +362,14 @@ fn certainty(line: &str, offset: usize, before: &str) -> u8 {
         "generated from",
         "expanded from",
     ];
-    let introduced = |text: &str| INTRODUCTIONS.iter().any(|word| text.contains(word));
+    INTRODUCTIONS.iter().any(|word| text.contains(word))
+}
+
+fn certainty(line: &str, offset: usize, before: &str) -> u8 {
+    let head = head(line, offset).to_lowercase();
     if head.is_empty() && introduced(before) {
         CERTAIN
-    } else if head.is_empty() || introduced(head) {
+    } else if head.is_empty() || introduced(&head) {
         LIKELY
     } else {
         POSSIBLE
