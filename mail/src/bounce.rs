@@ -14,6 +14,7 @@ mod notice;
 mod original;
 mod phrases;
 mod report;
+mod session;
 mod signs;
 mod status_codes;
 mod text;
@@ -367,7 +368,18 @@ impl Evidence<'_> {
             .or_else(|| by_code(self.status))
             .or_else(|| said(self.surroundings))
             .or_else(|| status_codes::by_reply_code(self.smtp_code?, self.stage).map(Into::into))
-            .unwrap_or(Category::Undetermined.into())
+            .map_or(Category::Undetermined.into(), |verdict| self.at_its_stage(verdict))
+    }
+
+    /// Before RCPT there is no recipient yet: what does not exist then is ours.
+    fn at_its_stage(&self, verdict: phrases::Verdict) -> phrases::Verdict {
+        let of_an_address =
+            matches!(verdict.category, Category::UserUnknown | Category::DomainUnknown | Category::MailboxInactive);
+        match self.stage {
+            Some(Stage::Mail) if of_an_address => Category::SenderRejected.into(),
+            Some(Stage::Greeting | Stage::Hello) if of_an_address => Category::PolicyBlocked.into(),
+            _ => verdict,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The machine-readable part of a report (RFC 3464 §2), and reports of its kind that break its rules.
 
 use super::codes::{self, Enhanced};
-use super::{Action, Evidence, Outcome, RECIPIENTS_MAX, beginning};
+use super::{Action, Evidence, Outcome, RECIPIENTS_MAX, beginning, session};
 use crate::address::Address;
 use crate::header::{Block, BlockLimits};
 
@@ -174,7 +174,7 @@ impl Recipient {
             status: self.status.filter(|code| code.class != 2),
             diagnostic,
             surroundings,
-            stage: None,
+            stage: session::stage(diagnostic).or_else(|| session::stage(surroundings)),
         };
         let mut classification = evidence.classify();
         if classification.diagnostic.is_empty() {

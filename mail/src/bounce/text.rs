@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use super::codes;
 use super::original::Original;
 use super::report::recipient;
-use super::{Action, Evidence, Outcome, RECIPIENTS_MAX, beginning};
+use super::{Action, Evidence, Outcome, RECIPIENTS_MAX, beginning, session};
 use crate::address::Address;
 
 /// Text looked at, in octets.
@@ -222,7 +222,7 @@ fn outcome(address: Option<Address>, said: &str, surroundings: &str) -> Outcome 
         status: None,
         diagnostic: said,
         surroundings,
-        stage: None,
+        stage: session::stage(said),
     };
     Outcome {
         address,
