@@ -171,7 +171,9 @@ impl Mail<'_> {
     fn unnamed(&self, original: &Original, words: &Words<'_>) -> Option<Address> {
         let ours = self.ours(original);
         let found = outcomes(words, original, &self.failed_recipients(), &ours, self.home());
-        found.into_iter().find_map(|outcome| outcome.address)
+        // Who wrote the mail is not meant by a name that cannot be read.
+        let author = original.from.as_deref().unwrap_or_default();
+        found.into_iter().filter_map(|outcome| outcome.address).find(|to| !to.as_str().eq_ignore_ascii_case(author))
     }
 
     /// Tells whether a message without a machine-readable part is a report all the same.
@@ -186,7 +188,7 @@ impl Mail<'_> {
         let begins = begins.split_whitespace().collect::<Vec<_>>().join(" ");
         let is_machine = self.is_machine();
         let by_subject = place(&SIGNS.report_subjects, &subject);
-        let by_words = says(&SIGNS.report_words, &begins);
+        let by_words = says(&SIGNS.report_words, &begins) || self.is_system() && says(&SIGNS.system_words, &begins);
         // A report on an automatic reply says so before it repeats its subject, and an automatic reply to a report after.
         let replies = place(&SIGNS.reply_subjects, &subject);
         let auto = replies.is_some_and(|at| by_subject.is_none_or(|report| at < report))
@@ -214,6 +216,11 @@ impl Mail<'_> {
     }
 
     fn is_machine(&self) -> bool {
+        self.parsed.automatic.null_return_path || self.is_system()
+    }
+
+    /// Tells whether a system names itself as the author, or nobody does.
+    fn is_system(&self) -> bool {
         const MACHINES: [&str; 17] = [
             "mailer-daemon",
             "mailer_daemon",
@@ -235,8 +242,7 @@ impl Mail<'_> {
         ];
         // Some write `MAILER-DAEMON <>`, which is no address.
         let from = self.field("From").map(str::to_lowercase);
-        self.parsed.automatic.null_return_path
-            || from.is_some_and(|from| MACHINES.iter().any(|name| from.contains(name)))
+        from.is_some_and(|from| from.trim() == "<>" || MACHINES.iter().any(|name| from.contains(name)))
     }
 
     fn failed_recipients(&self) -> Vec<Address> {
