@@ -110,11 +110,16 @@ impl TrimNewlines for str {
     }
 }
 
-/// Takes the longest diagnostic: systems that give several give the remote host's words in one of them.
+/// Takes the longest diagnostic: systems that give several give the remote host's words in one of them. Where there is
+/// none, the comment beside the status code says what happened: `4.0.0 (host name lookup failure)`.
 fn diagnostic(block: &Block<'_>) -> Option<String> {
     let fields = block.all("Diagnostic-Code").chain(block.all("X-Supplementary-Info"));
     let texts = fields.map(|field| after_type(&field.text()).to_owned()).filter(|text| !text.is_empty());
-    texts.max_by_key(String::len)
+    texts.max_by_key(String::len).or_else(|| {
+        let status = block.first("Status")?.text();
+        let comment = status.split_once('(')?.1.trim_end().trim_end_matches(')').trim();
+        (!comment.is_empty()).then(|| comment.to_owned())
+    })
 }
 
 /// Cuts `smtp;`, `dns;`, `rfc822;`, `X-Postfix;` off.
