@@ -14,6 +14,7 @@ mod notice;
 mod original;
 mod phrases;
 mod report;
+mod session;
 mod signs;
 mod status_codes;
 mod text;
@@ -332,8 +333,11 @@ impl Evidence<'_> {
         let class = self.smtp_code.map(|code| code / 100);
         let class = class.or_else(|| self.enhanced.or(self.status).map(|status| u16::from(status.class)));
         let for_good = for_good || matches!(category, Category::UserUnknown | Category::DomainUnknown);
+        // A code that says more than "failed for good" was a host's refusal, which is not proof against an address.
+        let says_nothing = |code: &codes::Enhanced| code.is_generic() && code.class == 5;
+        let nothing_said = self.smtp_code.is_none() && self.enhanced.iter().chain(&self.status).all(says_nothing);
         let bounce_type = match category {
-            Category::Undetermined => BounceType::Undetermined,
+            Category::Undetermined if nothing_said => BounceType::Undetermined,
             _ if for_good && class != Some(4) => BounceType::Hard,
             _ => BounceType::Soft,
         };
@@ -364,7 +368,18 @@ impl Evidence<'_> {
             .or_else(|| by_code(self.status))
             .or_else(|| said(self.surroundings))
             .or_else(|| status_codes::by_reply_code(self.smtp_code?, self.stage).map(Into::into))
-            .unwrap_or(Category::Undetermined.into())
+            .map_or(Category::Undetermined.into(), |verdict| self.at_its_stage(verdict))
+    }
+
+    /// Before RCPT there is no recipient yet: what does not exist then is ours.
+    fn at_its_stage(&self, verdict: phrases::Verdict) -> phrases::Verdict {
+        let of_an_address =
+            matches!(verdict.category, Category::UserUnknown | Category::DomainUnknown | Category::MailboxInactive);
+        match self.stage {
+            Some(Stage::Mail) if of_an_address => Category::SenderRejected.into(),
+            Some(Stage::Greeting | Stage::Hello) if of_an_address => Category::PolicyBlocked.into(),
+            _ => verdict,
+        }
     }
 }
 

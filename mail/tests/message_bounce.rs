@@ -130,7 +130,8 @@ fn live_replies_are_read_by_the_same_rules() {
         (S::Data, 554, Some("5.4.6"), "too many hops", C::RoutingLoop, BounceType::Soft),
         (S::Data, 554, Some("5.6.0"), "Message contains a virus", C::ContentRejected, BounceType::Soft),
         (S::Rcpt, 501, Some("5.5.4"), "Syntax error in parameters", C::Protocol, BounceType::Soft),
-        (S::Rcpt, 599, None, "?", C::Undetermined, BounceType::Undetermined),
+        (S::Rcpt, 550, Some("5.3.5"), "Internal System Error", C::Undetermined, BounceType::Soft),
+        (S::Rcpt, 599, None, "?", C::Undetermined, BounceType::Soft),
     ];
     for (stage, code, enhanced, text, category, kind) in cases {
         let found = classify_reply(*stage, *code, *enhanced, text);

@@ -170,8 +170,10 @@ impl Mail<'_> {
     /// The recipient of a block that names none we can read.
     fn unnamed(&self, original: &Original, words: &Words<'_>) -> Option<Address> {
         let ours = self.ours(original);
-        let found = outcomes(words, original, &self.failed_recipients(), &ours);
-        found.into_iter().find_map(|outcome| outcome.address)
+        let found = outcomes(words, original, &self.failed_recipients(), &ours, self.home());
+        // Who wrote the mail is not meant by a name that cannot be read.
+        let author = original.from.as_deref().unwrap_or_default();
+        found.into_iter().filter_map(|outcome| outcome.address).find(|to| !to.as_str().eq_ignore_ascii_case(author))
     }
 
     /// Tells whether a message without a machine-readable part is a report all the same.
@@ -186,7 +188,7 @@ impl Mail<'_> {
         let begins = begins.split_whitespace().collect::<Vec<_>>().join(" ");
         let is_machine = self.is_machine();
         let by_subject = place(&SIGNS.report_subjects, &subject);
-        let by_words = says(&SIGNS.report_words, &begins);
+        let by_words = says(&SIGNS.report_words, &begins) || self.is_system() && says(&SIGNS.system_words, &begins);
         // A report on an automatic reply says so before it repeats its subject, and an automatic reply to a report after.
         let replies = place(&SIGNS.reply_subjects, &subject);
         let auto = replies.is_some_and(|at| by_subject.is_none_or(|report| at < report))
@@ -199,9 +201,13 @@ impl Mail<'_> {
         let by_subject = by_subject.is_some();
         let copied = Original::read(copied_header(Words::split(text).copy).as_bytes());
         let has_original = !self.returned().is_empty() || !copied.is_empty();
+        // What calls itself a report is one, even if its parts cannot be told apart.
+        let by_type =
+            self.field("Content-Type").is_some_and(|value| value.to_ascii_lowercase().contains("delivery-status"));
         // What a machine says with a code in it is about a failure.
         let by_code = is_machine && (codes::enhanced(&begins).is_some() || codes::smtp_code(&begins).is_some());
         let weight = usize::from(by_code)
+            + usize::from(by_type)
             + usize::from(is_machine)
             + usize::from(by_subject)
             + usize::from(by_words)
@@ -210,6 +216,11 @@ impl Mail<'_> {
     }
 
     fn is_machine(&self) -> bool {
+        self.parsed.automatic.null_return_path || self.is_system()
+    }
+
+    /// Tells whether a system names itself as the author, or nobody does.
+    fn is_system(&self) -> bool {
         const MACHINES: [&str; 17] = [
             "mailer-daemon",
             "mailer_daemon",
@@ -231,8 +242,7 @@ impl Mail<'_> {
         ];
         // Some write `MAILER-DAEMON <>`, which is no address.
         let from = self.field("From").map(str::to_lowercase);
-        self.parsed.automatic.null_return_path
-            || from.is_some_and(|from| MACHINES.iter().any(|name| from.contains(name)))
+        from.is_some_and(|from| from.trim() == "<>" || MACHINES.iter().any(|name| from.contains(name)))
     }
 
     fn failed_recipients(&self) -> Vec<Address> {
@@ -242,6 +252,12 @@ impl Mail<'_> {
                 .any(|name| field.name.eq_ignore_ascii_case(name))
         });
         fields.flat_map(|field| field.value.split(',')).filter_map(recipient).take(super::RECIPIENTS_MAX).collect()
+    }
+
+    /// The domain of the system that wrote.
+    fn home(&self) -> Option<&str> {
+        let author = self.parsed.from_all.first()?;
+        author.email.rsplit_once('@').map(|(_, domain)| domain)
     }
 
     /// Everyone who cannot be the recipient.
@@ -269,7 +285,7 @@ impl Mail<'_> {
         let mut failed = self.failed_recipients();
         // Some repeat in the header whom they write to.
         failed.retain(|address| !ours.iter().any(|own| own.eq_ignore_ascii_case(address.as_str())));
-        let mut recipients = outcomes(&words, &original, &failed, &ours);
+        let mut recipients = outcomes(&words, &original, &failed, &ours, self.home());
         if self.is_warning(words.notice) {
             recipients.iter_mut().for_each(|outcome| outcome.action = Action::Delayed);
         }

@@ -97,7 +97,10 @@ fn own_words(word: &str) -> &str {
     let domain = &word[at + 1..];
     let inside = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '[');
     let end = domain.find("..").or_else(|| domain.find(|c| !inside(c))).unwrap_or(domain.len());
-    domain[end..].trim_start_matches(|c: char| !c.is_alphanumeric())
+    let behind = domain[end..].trim_start_matches(|c: char| !c.is_alphanumeric());
+    // The command stays: `MAIL FROM:<a@b> SIZE=1` does not speak of a mail's size.
+    let command = word[..at].find(":<").map(|colon| &word[..=colon]);
+    command.filter(|_| behind.is_empty()).unwrap_or(behind)
 }
 
 /// A text made ready to be looked into.
@@ -166,6 +169,7 @@ mod tests {
             ("550 User <bob@spam.example> unknown", "550 user unknown"),
             ("550 bob@example.org:user not exist", "550 user not exist"),
             ("550 <bob@example.org>...User suspended", "550 user suspended"),
+            ("550 after MAIL FROM:<a@b.example> SIZE=1: no", "550 after mail from: size=1: no"),
             ("554 see https://policy.example/spam?virus=1 now", "554 see policy.example now"),
             ("550 (bob@example.org) (a@b): no", "550 no"),
             ("550 Caf\u{e9} \u{2019}x\u{2019}", "550 caf\u{e9} 'x'"),

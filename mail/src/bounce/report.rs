@@ -1,7 +1,7 @@
 //! The machine-readable part of a report (RFC 3464 §2), and reports of its kind that break its rules.
 
 use super::codes::{self, Enhanced};
-use super::{Action, Evidence, Outcome, RECIPIENTS_MAX, beginning};
+use super::{Action, Evidence, Outcome, RECIPIENTS_MAX, beginning, session};
 use crate::address::Address;
 use crate::header::{Block, BlockLimits};
 
@@ -46,7 +46,8 @@ impl Status {
             if !about_recipient || status.recipients.len() >= RECIPIENTS_MAX {
                 continue;
             }
-            let address = |name: &str| text(name).and_then(|value| recipient(&value));
+            // Addresses are no encoded words, even where they look like some (RFC 2047 §5).
+            let address = |name: &str| block.first(name).and_then(|field| recipient(&field.unfolded()));
             status.recipients.push(Recipient {
                 about_message: block.first("Reporting-MTA").is_some(),
                 address: address("Final-Recipient").or_else(|| address("X-Actual-Recipient")),
@@ -109,11 +110,16 @@ impl TrimNewlines for str {
     }
 }
 
-/// Takes the longest diagnostic: systems that give several give the remote host's words in one of them.
+/// Takes the longest diagnostic: systems that give several give the remote host's words in one of them. Where there is
+/// none, the comment beside the status code says what happened: `4.0.0 (host name lookup failure)`.
 fn diagnostic(block: &Block<'_>) -> Option<String> {
     let fields = block.all("Diagnostic-Code").chain(block.all("X-Supplementary-Info"));
     let texts = fields.map(|field| after_type(&field.text()).to_owned()).filter(|text| !text.is_empty());
-    texts.max_by_key(String::len)
+    texts.max_by_key(String::len).or_else(|| {
+        let status = block.first("Status")?.text();
+        let comment = status.split_once('(')?.1.trim_end().trim_end_matches(')').trim();
+        (!comment.is_empty()).then(|| comment.to_owned())
+    })
 }
 
 /// Cuts `smtp;`, `dns;`, `rfc822;`, `X-Postfix;` off.
@@ -173,7 +179,7 @@ impl Recipient {
             status: self.status.filter(|code| code.class != 2),
             diagnostic,
             surroundings,
-            stage: None,
+            stage: session::stage(diagnostic).or_else(|| session::stage(surroundings)),
         };
         let mut classification = evidence.classify();
         if classification.diagnostic.is_empty() {

@@ -9,6 +9,7 @@ type Phrases = Vec<&'static str>;
 pub(super) struct Signs {
     pub report_subjects: Phrases,
     pub report_words: Phrases,
+    pub system_words: Phrases,
     pub reply_subjects: Phrases,
     pub challenges: Phrases,
     pub report_challenges: Phrases,
@@ -41,6 +42,7 @@ impl Signs {
         Some(match head {
             "report subjects" => &mut self.report_subjects,
             "report words" => &mut self.report_words,
+            "report words of systems" => &mut self.system_words,
             "automatic reply subjects" => &mut self.reply_subjects,
             "challenges" => &mut self.challenges,
             "challenges in reports" => &mut self.report_challenges,
@@ -71,7 +73,7 @@ mod tests {
     fn every_list_is_read_and_every_phrase_can_match() {
         let text = include_str!("signs.txt");
         let heads: Vec<&str> = text.lines().filter(|line| line.starts_with('[') && line.ends_with(']')).collect();
-        assert_eq!(heads.len(), 9);
+        assert_eq!(heads.len(), 10);
         let mut signs = read(text);
         for head in heads {
             let list = signs.list(head.trim_matches(['[', ']'])).map(|list| list.clone()).unwrap_or_default();

@@ -17,6 +17,8 @@ pub(super) fn category(code: Enhanced) -> Option<Category> {
         (2, 3) | (3, 4) => C::MessageTooLarge,
         (3, 1) => C::MailboxFull,
         (3, 2) if !permanent => C::RateLimited,
+        // About the system that refused, whatever its reply code says of mailboxes.
+        (3, 2 | 3 | 5) => C::Undetermined,
         (4, 4) if permanent => C::DomainUnknown,
         (4, 310) => C::DomainUnknown,
         (4, 5) => C::RateLimited,

@@ -4,10 +4,12 @@
 //! A report's own words come before the copy of the original. In them stands an address, usually at the start of a
 //! line or after a word like "recipient", and what was wrong with it stands around it.
 
+use std::collections::BTreeSet;
+
 use super::codes;
 use super::original::Original;
 use super::report::recipient;
-use super::{Action, Evidence, Outcome, RECIPIENTS_MAX, beginning};
+use super::{Action, Evidence, Outcome, RECIPIENTS_MAX, beginning, session};
 use crate::address::Address;
 
 /// Text looked at, in octets.
@@ -130,6 +132,10 @@ struct Candidate {
     /// Offset of its line.
     line: usize,
     certainty: u8,
+    /// Whether nothing but punctuation stands before it: what follows is about it.
+    leads: bool,
+    /// What stands around it, where it leads.
+    frame: Option<String>,
 }
 
 const CERTAIN: u8 = 3;
@@ -141,14 +147,31 @@ const DESCRIBED: u8 = 0;
 /// Finds the recipients that a report names and classifies each with the words around it.
 ///
 /// `failed` are recipients that the report's header names; `ours` is everyone who cannot be the recipient: the report's
-/// own author and addressee.
-pub(super) fn outcomes(words: &Words<'_>, original: &Original, failed: &[Address], ours: &[String]) -> Vec<Outcome> {
+/// own author and addressee; `home` is the domain of the system that reports.
+pub(super) fn outcomes(
+    words: &Words<'_>,
+    original: &Original,
+    failed: &[Address],
+    ours: &[String],
+    home: Option<&str>,
+) -> Vec<Outcome> {
     let lines: Vec<&str> = words.notice.lines().collect();
     let mut candidates = candidates(&lines, ours);
     if candidates.is_empty() && failed.is_empty() {
         // Who writes to himself is the recipient, too; where a report introduces somebody, it is about him.
         candidates = self::candidates(&lines, &[]);
         candidates.retain(|candidate| candidate.certainty == CERTAIN);
+    }
+    if candidates.is_empty() && failed.is_empty() && original.to.is_empty() {
+        candidates = home.map(|home| users_of(&lines, home)).unwrap_or_default();
+    }
+    // One list is written in one way: who stands in the same place of a line as somebody who was introduced is in it.
+    let certain = candidates.iter().filter(|candidate| candidate.certainty == CERTAIN);
+    let introduced: BTreeSet<String> = certain.filter_map(|candidate| candidate.frame.clone()).collect();
+    for candidate in &mut candidates {
+        if candidate.frame.as_ref().is_some_and(|frame| introduced.contains(frame)) {
+            candidate.certainty = CERTAIN;
+        }
     }
     let in_original = |address: &Address| original.to.iter().any(|to| to.eq_ignore_ascii_case(address.as_str()));
     for candidate in &mut candidates {
@@ -166,8 +189,10 @@ pub(super) fn outcomes(words: &Words<'_>, original: &Original, failed: &[Address
         if outcomes.iter().any(|known| known.address.as_ref() == Some(&candidate.address)) {
             continue;
         }
-        let others = candidates.iter().filter(|other| other.address != candidate.address).map(|other| other.line);
-        let next = others.filter(|line| *line > candidate.line).min().unwrap_or(lines.len());
+        // An address in the middle of what was said does not end it.
+        let others = candidates.iter().filter(|other| other.leads || other.certainty == best);
+        let others = others.filter(|other| other.address != candidate.address && other.line > candidate.line);
+        let next = others.map(|other| other.line).min().unwrap_or(lines.len());
         let end = next.min(candidate.line + WORDS_LINES_MAX);
         let said = lines[candidate.line..end].join("\n");
         outcomes.push(outcome(Some(candidate.address.clone()), &said, words.notice));
@@ -197,7 +222,7 @@ fn outcome(address: Option<Address>, said: &str, surroundings: &str) -> Outcome 
         status: None,
         diagnostic: said,
         surroundings,
-        stage: None,
+        stage: session::stage(said),
     };
     Outcome {
         address,
@@ -219,7 +244,9 @@ fn candidates(lines: &[&str], ours: &[String]) -> Vec<Candidate> {
                 continue;
             }
             let certainty = certainty(line, offset, &before);
-            found.push(Candidate { address, line: at, certainty });
+            let leads = head(line, offset).is_empty();
+            let frame = frame(line, offset, text.len());
+            found.push(Candidate { address, line: at, certainty, leads, frame });
             if found.len() >= RECIPIENTS_MAX {
                 return found;
             }
@@ -274,11 +301,41 @@ fn is_contact(line_before: &str, lines_before: &str) -> bool {
             && ["contact", "send your message to", "please write to"].iter().any(|word| lines_before.ends_with(word))
 }
 
-fn certainty(line: &str, offset: usize, before: &str) -> u8 {
-    let head = line[..offset].to_lowercase();
-    let head = head.trim_matches(|c: char| {
+/// Returns the words before an address in its line.
+fn head(line: &str, offset: usize) -> &str {
+    line[..offset].trim_matches(|c: char| {
         c.is_whitespace() || matches!(c, '<' | '"' | '\'' | '*' | '>' | '-' | '[' | '(' | ':' | '•')
-    });
+    })
+}
+
+/// Finds the users whom a system names without its own domain, each alone in a line of a list that is introduced.
+fn users_of(lines: &[&str], home: &str) -> Vec<Candidate> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '+');
+    let introduces = |line: &str| line.trim_end().ends_with(':') && introduced(&line.to_lowercase());
+    let mut found = Vec::new();
+    let mut listed = false;
+    for (at, line) in lines.iter().enumerate() {
+        let word = line.trim();
+        if !listed || word.is_empty() {
+            // An introduction may be longer than a line.
+            listed |= introduces(&lines[at.saturating_sub(2)..=at].join(" "));
+            continue;
+        }
+        let address = word.chars().all(is_name).then(|| Address::parse(&format!("{word}@{home}")).ok()).flatten();
+        let Some(address) = address else {
+            listed = introduces(line);
+            continue;
+        };
+        found.push(Candidate { address, line: at, certainty: CERTAIN, leads: true, frame: None });
+        if found.len() >= RECIPIENTS_MAX {
+            break;
+        }
+    }
+    found
+}
+
+/// Tells whether a text in lower case says that somebody is about to be named.
+fn introduced(text: &str) -> bool {
     const INTRODUCTIONS: [&str; 24] = [
         "recipient",
         "rcpt to",
@@ -305,14 +362,27 @@ fn certainty(line: &str, offset: usize, before: &str) -> u8 {
         "generated from",
         "expanded from",
     ];
-    let introduced = |text: &str| INTRODUCTIONS.iter().any(|word| text.contains(word));
+    INTRODUCTIONS.iter().any(|word| text.contains(word))
+}
+
+fn certainty(line: &str, offset: usize, before: &str) -> u8 {
+    let head = head(line, offset).to_lowercase();
     if head.is_empty() && introduced(before) {
         CERTAIN
-    } else if head.is_empty() || introduced(head) {
+    } else if head.is_empty() || introduced(&head) {
         LIKELY
     } else {
         POSSIBLE
     }
+}
+
+/// Returns the punctuation around an address at the beginning of a line that has a mark of a list, `<…>:` or `…:`; nothing
+/// where words stand before it, or where it is not marked off from what follows.
+fn frame(line: &str, offset: usize, octets: usize) -> Option<String> {
+    let (before, behind) = (&line[..offset], line.get(offset + octets..)?);
+    let mark = behind.strip_prefix('>').unwrap_or(behind);
+    let marked = mark.starts_with(':') && before.chars().all(|c| c.is_whitespace() || c == '<' || c == '*');
+    marked.then(|| format!("{before}\0{}:", &behind[..behind.len() - mark.len()]))
 }
 
 fn is_kind(kind: &str) -> bool {
