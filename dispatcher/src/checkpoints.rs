@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use domain::id::{Position, TeamId};
 use eventlog::checkpoint::{BadKey, SigningKey, VerifyingKey};
-use eventlog::{Allot, EventLog, Growth, LogError, SignError, Signer};
+use eventlog::{Allot, EventLog, Growth, Hint, LogError, SignError, Signer};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -184,7 +184,7 @@ impl Keeper {
             tokio::select! {
                 () = stop.cancelled() => return,
                 hint = hints.next() => match hint {
-                    Some((team, head)) => self.note(team, head),
+                    Some(Hint { team, head, .. }) => self.note(team, head),
                     None => self.swept = false,
                 },
                 _ = ticks.tick() => if let Err(error) = self.turn(stop).await {

@@ -94,6 +94,7 @@ macro_rules! conformance_suite {
             what_is_to_be_posted_is_found_until_it_is_marked
             folds_equal_a_replay_from_scratch
             folds_stay_right_when_caches_hold_almost_nothing
+            folds_follow_what_other_nodes_append
             snapshots_change_nothing
             a_snapshot_of_before_an_erasure_is_not_kept
             reopening_loses_nothing

@@ -1,9 +1,11 @@
 //! Folds kept in memory, so that a decision rarely reads the log.
 //!
-//! A fold in here is exact as of the team's known head, or newer. When another writer moved the head, the team's
-//! generation changes and everything folded before is ignored. A fold that is *newer* than the known head does no
-//! harm: the append that relies on it collides on the position and everything is read again. A fold that is
-//! *older* would be fatal, so a head and the folds that follow from it only ever move together, under one lock.
+//! A fold in here is exact as of the team's known head, or newer. When the log is known to reach further than the head,
+//! because another writer moved it, neither is believed until they have caught up: either the records in between are
+//! read and the folds they touch moved on, or the team's generation changes and everything folded before is ignored. A
+//! fold that is *newer* than the known head does no harm: the append that relies on it collides on the position and
+//! everything is read again. A fold that is *older* would be fatal, so a head and the folds that follow from it only ever
+//! move together, under one lock.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroUsize;
@@ -26,9 +28,14 @@ pub(crate) struct Known {
     generation: u64,
 }
 
-#[cfg(feature = "model")]
 impl Known {
+    /// Returns whether this is the same head with the same folds.
+    fn is(&self, other: &Self) -> bool {
+        self.generation == other.generation && self.head.position == other.head.position
+    }
+
     /// Returns a head that is known from outside the cache.
+    #[cfg(feature = "model")]
     pub(crate) fn of(head: Head) -> Self {
         Self { head, generation: 0 }
     }
@@ -41,8 +48,22 @@ pub(crate) struct ReadBegan(u64);
 /// Teams share this many counters of moves: enough that one team rarely spoils another's read.
 const MOVE_COUNTERS: usize = 1_024;
 
+/// A head in the cache.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    known: Known,
+    /// How far the log is known to reach beyond it: until they have caught up, the head and its folds are not believed.
+    reaches: Option<Position>,
+}
+
+impl Kept {
+    fn believed(&self) -> Option<Known> {
+        self.reaches.is_none().then_some(self.known)
+    }
+}
+
 struct Inner {
-    heads: LruCache<TeamId, Known>,
+    heads: LruCache<TeamId, Kept>,
     folds: LruCache<(TeamId, StreamId), (Folded, u64)>,
     next_generation: u64,
     moves: Vec<u64>,
@@ -77,7 +98,12 @@ impl FoldCache {
 
     /// Returns the known head of a team.
     pub(crate) fn known(&self, team: &TeamId) -> Option<Known> {
-        self.lock().heads.get(team).copied()
+        self.lock().heads.get(team).and_then(Kept::believed)
+    }
+
+    /// Returns the head that a team's folds are exact as of, if its log is known to reach further.
+    pub(crate) fn behind(&self, team: &TeamId) -> Option<Known> {
+        self.lock().heads.peek(team).filter(|kept| kept.reaches.is_some()).map(|kept| kept.known)
     }
 
     /// Marks the beginning of a read of a team's head. What is read is only kept if nothing moved meanwhile: a slow
@@ -86,21 +112,27 @@ impl FoldCache {
         ReadBegan(self.lock().moves[counter(team)])
     }
 
-    /// Notes a head read from the store and returns the one to work with. If it is news, the team's folds are forgotten.
+    /// Notes a head read from the store and returns the one to work with. If it is news, the team's folds are forgotten;
+    /// see [`FoldCache::caught_up`] for how they are kept.
     pub(crate) fn note_head(&self, team: &TeamId, head: Head, began: ReadBegan) -> Known {
         let mut inner = self.lock();
         if inner.moves[counter(team)] != began.0 {
             return Known { head, generation: 0 };
         }
-        if let Some(known) = inner.heads.get(team)
-            && known.head.epoch == head.epoch
-            && known.head.position >= head.position
-        {
-            return *known;
+        if let Some(kept) = inner.heads.get_mut(team) {
+            let at = &kept.known.head;
+            if kept.reaches.is_none() && at.epoch == head.epoch && at.position >= head.position {
+                return kept.known;
+            }
+            // Nobody was first after all.
+            if *at == head {
+                kept.reaches = None;
+                return kept.known;
+            }
         }
         inner.next_generation += 1;
         let known = Known { head, generation: inner.next_generation };
-        inner.heads.put(team.clone(), known);
+        inner.heads.put(team.clone(), Kept { known, reaches: None });
         known
     }
 
@@ -111,25 +143,62 @@ impl FoldCache {
         inner.heads.pop(team);
     }
 
-    /// Forgets everything of a team whose log is known to reach further than the head known here.
+    /// Notes that a team's log reaches at least so far: what is known of it is believed again once it has caught up.
     pub(crate) fn outgrown(&self, team: &TeamId, position: Position) {
         let mut inner = self.lock();
-        if inner.heads.peek(team).is_some_and(|known| known.head.position < position) {
+        let inner = &mut *inner;
+        let Some(kept) = inner.heads.peek_mut(team) else { return };
+        if kept.known.head.position < position {
             inner.moves[counter(team)] += 1;
-            inner.heads.pop(team);
+            kept.reaches = kept.reaches.max(Some(position));
+        }
+    }
+
+    /// Notes that a team's log may reach further than is known here: an append collided.
+    pub(crate) fn doubt(&self, team: &TeamId) {
+        let known = self.lock().heads.peek(team).map(|kept| kept.known.head.position);
+        if let Some(position) = known {
+            self.outgrown(team, position + 1);
+        }
+    }
+
+    /// Returns the fold of a stream as of a head that is behind.
+    pub(crate) fn fold_behind(&self, team: &TeamId, stream: &StreamId, from: Known) -> Option<Folded> {
+        match self.lock().folds.peek(&(team.clone(), stream.clone())) {
+            Some((fold, of)) if *of == from.generation => Some(fold.clone()),
+            _ => None,
+        }
+    }
+
+    /// Moves a team that was behind on to a head read from the store, with the folds that changed in between, and returns
+    /// the head to work with. Nothing is kept if the team moved meanwhile in any other way.
+    pub(crate) fn caught_up(&self, team: &TeamId, from: Known, head: Head, began: ReadBegan, moved: Moved) -> Known {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let unmoved = inner.moves[counter(team)] == began.0;
+        match inner.heads.get_mut(team) {
+            Some(kept) if unmoved && kept.known.is(&from) => {
+                inner.moves[counter(team)] += 1;
+                kept.known.head = head;
+                kept.reaches = None;
+                moved.keep(&mut inner.folds, team, from.generation);
+                Known { head, generation: from.generation }
+            }
+            _ => Known { head, generation: 0 },
         }
     }
 
     /// Returns what must still hold when a fold is added: it proves that the head was known before the fold was read
     /// and that nothing was appended since.
     pub(crate) fn as_of(&self, team: &TeamId) -> Option<Known> {
-        self.lock().heads.peek(team).copied()
+        self.lock().heads.peek(team).and_then(Kept::believed)
     }
 
     /// Returns a fold that is exact as of a known head, or newer.
     pub(crate) fn fold(&self, team: &TeamId, stream: &StreamId, known: Known) -> Option<Folded> {
         let mut inner = self.lock();
-        let current = inner.heads.peek(team).is_some_and(|k| k.generation == known.generation);
+        let believed = inner.heads.peek(team).and_then(Kept::believed);
+        let current = believed.is_some_and(|k| k.generation == known.generation);
         let key = (team.clone(), stream.clone());
         match inner.folds.get(&key) {
             Some((fold, of)) if current && *of == known.generation => Some(fold.clone()),
@@ -144,9 +213,7 @@ impl FoldCache {
     /// Adds a fold read from the store, unless the team moved on since the read began.
     pub(crate) fn add(&self, team: &TeamId, stream: StreamId, fold: Folded, as_of: Known) {
         let mut inner = self.lock();
-        let unmoved =
-            |known: &Known| known.generation == as_of.generation && known.head.position == as_of.head.position;
-        if inner.heads.peek(team).is_some_and(unmoved) {
+        if inner.heads.peek(team).and_then(Kept::believed).is_some_and(|known| known.is(&as_of)) {
             inner.folds.put((team.clone(), stream), (fold, as_of.generation));
         }
     }
@@ -157,25 +224,18 @@ impl FoldCache {
         let inner = &mut *inner;
         inner.moves[counter(team)] += 1;
         match inner.heads.get_mut(team) {
-            Some(known) if known.generation == from.generation => known.head = head,
+            Some(kept) if kept.known.is(&from) => {
+                kept.known.head = head;
+                // Who read our records before we came here has nothing more to tell.
+                kept.reaches = kept.reaches.filter(|position| *position > head.position);
+                moved.keep(&mut inner.folds, team, from.generation);
+            }
+            // Somebody caught up with our own records before we came here.
+            Some(kept) if kept.known.generation == from.generation && kept.known.head.position >= head.position => {}
             // The team was forgotten and read again while we wrote (another node's append, an erasure): which of the
             // two is newer is not known here.
-            Some(_) => {
-                inner.heads.pop(team);
-                return;
-            }
-            None => return,
-        }
-        for stream in moved.stale {
-            inner.folds.pop(&(team.clone(), stream));
-        }
-        for (stream, fold) in moved.changed {
-            // A message is touched once or twice in its life: caching each would push out what is needed always.
-            if matches!(stream, StreamId::Message(_)) {
-                inner.folds.pop(&(team.clone(), stream));
-            } else {
-                inner.folds.put((team.clone(), stream), (fold, from.generation));
-            }
+            Some(_) => drop(inner.heads.pop(team)),
+            None => {}
         }
     }
 }
@@ -187,6 +247,22 @@ pub(crate) struct Moved {
     pub(crate) changed: Vec<(StreamId, Folded)>,
     /// Streams it went into whose folds were not at hand.
     pub(crate) stale: Vec<StreamId>,
+}
+
+impl Moved {
+    fn keep(self, folds: &mut LruCache<(TeamId, StreamId), (Folded, u64)>, team: &TeamId, generation: u64) {
+        for stream in self.stale {
+            folds.pop(&(team.clone(), stream));
+        }
+        for (stream, fold) in self.changed {
+            // A message is touched once or twice in its life: caching each would push out what is needed always.
+            if matches!(stream, StreamId::Message(_)) {
+                folds.pop(&(team.clone(), stream));
+            } else {
+                folds.put((team.clone(), stream), (fold, generation));
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -256,6 +332,69 @@ mod tests {
         assert!(cache.known(&team).is_none() && cache.fold(&team, &StreamId::Team, known).is_none());
         cache.note_head(&team, head(2), slow);
         assert!(cache.known(&team).is_none());
+    }
+
+    #[test]
+    fn a_team_that_catches_up_keeps_what_was_not_touched_and_believes_nothing_before() {
+        let cache = FoldCache::new(ONE, NonZeroUsize::new(3).unwrap());
+        let team = TeamId::new(1, [1; 9]);
+        let known = note(&cache, &team, 1);
+        let [same, moved, linked] = [1, 2, 3].map(|n| StreamId::Mailbox(domain::id::MailboxId::new(1, [n; 9])));
+        for stream in [&same, &moved, &linked] {
+            cache.add(&team, stream.clone(), fold(1), known);
+        }
+        cache.outgrown(&team, 3);
+        assert!(cache.known(&team).is_none() && cache.as_of(&team).is_none());
+        assert!(cache.fold(&team, &same, known).is_none());
+        let (began, from) = (cache.read_began(&team), cache.behind(&team).unwrap());
+        assert_eq!(cache.fold_behind(&team, &moved, from).unwrap().version, 1);
+        let news = || Moved { changed: vec![(moved.clone(), fold(2))], stale: vec![linked.clone()] };
+        let now = cache.caught_up(&team, from, head(3), began, news());
+        assert_eq!(cache.known(&team).unwrap().head.position, 3);
+        assert_eq!(cache.fold(&team, &same, now).unwrap().version, 1);
+        assert_eq!(cache.fold(&team, &moved, now).unwrap().version, 2);
+        assert!(cache.fold(&team, &linked, now).is_none());
+        // Whoever comes later with less, or with what was read before something moved, changes nothing.
+        cache.outgrown(&team, 4);
+        let slow = cache.read_began(&team);
+        cache.outgrown(&team, 5);
+        let alone = cache.caught_up(&team, now, head(4), slow, Moved::default());
+        assert_eq!((alone.head.position, alone.generation), (4, 0));
+        assert!(cache.known(&team).is_none());
+        let alone = cache.caught_up(&team, from, head(5), cache.read_began(&team), Moved::default());
+        assert!(alone.generation == 0 && cache.known(&team).is_none());
+    }
+
+    #[test]
+    fn a_doubt_that_was_unfounded_costs_nothing() {
+        let (cache, team) = cache();
+        let known = note(&cache, &team, 2);
+        cache.add(&team, StreamId::Team, fold(1), known);
+        cache.doubt(&team);
+        assert!(cache.known(&team).is_none());
+        let again = note(&cache, &team, 2);
+        assert_eq!(cache.fold(&team, &StreamId::Team, again).unwrap().version, 1);
+    }
+
+    #[test]
+    fn an_append_of_our_own_that_others_read_first_leaves_its_folds() {
+        let (cache, team) = cache();
+        let known = note(&cache, &team, 1);
+        cache.outgrown(&team, 2);
+        let moved = || Moved { changed: vec![(StreamId::Team, fold(2))], stale: vec![] };
+        cache.advance(&team, known, head(2), moved());
+        assert_eq!(cache.fold(&team, &StreamId::Team, cache.known(&team).unwrap()).unwrap().version, 2);
+        // The same where somebody has caught up with it, and where somebody has read further.
+        cache.outgrown(&team, 3);
+        let from = cache.behind(&team).unwrap();
+        cache.caught_up(&team, from, head(3), cache.read_began(&team), moved());
+        cache.advance(&team, from, head(3), moved());
+        assert_eq!(cache.known(&team).unwrap().head.position, 3);
+        let from = cache.known(&team).unwrap();
+        cache.outgrown(&team, 5);
+        cache.advance(&team, from, head(4), moved());
+        assert!(cache.known(&team).is_none());
+        assert_eq!(cache.behind(&team).unwrap().head.position, 4);
     }
 
     #[test]

@@ -148,7 +148,7 @@ impl Lane {
                 Err(Attempted::Append(AppendError::Conflict)) => {
                     metrics::counter!("append_conflicts_total").increment(1);
                     tracing::debug!(tries, "another writer was first; deciding anew");
-                    self.forget(&jobs);
+                    jobs.iter().for_each(|job| self.shared.folds.doubt(job.team()));
                 }
                 Err(Attempted::Append(AppendError::Refused(refused))) => {
                     why = refused;
@@ -229,7 +229,7 @@ impl Lane {
             if let Some((from, moved)) = moved.remove(team) {
                 self.shared.folds.advance(team, from, *head, moved);
             }
-            self.shared.wake.moved(team, head.position);
+            self.shared.wake.appended(team, head.position);
         }
         if !attempted.batch.heads.is_empty() {
             self.shared.wake.wrote();

@@ -18,6 +18,7 @@ mod allot;
 mod backend;
 mod blob;
 mod bodies;
+mod catch_up;
 pub mod chain;
 pub mod checkpoint;
 #[cfg(feature = "conformance")]
@@ -59,4 +60,4 @@ pub use record::{CorruptRecord, Recorded, StoredPersonal, StoredRecord};
 pub use secret::{MasterKey, SealError, SecretText};
 pub use transact::{Answer, Appended, Idempotency, Outcome, Submission, TransactError};
 pub use tree::{CheckpointRow, Growth, Proof, Refusal, SignError, Signed, Signer, Trees};
-pub use wake::{Wake, WakeListener};
+pub use wake::{Hint, Wake, WakeListener};

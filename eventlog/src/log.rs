@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use domain::id::{BlobId, Position, SecretId, TeamId};
 use domain::{Command, Entity, State, StreamId, Versioned};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,6 +29,9 @@ pub type Entropy = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
 
 /// A cold fold of at least this many records is kept as a snapshot.
 const SNAPSHOT_AFTER_RECORDS: usize = 64;
+
+/// How many teams that other nodes moved are followed at once.
+const FOLLOWED_AT_ONCE: usize = 8;
 
 /// How a log is run.
 #[derive(Clone)]
@@ -152,19 +156,20 @@ impl Shared {
             match self.folds.known(&team) {
                 Some(known) => drop(heads.insert(team, known)),
                 None => {
-                    began.push(self.folds.read_began(&team));
+                    began.push((self.folds.read_began(&team), self.folds.behind(&team)));
                     missing.push(team);
                 }
             }
         }
         if !missing.is_empty() {
             let found: HashMap<_, _> = self.backend.heads(&missing).await?.into_iter().collect();
-            for (team, began) in missing.into_iter().zip(began) {
+            let follow = missing.into_iter().zip(began).map(async |(team, (began, behind))| {
                 let mut head = found.get(&team).copied().unwrap_or(Head::empty(self.epoch));
                 head.epoch = self.epoch;
-                let known = self.folds.note_head(&team, head, began);
-                heads.insert(team, known);
-            }
+                let known = self.follow(&team, behind, head, began).await?;
+                Ok::<_, LogError>((team, known))
+            });
+            heads.extend(stream::iter(follow).buffer_unordered(FOLLOWED_AT_ONCE).try_collect::<Vec<_>>().await?);
         }
         Ok(heads)
     }

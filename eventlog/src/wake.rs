@@ -9,6 +9,17 @@ use tokio::sync::{Notify, broadcast, watch};
 /// How many hints a listener to all teams may be behind before it is told to look at everything.
 const HINTS_MAX: usize = 8_192;
 
+/// A team's log has grown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hint {
+    /// Whose.
+    pub team: TeamId,
+    /// Where it ends now, at least.
+    pub head: Position,
+    /// Whether this process has just appended; else it is what a look at the heads found, which finds that, too.
+    pub is_own: bool,
+}
+
 /// Tells followers that a team's log has grown. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Wake {
@@ -18,7 +29,7 @@ pub struct Wake {
 #[derive(Debug)]
 struct Inner {
     teams: Mutex<HashMap<TeamId, watch::Sender<Position>>>,
-    all: broadcast::Sender<(TeamId, Position)>,
+    all: broadcast::Sender<Hint>,
     written: Notify,
 }
 
@@ -35,8 +46,17 @@ impl Default for Wake {
 }
 
 impl Wake {
-    /// Says that a team's log now ends at `head`. Hints may come late, twice or out of order.
+    /// Says that a team's log was found to end at `head`. Hints may come late, twice or out of order.
     pub fn moved(&self, team: &TeamId, head: Position) {
+        self.hint(team, head, false);
+    }
+
+    /// Says that this process has appended to a team's log, which now ends at `head`.
+    pub(crate) fn appended(&self, team: &TeamId, head: Position) {
+        self.hint(team, head, true);
+    }
+
+    fn hint(&self, team: &TeamId, head: Position, is_own: bool) {
         let mut teams = self.inner.teams.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(sender) = teams.get(team) {
             if sender.receiver_count() == 0 {
@@ -51,7 +71,7 @@ impl Wake {
         }
         drop(teams);
         // Nobody listening is fine: a follower that starts later reads its cursor and the log.
-        let _ = self.inner.all.send((team.clone(), head));
+        let _ = self.inner.all.send(Hint { team: team.clone(), head, is_own });
     }
 
     /// Says that this process itself has appended something.
@@ -89,12 +109,12 @@ impl Wake {
 /// Hears of every team that moved.
 #[derive(Debug)]
 pub struct WakeListener {
-    hints: broadcast::Receiver<(TeamId, Position)>,
+    hints: broadcast::Receiver<Hint>,
 }
 
 impl WakeListener {
     /// Waits for the next hint. `None` means that hints were missed: look at every team.
-    pub async fn next(&mut self) -> Option<(TeamId, Position)> {
+    pub async fn next(&mut self) -> Option<Hint> {
         match self.hints.recv().await {
             Ok(hint) => Some(hint),
             Err(broadcast::error::RecvError::Lagged(_)) => None,

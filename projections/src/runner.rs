@@ -4,6 +4,7 @@
 //! visited side by side, each by a task of its own: a visit there is mostly waiting, for answers or for another node that has
 //! the team. All projections of a team take the page, and their cursors move with the rows in one transaction. *That* a team
 //! moved it hears from wake-ups and from a poll of the heads, which alone would do; *what* happened it reads from the log.
+//! Where several nodes keep up the same rows, whoever appended goes first, and the others look whether it is done.
 
 mod apply;
 mod faults;
@@ -13,7 +14,7 @@ mod teams;
 use std::time::Duration;
 
 use domain::id::{Position, TeamId};
-use eventlog::EventLog;
+use eventlog::{EventLog, Hint};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -112,11 +113,13 @@ impl Runner {
         loop {
             let Following { pause, rest, .. } = following;
             let resume = pause.or_else(|| following.next_retry());
+            let look = following.teams.next_look();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 hint = hints.next() => match hint {
-                    Some((team, head)) => following.teams.moved(team, head),
+                    Some(Hint { team, head, is_own: true }) => following.teams.moved(team, head),
+                    Some(Hint { team, head, is_own: false }) => following.teams.found(team, head),
                     // Hints were missed: the poll finds whoever moved.
                     None => poll.reset_immediately(),
                 },
@@ -127,6 +130,7 @@ impl Runner {
                 () = tokio::time::sleep_until(resume.unwrap_or_else(Instant::now)), if resume.is_some() => {
                     following.resume();
                 }
+                () = tokio::time::sleep_until(look.unwrap_or_else(Instant::now)), if look.is_some() => following.teams.look(),
                 Some(visited) = following.visits.join_next() => {
                     if let Err(Error::Superseded { projection }) = following.finished(visited, self.rest) {
                         tracing::error!(follower.name = projection, "another build owns the views; standing by");
@@ -199,12 +203,12 @@ impl Following {
         if self.round == 0 {
             self.round = self.teams.waiting();
         }
-        let Some(team) = self.teams.next() else { return };
+        let Some((team, doubt)) = self.teams.next() else { return };
         self.round = self.round.saturating_sub(1);
         let mut faults = self.faults.take(&team);
         let (applier, had_faults) = (applier.clone(), faults.len());
         self.visits.spawn(async move {
-            let outcome = applier.visit(&team, &mut faults).await;
+            let outcome = applier.visit(&team, doubt, &mut faults).await;
             Visited { team, faults, had_faults, outcome }
         });
     }

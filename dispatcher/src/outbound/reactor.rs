@@ -14,7 +14,7 @@ use std::time::Duration;
 use domain::id::{AddressId, OutboundId, Position, SecretId, TeamId};
 use domain::outbound::Outbound;
 use domain::provider::credentials::Credentials;
-use eventlog::{Allot, EventLog, LogError};
+use eventlog::{Allot, EventLog, Hint, LogError};
 use mail::address::Address;
 use mail::auth::{DkimSigner, Resolver};
 use mail::verp::MacKey;
@@ -280,7 +280,7 @@ impl Reactor {
                 () = stop.cancelled() => break,
                 Some(done) = self.tasks.join_next() => self.take_all(done)?,
                 hint = hints.next() => match hint {
-                    Some((team, head)) => self.moved(team, head),
+                    Some(Hint { team, head, .. }) => self.moved(team, head),
                     // Hints were missed: the poll finds whoever moved.
                     None => self.poll_at = Instant::now(),
                 },

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use domain::id::{Position, TeamId, WebhookId};
-use eventlog::{Allot, EventLog, LogError};
+use eventlog::{Allot, EventLog, Hint, LogError};
 use projections::Views;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
@@ -211,7 +211,7 @@ impl Reactor {
                 () = stop.cancelled() => break,
                 Some(done) = self.tasks.join_next() => self.take_all(done)?,
                 hint = hints.next() => match hint {
-                    Some((team, head)) => self.moved(&team, head),
+                    Some(Hint { team, head, .. }) => self.moved(&team, head),
                     // Hints were missed: the poll finds whoever moved.
                     None => self.leases.poll_now(),
                 },

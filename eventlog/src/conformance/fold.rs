@@ -204,9 +204,9 @@ impl Run<'_> {
             let event = &mut self.model.events[usize::try_from(position - 1).unwrap()];
             *event = event.erased();
         }
-        // The other nodes learn of it as they learn of an append.
+        // The other nodes count the erasures of each team.
         for node in self.nodes {
-            node.note_moved(&self.tenant.id, u64::MAX);
+            node.note_erased(&self.tenant.id);
         }
     }
 
@@ -284,6 +284,11 @@ pub async fn folds_stay_right_when_caches_hold_almost_nothing(store: &impl Store
     let n = |n| std::num::NonZeroUsize::new(n).unwrap();
     let small = Options { cached_teams_max: n(2), cached_folds_max: n(3), ..options() };
     run_histories(store, 12, &[tiny(), small, options()]).await;
+}
+
+/// Three nodes that write in turns and keep everything in memory, so that each follows the others, against the model.
+pub async fn folds_follow_what_other_nodes_append(store: &impl Store) {
+    run_histories(store, 12, &[options(), options(), options()]).await;
 }
 
 /// Long streams are kept as snapshots; with them and without them the folds are the same.

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::Store;
 use super::support::{Dice, Tenant, assert_whole, open, positions};
-use crate::{EventLog, Recorded, TransactError};
+use crate::{EventLog, Hint, Recorded, TransactError};
 
 /// Positions are 1, 2, 3 … without holes, and each acknowledged event has its own.
 pub async fn positions_are_gapless_under_64_producers_and_rejections(store: &impl Store) {
@@ -184,7 +184,7 @@ pub async fn a_wake_comes_without_polling(store: &impl Store) {
     let heard = tokio::time::timeout(Duration::from_secs(10), of_team.wait_for(|position| *position >= 3)).await;
     assert_eq!(*heard.unwrap().unwrap(), 3);
     let heard = tokio::time::timeout(Duration::from_secs(10), of_all.next()).await.unwrap();
-    assert_eq!(heard, Some((tenant.id.clone(), 1)));
+    assert_eq!(heard, Some(Hint { team: tenant.id.clone(), head: 1, is_own: true }));
     assert!(!of_other.has_changed().unwrap());
     assert_eq!(*of_other.borrow_and_update(), 0);
     // What another node appended is told by whoever noticed it.
@@ -192,6 +192,8 @@ pub async fn a_wake_comes_without_polling(store: &impl Store) {
     node.transact(tenant.submit(tenant.open(1))).await.unwrap();
     log.note_moved(&tenant.id, 4);
     of_team.wait_for(|position| *position >= 4).await.unwrap();
+    let found = Hint { team: tenant.id.clone(), head: 4, is_own: false };
+    while of_all.next().await != Some(found.clone()) {}
     let refused = log.transact(tenant.submit(tenant.open_as(1, 7))).await;
     assert!(matches!(refused, Err(TransactError::Rejected(domain::mailbox::Rejected::Exists))));
 }

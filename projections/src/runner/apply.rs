@@ -1,6 +1,6 @@
 //! One visit to a team: a page of its log into its views.
 
-use domain::id::TeamId;
+use domain::id::{Position, TeamId};
 use eventlog::EventLog;
 
 use super::faults::TeamFaults;
@@ -29,8 +29,21 @@ pub(crate) struct Applier {
 }
 
 impl Applier {
-    /// Applies one page to all sound projections of a team, and a little to each that failed and is due again.
-    pub(crate) async fn visit(&self, team: &TeamId, faults: &mut TeamFaults) -> Result<Visit, Error> {
+    /// Applies one page to all sound projections of a team, and a little to each that failed and is due again. Where its log
+    /// ends is given if somebody else may have brought the rows there, which a look without a lock tells.
+    pub(crate) async fn visit(
+        &self,
+        team: &TeamId,
+        doubt: Option<Position>,
+        faults: &mut TeamFaults,
+    ) -> Result<Visit, Error> {
+        if let Some(head) = doubt.filter(|_| faults.is_empty()) {
+            let at = self.views.position(team).await?;
+            self.views.publish(team, at);
+            if at >= head {
+                return Ok(Visit::Done);
+            }
+        }
         let (sound, due) = faults.split(self.views.projections());
         let mut visit = Visit::Done;
         if !sound.is_empty() && self.page(team, &sound, PAGE_EVENTS, faults).await? == Visit::More {

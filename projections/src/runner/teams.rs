@@ -1,6 +1,8 @@
 //! Which teams are to be visited, in which order.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
 
 use domain::id::{Position, TeamId};
 use eventlog::EventLog;
@@ -14,6 +16,9 @@ const HEADS_MAX: usize = 10_000;
 const OVERLAP_MICROS: i64 = 10_000_000;
 /// How many heads are compared with their cursors at a time.
 const COMPARED_MAX: usize = 1_000;
+/// How long whoever appended is left to keep up its own team's rows: nodes that all did it at once would wait for each
+/// other, and all but one would find it done.
+const OTHERS_FIRST: Duration = Duration::from_millis(100);
 /// After how many polls some more of them are.
 const WALK_EVERY: u32 = 10;
 
@@ -23,6 +28,12 @@ pub(super) struct Teams {
     queue: VecDeque<TeamId>,
     /// Those in the queue, with the head that is known.
     queued: HashMap<TeamId, Position>,
+    /// Those in the queue that somebody else may have seen to.
+    doubtful: HashSet<TeamId>,
+    /// Those that moved elsewhere, in the order of when they are looked at here.
+    elsewhere: VecDeque<(Instant, TeamId)>,
+    /// How far they moved.
+    moved_elsewhere: HashMap<TeamId, Position>,
     /// Those that are being visited: nobody is visited twice at once.
     visiting: HashSet<TeamId>,
     /// Teams that were behind at the start and still are; `None` before that is known.
@@ -38,13 +49,56 @@ pub(super) struct Teams {
 }
 
 impl Teams {
+    /// Notes that this process has moved a team, or that its rows are known to be behind.
     pub(super) fn moved(&mut self, team: TeamId, head: Position) {
+        self.doubtful.remove(&team);
+        self.queue(team, head);
+    }
+
+    fn queue(&mut self, team: TeamId, head: Position) {
         if let Some(known) = self.queued.get_mut(&team) {
             *known = head.max(*known);
             return;
         }
         self.queued.insert(team.clone(), head);
         self.queue.push_back(team);
+    }
+
+    /// Notes that a team was found to have moved, by whomever: whoever appended goes first.
+    pub(super) fn found(&mut self, team: TeamId, head: Position) {
+        if self.visited.get(&team).is_some_and(|seen| *seen >= head) {
+            return;
+        }
+        if self.is_queued(&team) {
+            return self.queue(team, head);
+        }
+        match self.moved_elsewhere.entry(team) {
+            Entry::Occupied(mut known) => *known.get_mut() = head.max(*known.get()),
+            Entry::Vacant(slot) => {
+                self.elsewhere.push_back((Instant::now() + OTHERS_FIRST, slot.key().clone()));
+                slot.insert(head);
+            }
+        }
+    }
+
+    /// Returns when the next team that moved elsewhere is to be looked at.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        self.elsewhere.front().map(|(due, _)| *due)
+    }
+
+    /// Puts those that moved elsewhere and are due into the queue.
+    pub(super) fn look(&mut self) {
+        let now = Instant::now();
+        while let Some((_, team)) = self.elsewhere.pop_front_if(|(due, _)| *due <= now) {
+            let Some(head) = self.moved_elsewhere.remove(&team) else { continue };
+            if self.visited.get(&team).is_some_and(|seen| *seen >= head) {
+                continue;
+            }
+            if !self.is_queued(&team) {
+                self.doubtful.insert(team.clone());
+            }
+            self.queue(team, head);
+        }
     }
 
     /// Puts a team at the end of the queue.
@@ -66,15 +120,18 @@ impl Teams {
         self.queue.len()
     }
 
-    /// Returns whose turn it is, and notes that they are being visited.
-    pub(super) fn next(&mut self) -> Option<TeamId> {
+    /// Returns whose turn it is, and notes that they are being visited; with where their log ends, if somebody else may
+    /// have brought their rows there.
+    pub(super) fn next(&mut self) -> Option<(TeamId, Option<Position>)> {
         let at = self.queue.iter().position(|team| !self.visiting.contains(team))?;
         let team = self.queue.remove(at)?;
         self.visiting.insert(team.clone());
-        if let Some(head) = self.queued.remove(&team) {
+        let head = self.queued.remove(&team);
+        if let Some(head) = head {
             self.visited.insert(team.clone(), head);
         }
-        Some(team)
+        let doubt = head.filter(|_| self.doubtful.remove(&team));
+        Some((team, doubt))
     }
 
     /// Notes that a visit has ended.
@@ -112,9 +169,7 @@ impl Teams {
         self.visited.retain(|team, _| recent.contains_key(team));
         for (team, head, at) in heads {
             self.newest(at);
-            if self.visited.get(&team).is_none_or(|seen| *seen < head) {
-                self.moved(team, head);
-            }
+            self.found(team, head);
         }
         self.polls += 1;
         if self.polls >= WALK_EVERY {
@@ -150,7 +205,7 @@ impl Teams {
     async fn walk(&mut self, log: &EventLog, views: &Views) -> Result<(), Error> {
         let page = behind(views, log, self.walked.as_ref(), COMPARED_MAX).await?;
         for (team, head) in page.teams {
-            self.moved(team, head);
+            self.found(team, head);
         }
         self.walked = page.next;
         Ok(())

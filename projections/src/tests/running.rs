@@ -15,6 +15,7 @@ use super::world::memory_log;
 use crate::db::Tx;
 use crate::table::Kind::Int;
 use crate::table::{Existing, Rows, Table, cells};
+use crate::views::lock_cursors;
 use crate::{ALL, Error, Projection, Runner, Views, audit, messages, webhooks};
 
 const WAIT: Duration = Duration::from_secs(30);
@@ -106,6 +107,29 @@ async fn who_waits_ends_the_rest_of_a_runner(place: Place<'_>) {
         }
     }
     Running { stop, tasks }.stop().await;
+}
+
+#[tokio::test]
+async fn a_team_that_another_node_has_holds_up_no_other() {
+    let cluster = eventlog::testing::Cluster::shared();
+    let url = cluster.url(&cluster.create_database(None).await);
+    let log = memory_log().await;
+    let views = Place::Database(&url).open(ALL).await;
+    let running = start(&log, &views).await;
+    let (mut held, mut other) = (Story::begin(&log, 1).await, Story::begin(&log, 2).await);
+    let head = async |story: &Story| log.head(&story.team).await.unwrap().position;
+    assert!(views.wait_for(&held.team, head(&held).await, WAIT).await);
+    let mut node = views.db().begin().await.unwrap();
+    lock_cursors(&mut node, &held.team, ALL).await.unwrap();
+    for n in 0..10 {
+        held.tell(&log, &Op::CreateWebhook(n, true), 1).await;
+        other.tell(&log, &Op::CreateWebhook(n, true), 1).await;
+        assert!(views.wait_for(&other.team, head(&other).await, WAIT).await, "{n}");
+    }
+    assert_ne!(views.position(&held.team).await.unwrap(), head(&held).await);
+    node.rollback().await.unwrap();
+    assert!(views.wait_for(&held.team, head(&held).await, WAIT).await);
+    running.stop().await;
 }
 
 async fn a_runner_that_starts_late_catches_up_before_it_is_ready(place: Place<'_>) {
@@ -284,7 +308,7 @@ async fn a_changed_projection_is_computed_anew_before_the_runner_is_ready_and_an
 
     // The old build must not write into tables it does not understand.
     let mut tx = old.db().begin().await.unwrap();
-    let refused = crate::views::lock_cursors(&mut tx, &story.team, BEFORE).await;
+    let refused = lock_cursors(&mut tx, &story.team, BEFORE).await;
     assert!(matches!(refused, Err(Error::Superseded { projection: "audit" })), "{refused:?}");
     tx.rollback().await.unwrap();
     old.close().await;
