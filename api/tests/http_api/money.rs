@@ -102,18 +102,26 @@ fn races() -> i64 {
     std::env::var("POSTLOG_TEST_RACES").ok().and_then(|n| n.parse().ok()).unwrap_or(20)
 }
 
+/// How many rounds a team plays: more would meet its limit of requests.
+const ROUNDS_PER_TEAM: i64 = 20;
+
 #[tokio::test]
 async fn of_many_sends_at_once_the_last_money_pays_for_one() {
-    let world = World::new().await;
-    let (team, key) = sender(&world, "a.test").await;
-    for round in 1..=races() {
-        world.command(&team.id, domain::balance::ChangeCreditLimit { credit_limit: Nanos(150_000 * round) }).await;
-        let sends = (0..64).map(|_| world.post("/emails/send").key(&key).json(&mail()).send());
-        let answers = futures_util::future::join_all(sends).await;
-        let taken = answers.iter().filter(|answer| answer.status.is_success()).count();
-        let refused = answers.iter().filter(|answer| answer.status.as_u16() == 402).count();
-        assert_eq!((taken, refused), (1, 63), "round {round}");
+    let mut rounds = races();
+    while rounds > 0 {
+        let world = World::new().await;
+        let (team, key) = sender(&world, "a.test").await;
+        for round in 1..=rounds.min(ROUNDS_PER_TEAM) {
+            let credit_limit = Nanos(150_000 * round);
+            world.command(&team.id, domain::balance::ChangeCreditLimit { credit_limit }).await;
+            let sends = (0..64).map(|_| world.post("/emails/send").key(&key).json(&mail()).send());
+            let answers = futures_util::future::join_all(sends).await;
+            let taken = answers.iter().filter(|answer| answer.status.is_success()).count();
+            let refused = answers.iter().filter(|answer| answer.status.as_u16() == 402).count();
+            assert_eq!((taken, refused), (1, 63), "round {round}, {rounds} left");
+        }
+        let balance = get(&world, &team, "/billing/balance").await;
+        assert_eq!(balance["balance"], "0.000000", "{balance}");
+        rounds -= ROUNDS_PER_TEAM;
     }
-    let balance = get(&world, &team, "/billing/balance").await;
-    assert_eq!(balance["balance"], "0.000000", "{balance}");
 }
