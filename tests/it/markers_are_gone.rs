@@ -237,12 +237,17 @@ struct Planted {
     markers: usize,
 }
 
-async fn plant() -> Planted {
-    let installation = Installation::new()
+/// An installation that may be asked for everything it has.
+fn unlimited() -> Installation {
+    Installation::new()
         .with("HTTP__RATE_LIMITS__MAILBOX_REQUESTS", "1000000")
         .with("HTTP__RATE_LIMITS__INFRASTRUCTURE_REQUESTS", "1000000")
         .with("SMTP__RATES__MAILS_PER_MINUTE_PER_MAILBOX_AND_PEER", "0")
-        .with("SMTP__RATES__MAILS_PER_MINUTE_PER_MAILBOX", "0");
+        .with("SMTP__RATES__MAILS_PER_MINUTE_PER_MAILBOX", "0")
+}
+
+async fn plant() -> Planted {
+    let installation = unlimited();
     let server = installation.start();
     let keys = server.keys.clone().unwrap();
     let (root, mailbox) = (server.client(&keys.root), server.client(&keys.mailbox));
@@ -336,7 +341,7 @@ async fn nothing_of_a_person_is_left_once_they_are_erased() {
 
 /// Restores a backup beside the secrets and the record of erasures.
 fn restore(from: &Installation, backup: &Path) -> Installation {
-    let restored = Installation::new();
+    let restored = unlimited();
     std::fs::create_dir_all(restored.data()).unwrap();
     for file in ["master.key", "pepper.key", "checkpoint.key", "erasures.jsonl", "welcome.shown"] {
         std::fs::copy(from.data().join(file), restored.data().join(file)).unwrap();
