@@ -118,9 +118,16 @@ impl Store {
     }
 }
 
+/// How many connections of a pool the lanes leave to whoever reads.
+const CONNECTIONS_BESIDE_LANES: u32 = 8;
+
 fn settings(config: &Config, url: &str) -> postgres::Config {
     let dangerous_unsafe_postgres = config.database.dangerous_unsafe_postgres;
-    postgres::Config { dangerous_unsafe_postgres, ..postgres::Config::new(url) }
+    let usual = postgres::Config::new(url);
+    // Each lane may keep a connection with heads taken while it reads by another.
+    let lanes = u32::try_from(config.database.lanes).unwrap_or(u32::MAX);
+    let connections_max = usual.connections_max.max(lanes.saturating_add(CONNECTIONS_BESIDE_LANES));
+    postgres::Config { dangerous_unsafe_postgres, connections_max, ..usual }
 }
 
 async fn open_cells(config: &Config, home: &Servers) -> anyhow::Result<CellsBackend> {

@@ -100,6 +100,7 @@ macro_rules! conformance_suite {
             reopening_loses_nothing
             two_nodes_never_exceed_a_limit
             two_nodes_on_one_team_both_make_progress
+            nodes_that_share_a_team_stop_colliding
             a_node_never_refuses_on_what_it_knew_before
             states_read_beside_appends_are_never_left_stale
             a_wrong_promise_of_freshness_harms_nobody

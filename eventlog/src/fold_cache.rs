@@ -148,18 +148,23 @@ impl FoldCache {
         let mut inner = self.lock();
         let inner = &mut *inner;
         let Some(kept) = inner.heads.peek_mut(team) else { return };
-        if kept.known.head.position < position {
+        // Whoever catches up already has begun after that was known, and is not disturbed by hearing it again.
+        if kept.reaches.unwrap_or(kept.known.head.position) < position {
             inner.moves[counter(team)] += 1;
-            kept.reaches = kept.reaches.max(Some(position));
+            kept.reaches = Some(position);
         }
     }
 
-    /// Notes that a team's log may reach further than is known here: an append collided.
-    pub(crate) fn doubt(&self, team: &TeamId) {
-        let known = self.lock().heads.peek(team).map(|kept| kept.known.head.position);
-        if let Some(position) = known {
-            self.outgrown(team, position + 1);
-        }
+    /// Notes that a team's log may reach further than is known here (an append collided, or is about to be decided on its
+    /// head and nothing older), and returns how far it was known to reach. Of what is being read at this time nothing is kept.
+    pub(crate) fn doubt(&self, team: &TeamId) -> Option<Position> {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        inner.moves[counter(team)] += 1;
+        let kept = inner.heads.peek_mut(team)?;
+        let position = kept.known.head.position;
+        kept.reaches = kept.reaches.max(Some(position + 1));
+        Some(position)
     }
 
     /// Returns the fold of a stream as of a head that is behind.
@@ -363,6 +368,28 @@ mod tests {
         assert!(cache.known(&team).is_none());
         let alone = cache.caught_up(&team, from, head(5), cache.read_began(&team), Moved::default());
         assert!(alone.generation == 0 && cache.known(&team).is_none());
+        // To hear again what was known before disturbs nobody who catches up.
+        let (began, from) = (cache.read_began(&team), cache.behind(&team).unwrap());
+        cache.outgrown(&team, 5);
+        cache.outgrown(&team, 4);
+        cache.caught_up(&team, from, head(5), began, Moved::default());
+        assert_eq!(cache.known(&team).unwrap().head.position, 5);
+    }
+
+    #[test]
+    fn nothing_that_was_being_read_when_a_head_was_taken_is_believed_under_it() {
+        let (cache, team) = cache();
+        let unknown = cache.read_began(&team);
+        assert!(cache.doubt(&team).is_none());
+        note(&cache, &TeamId::new(1, [2; 9]), 1);
+        cache.note_head(&team, head(2), unknown);
+        assert!(cache.known(&team).is_none());
+        note(&cache, &team, 2);
+        cache.outgrown(&team, 3);
+        let slow = cache.read_began(&team);
+        assert_eq!(cache.doubt(&team), Some(2));
+        cache.note_head(&team, head(2), slow);
+        assert!(cache.known(&team).is_none());
     }
 
     #[test]

@@ -3,13 +3,14 @@
 //! It takes whatever is queued (there is no timer: a batch is what arrived during the last flush), decides one command
 //! after another on folded state, and appends all their events in one transaction. Heads and folds come from the
 //! cache; should another node have written meanwhile, the append collides on a position, nothing is written, and the
-//! batch is decided anew on fresh state. What appends nothing (a refusal, a wish fulfilled already) cannot collide, so
+//! batch is decided anew on fresh state; where that happens often ([`rivals`]), heads are taken first. What appends nothing (a refusal, a wish fulfilled already) cannot collide, so
 //! its head is looked up before anyone is told.
 
 mod attempt;
 mod job;
 #[cfg(feature = "model")]
 pub mod model;
+mod rivals;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -18,7 +19,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use domain::StreamId;
-use domain::id::TeamId;
+use domain::id::{Position, TeamId};
 use tokio::sync::mpsc;
 
 use crate::backend::{AnswerKey, AnswerRow, AppendError, Hold, StoreError};
@@ -29,6 +30,7 @@ use crate::log::{LogError, Shared};
 
 use attempt::{Attempt, Fate};
 pub(crate) use job::{Failure, Job, TypedJob, empty};
+use rivals::Rivals;
 
 /// The most submissions one batch takes.
 const BATCH_MAX: usize = 512;
@@ -57,11 +59,12 @@ enum Written {
 pub(crate) struct Lane {
     shared: Arc<Shared>,
     queue: mpsc::Receiver<Box<dyn Job>>,
+    rivals: Rivals,
 }
 
 impl Lane {
     pub(crate) fn new(shared: Arc<Shared>, queue: mpsc::Receiver<Box<dyn Job>>) -> Self {
-        Self { shared, queue }
+        Self { shared, queue, rivals: Rivals::new() }
     }
 
     /// Serves the queue until every sender is gone or a flush fails.
@@ -89,7 +92,7 @@ impl Lane {
     }
 
     /// Decides and writes one batch, in parts if it must be; breaks when the log must stop.
-    async fn write(&self, jobs: Jobs) -> ControlFlow<()> {
+    async fn write(&mut self, jobs: Jobs) -> ControlFlow<()> {
         let mut parts = self.divide(jobs).await;
         while let Some((jobs, tries)) = parts.pop_front() {
             match self.write_part(jobs, tries).await {
@@ -128,11 +131,21 @@ impl Lane {
         parts.into_values().map(|jobs| (jobs, 0)).collect()
     }
 
-    async fn write_part(&self, mut jobs: Jobs, first_try: u32) -> Written {
+    async fn write_part(&mut self, mut jobs: Jobs, first_try: u32) -> Written {
+        let has_rivals = self.rivals.is_any_of(jobs.iter().map(|job| job.team()));
+        // Where this node's knowledge of the teams ended, once that is in doubt.
+        let mut known = vec![];
         let mut why = "other writers were first too often".to_owned();
         for tries in first_try..TRIES_MAX {
-            match self.attempt(&mut jobs, tries).await {
+            // A busy writer elsewhere could be first for ever; so from the third try on it has to wait for us.
+            let hold = has_rivals || tries >= CONFLICTS_BEFORE_HOLDING;
+            match self.attempt(&mut jobs, tries == 0, hold, &mut known).await {
                 Ok(attempted) => {
+                    let found = known.into_iter().map(|(team, known)| {
+                        let found = attempted.decided_at(&team);
+                        (team, known, found)
+                    });
+                    self.rivals.note(found);
                     self.publish(attempted, jobs);
                     return Written::All;
                 }
@@ -148,7 +161,7 @@ impl Lane {
                 Err(Attempted::Append(AppendError::Conflict)) => {
                     metrics::counter!("append_conflicts_total").increment(1);
                     tracing::debug!(tries, "another writer was first; deciding anew");
-                    jobs.iter().for_each(|job| self.shared.folds.doubt(job.team()));
+                    self.doubt(&teams(&jobs), &mut known);
                 }
                 Err(Attempted::Append(AppendError::Refused(refused))) => {
                     why = refused;
@@ -185,12 +198,26 @@ impl Lane {
         jobs.iter().for_each(|job| self.shared.folds.forget(job.team()));
     }
 
+    /// Takes what is known of teams as doubtful, and notes for each how far that reached the first time.
+    fn doubt(&self, teams: &[TeamId], known: &mut Vec<(TeamId, Position)>) {
+        let reached: Vec<_> =
+            teams.iter().filter_map(|team| Some((team.clone(), self.shared.folds.doubt(team)?))).collect();
+        if known.is_empty() {
+            *known = reached;
+        }
+    }
+
     /// Decides the whole batch and appends what it came to.
-    async fn attempt(&self, jobs: &mut [Box<dyn Job>], tries: u32) -> Result<Attempt, Attempted> {
-        // A busy writer elsewhere could be first for ever; so from the third try on it has to wait for us.
-        let hold = if tries < CONFLICTS_BEFORE_HOLDING { None } else { Some(self.hold(jobs).await?) };
+    async fn attempt(
+        &self,
+        jobs: &mut [Box<dyn Job>],
+        trust_fresh: bool,
+        hold: bool,
+        known: &mut Vec<(TeamId, Position)>,
+    ) -> Result<Attempt, Attempted> {
+        let hold = if hold { Some(self.hold(&teams(jobs), known).await?) } else { None };
         self.shared.failpoints.hit(Point::LaneBeforeDecide)?;
-        let attempted = self.decide(jobs, tries == 0).await?;
+        let attempted = self.decide(jobs, trust_fresh).await?;
         if hold.is_none() && !self.is_current(&attempted).await? {
             return Err(AppendError::Conflict.into());
         }
@@ -207,9 +234,11 @@ impl Lane {
         Ok(attempted)
     }
 
-    async fn hold(&self, jobs: &[Box<dyn Job>]) -> Result<Box<dyn Hold>, LogError> {
-        let teams: BTreeSet<_> = jobs.iter().map(|job| job.team().clone()).collect();
-        Ok(self.shared.backend.hold(&teams.into_iter().collect::<Vec<_>>()).await?)
+    /// Keeps other writers off the teams of a batch, whose heads are then read: what was known of them is from before.
+    async fn hold(&self, teams: &[TeamId], known: &mut Vec<(TeamId, Position)>) -> Result<Box<dyn Hold>, LogError> {
+        let hold = self.shared.backend.hold(teams).await?;
+        self.doubt(teams, known);
+        Ok(hold)
     }
 
     /// Returns whether the heads are still those the batch was decided on, for the teams where no append will tell.
@@ -289,8 +318,7 @@ impl Lane {
         jobs: &[Box<dyn Job>],
         trust_fresh: bool,
     ) -> Result<(HashMap<TeamId, Known>, Working), LogError> {
-        let teams: BTreeSet<_> = jobs.iter().map(|job| job.team().clone()).collect();
-        let heads = self.shared.heads(teams).await?;
+        let heads = self.shared.heads(teams(jobs)).await?;
         let mut base = Working::with_capacity(jobs.len() * 2);
         let mut fresh = vec![];
         let mut missing = BTreeSet::new();
@@ -343,6 +371,11 @@ impl From<AppendError> for Attempted {
     fn from(e: AppendError) -> Self {
         Self::Append(e)
     }
+}
+
+/// Returns the teams of a batch, each once, in the order in which heads are taken.
+fn teams(jobs: &[Box<dyn Job>]) -> Vec<TeamId> {
+    jobs.iter().map(|job| job.team().clone()).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn fail_all(jobs: Jobs, failure: impl Fn() -> Failure) {

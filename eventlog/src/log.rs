@@ -1,6 +1,6 @@
 //! The handle everyone holds.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -148,7 +148,7 @@ impl Shared {
     }
 
     /// Returns the heads of teams, from memory where they are known.
-    pub(crate) async fn heads(&self, teams: BTreeSet<TeamId>) -> Result<HashMap<TeamId, Known>, LogError> {
+    pub(crate) async fn heads(&self, teams: Vec<TeamId>) -> Result<HashMap<TeamId, Known>, LogError> {
         let mut heads = HashMap::with_capacity(teams.len());
         let mut missing = vec![];
         let mut began = vec![];
@@ -297,7 +297,7 @@ impl EventLog {
     /// # Errors
     /// The store does not answer or a record is not readable.
     pub async fn state<S: State>(&self, team: &TeamId, streams: &[StreamId]) -> Result<S, LogError> {
-        let heads = self.shared.heads(BTreeSet::from([team.clone()])).await?;
+        let heads = self.shared.heads(vec![team.clone()]).await?;
         let cached = |stream| heads.get(team).and_then(|known| self.shared.folds.fold(team, stream, *known));
         let mut folds: Vec<Option<Folded>> = streams.iter().map(cached).collect();
         let missing: Vec<_> =
@@ -324,7 +324,7 @@ impl EventLog {
     /// # Errors
     /// The store does not answer.
     pub async fn known_head(&self, team: &TeamId) -> Result<Position, LogError> {
-        let heads = self.shared.heads(BTreeSet::from([team.clone()])).await?;
+        let heads = self.shared.heads(vec![team.clone()]).await?;
         Ok(heads.get(team).map_or(0, |known| known.head.position))
     }
 

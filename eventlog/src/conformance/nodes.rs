@@ -1,16 +1,16 @@
 //! Several nodes on one store.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use domain::mailbox::{CloseMailbox, Mailbox, ResumeMailbox, SuspendMailbox};
 use domain::team::{Limits, Team};
 use domain::{StreamId, Versioned};
-use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use super::Store;
-use super::support::{Tenant, assert_whole, open, open_with, positions, tiny};
-use crate::{EventLog, TransactError};
+use super::support::{self, Tenant, assert_whole, open, open_with, positions, tiny};
+use crate::{EventLog, Failpoints, Options, Point, TransactError};
 
 /// Two nodes that open mailboxes at the same time never open more than the team may have.
 pub async fn two_nodes_never_exceed_a_limit(store: &impl Store) {
@@ -59,6 +59,33 @@ pub async fn two_nodes_on_one_team_both_make_progress(store: &impl Store) {
     assert_whole(&tenant, &nodes[0]).await;
 }
 
+/// Nodes that append to one team by turns collide once each, and then take the head before they decide, until they are alone.
+pub async fn nodes_that_share_a_team_stop_colliding(store: &impl Store) {
+    let decided = Arc::new(AtomicUsize::new(0));
+    let mut nodes = vec![];
+    for _ in 0..2 {
+        let count = Arc::clone(&decided);
+        let failpoints = Failpoints::observed(move |point| {
+            count.fetch_add(usize::from(point == Point::LaneBeforeDecide), Ordering::SeqCst);
+        });
+        nodes.push(open_with(store, Options { failpoints, ..support::options() }).await);
+    }
+    let tenant = Tenant::create(1, &nodes[0], Limits::default()).await;
+    nodes[0].transact(tenant.submit(tenant.open(1))).await.unwrap();
+    decided.store(0, Ordering::SeqCst);
+    for turn in 0..40 {
+        nodes[turn % 2].transact(tenant.submit(tenant.rename(1, &format!("turn {turn}")))).await.unwrap();
+    }
+    let decided_by_turns = decided.swap(0, Ordering::SeqCst);
+    assert!((40..=42).contains(&decided_by_turns), "40 commands were decided {decided_by_turns} times");
+    for n in 0..40 {
+        nodes[0].transact(tenant.submit(tenant.rename(1, &format!("alone {n}")))).await.unwrap();
+    }
+    assert!((40..=41).contains(&decided.load(Ordering::SeqCst)));
+    assert_eq!(tenant.history(&nodes[1]).await.len(), 4 + 80);
+    assert_whole(&tenant, &nodes[1]).await;
+}
+
 /// A refusal, or a wish that seems fulfilled, rests on what the log says now and not on what this node knew.
 pub async fn a_node_never_refuses_on_what_it_knew_before(store: &impl Store) {
     let (a, b) = (open(store).await, open(store).await);
@@ -84,7 +111,7 @@ pub async fn a_node_never_refuses_on_what_it_knew_before(store: &impl Store) {
 /// States read and folds evicted while appends go on never leave something stale behind: each decision right after is
 /// right, and so is each state of a node that has just written.
 pub async fn states_read_beside_appends_are_never_left_stale(store: &impl Store) {
-    for options in [super::support::options(), tiny()] {
+    for options in [support::options(), tiny()] {
         let log: EventLog = open_with(store, options.clone()).await;
         let n = options.cached_teams_max.get() as u64;
         let tenant = Tenant::create(n, &log, Limits { mailboxes: 3, ..Limits::default() }).await;
