@@ -11,7 +11,7 @@ mod history;
 #[path = "../tests/it/smtp_client.rs"]
 mod smtp_client;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use eventlog::{Allot, Failpoints};
 use harness::{Installation, Server};
@@ -20,7 +20,7 @@ use harness::{Installation, Server};
 fn timed<T>(what: &str, work: impl FnOnce() -> T) -> T {
     let began = Instant::now();
     let done = work();
-    println!("{what:<44} {:>8.2} s", began.elapsed().as_secs_f64());
+    println!("{what:<48} {:>8.2} s", began.elapsed().as_secs_f64());
     done
 }
 
@@ -48,13 +48,13 @@ async fn main() {
     timed("start after it was stopped", || installation.start().kill());
     let server: Server = timed("start after it was killed", || installation.start());
     assert!(server.terminate());
-    let restored = Installation::at(&elsewhere.path().join("restored"));
+    let restored = Installation::at(&elsewhere.path().join("restored")).with_patience(Duration::from_secs(1_800));
     timed("restore", || restored.run(&["restore", "--from", &copy]));
     for file in ["master.key", "pepper.key", "checkpoint.key"] {
         std::fs::copy(installation.data().join(file), restored.data().join(file)).unwrap();
     }
     std::fs::write(restored.data().join("welcome.shown"), "").unwrap();
-    let server = timed("start of what was restored, until it serves", || restored.start());
-    timed("its read models, made anew beside the server", || restored.run(&["rebuild"]));
+    let server = timed("start of what was restored, read models made anew", || restored.start());
+    timed("rebuild of all read models beside a server", || restored.run(&["rebuild"]));
     assert!(server.terminate());
 }

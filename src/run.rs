@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use api::receive::Receiver;
@@ -26,6 +26,9 @@ use crate::shutdown::{Signals, Tasks};
 use crate::store::{Purpose, Store};
 use crate::{bodies, charges, poll, telemetry};
 
+/// How often a start says that it waits for the read models.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+
 /// Serves until a signal, a failed flush of the log, or a task that ends early.
 ///
 /// # Errors
@@ -45,7 +48,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let ready = start_below(&mut below, &config, &store, &stop_below);
     if let Some(mut ready) = ready.clone() {
         // Until the read models were computed once by this build, lists would lie.
-        ready.wait_for(|ready| *ready).await.context("the read models stopped")?;
+        usable(&mut ready).await?;
     }
     let names = Names::new(&config)?;
     let outgoing = Outgoing::new(&config, &store, &names)?;
@@ -84,6 +87,20 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     // Others may still hold the log; what they wrote is durable, so closing is a courtesy with a bound.
     let _ = tokio::time::timeout(Duration::from_secs(2), store.log.clone().close()).await;
     ended.and(below)
+}
+
+/// Waits until the read models are usable. Whoever watches a start that takes long is told what it waits for.
+async fn usable(ready: &mut watch::Receiver<bool>) -> anyhow::Result<()> {
+    let began = Instant::now();
+    loop {
+        tokio::select! {
+            ended = ready.wait_for(|ready| *ready) => return ended.map(drop).context("the read models stopped"),
+            () = tokio::time::sleep(TELL_EVERY) => tracing::info!(
+                elapsed_seconds = began.elapsed().as_secs(),
+                "computing the read models from the log, as after a restore or an upgrade; doors open when that is done",
+            ),
+        }
+    }
 }
 
 /// Returns what an operator should know at each start.

@@ -41,6 +41,8 @@ pub struct Keys {
 pub struct Installation {
     data: PathBuf,
     environment: Vec<(String, String)>,
+    /// How long a server may take until it is ready.
+    patience: Duration,
     /// Removed in the end.
     _directory: Option<TempDir>,
 }
@@ -49,12 +51,13 @@ impl Installation {
     /// Returns a fresh, empty installation.
     pub fn new() -> Self {
         let directory = TempDir::new().expect("a temporary directory");
-        Self { data: directory.path().join("data"), environment: vec![], _directory: Some(directory) }
+        let data = directory.path().join("data");
+        Self { _directory: Some(directory), ..Self::at(&data) }
     }
 
     /// Returns a fresh installation in a directory of somebody else's.
     pub fn at(data: &Path) -> Self {
-        Self { data: data.to_owned(), environment: vec![], _directory: None }
+        Self { data: data.to_owned(), environment: vec![], patience: PATIENCE, _directory: None }
     }
 
     /// Returns a fresh, empty installation whose log, read models and work lie in a PostgreSQL database of its own.
@@ -99,6 +102,12 @@ impl Installation {
     /// Sets a configuration key for every process of this installation, for example `WEBHOOKS__LEASE_SECONDS`.
     pub fn with(mut self, key: &str, value: &str) -> Self {
         self.environment.push((format!("POSTLOG_{key}"), value.to_owned()));
+        self
+    }
+
+    /// Lets its servers take longer until they are ready.
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -180,7 +189,7 @@ impl Installation {
         });
         let mut greeting = String::new();
         let (mut http, mut smtp, mut submission, mut root, mut mailbox) = (None, None, None, None, None);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         // The last line of a greeting is the usage command; without a greeting it is the line with the addresses.
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
