@@ -19,7 +19,7 @@ use serde_json::json;
 use crate::webhook::window::{Lane, Phase, Row, Snapshot};
 
 // The databases hold the rule itself; here it is stated for the model.
-#[cfg(feature = "model")]
+#[cfg(any(feature = "model", test))]
 pub(crate) mod lease;
 mod sql;
 

@@ -1,6 +1,6 @@
 //! Who may work at a webhook: the rule of leases. Pure.
 //!
-//! The statements in `sql.rs` say the same to the databases, where it has to hold: whoever changes one changes both.
+//! The statements in `sql.rs` say the same to the databases, where it has to hold: `tests/rule.rs` asks both the same things.
 
 use super::Hold;
 

@@ -7,6 +7,8 @@ use projections::webhook_attempts::{AttemptResult, Filter};
 
 use super::*;
 
+mod rule;
+
 const NOW: i64 = 1_700_000_000_000_000;
 const LEASE: i64 = 15_000_000;
 
