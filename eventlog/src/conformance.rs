@@ -101,6 +101,7 @@ macro_rules! conformance_suite {
             two_nodes_never_exceed_a_limit
             two_nodes_on_one_team_both_make_progress
             nodes_that_share_a_team_stop_colliding
+            what_comes_while_a_head_is_waited_for_goes_with_it
             a_node_never_refuses_on_what_it_knew_before
             states_read_beside_appends_are_never_left_stale
             a_wrong_promise_of_freshness_harms_nobody

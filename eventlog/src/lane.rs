@@ -59,36 +59,62 @@ enum Written {
 pub(crate) struct Lane {
     shared: Arc<Shared>,
     queue: mpsc::Receiver<Box<dyn Job>>,
+    /// Taken from the queue, and first in the next batch.
+    aside: VecDeque<Box<dyn Job>>,
     rivals: Rivals,
 }
 
 impl Lane {
     pub(crate) fn new(shared: Arc<Shared>, queue: mpsc::Receiver<Box<dyn Job>>) -> Self {
-        Self { shared, queue, rivals: Rivals::new() }
+        Self { shared, queue, aside: VecDeque::new(), rivals: Rivals::new() }
     }
 
     /// Serves the queue until every sender is gone or a flush fails.
     pub(crate) async fn run(mut self) {
         // A lane that dies of a panic must not leave a log behind that only looks alive.
         let died = self.shared.failed.clone().drop_guard();
-        while let Some(first) = self.queue.recv().await {
+        while let Some(first) = self.next().await {
             let mut bytes = first.body_bytes();
             let mut jobs = vec![first];
             while jobs.len() < BATCH_MAX && bytes < BATCH_BODY_BYTES_MAX {
-                let Ok(job) = self.queue.try_recv() else { break };
+                let Some(job) = self.aside.pop_front().or_else(|| self.queue.try_recv().ok()) else { break };
                 bytes += job.body_bytes();
                 jobs.push(job);
             }
-            metrics::histogram!("append_batch_size").record(f64::from(u32::try_from(jobs.len()).unwrap_or(u32::MAX)));
             if self.write(jobs).await.is_break() {
                 break;
             }
         }
         self.queue.close();
-        while let Some(job) = self.queue.recv().await {
+        while let Some(job) = self.next().await {
             job.fail(Failure::Stopped);
         }
         died.disarm();
+    }
+
+    async fn next(&mut self) -> Option<Box<dyn Job>> {
+        match self.aside.pop_front() {
+            Some(job) => Some(job),
+            None => self.queue.recv().await,
+        }
+    }
+
+    /// Takes into a batch what was queued for its teams while it waited for their heads: others then wait the less often.
+    fn join(&mut self, jobs: &mut Jobs, teams: &[TeamId]) {
+        // What lies aside is older than the queue.
+        if !self.aside.is_empty() {
+            return;
+        }
+        let mut bytes: i64 = jobs.iter().map(|job| job.body_bytes()).sum();
+        while jobs.len() < BATCH_MAX && bytes < BATCH_BODY_BYTES_MAX && self.aside.len() < BATCH_MAX {
+            let Ok(job) = self.queue.try_recv() else { break };
+            if teams.binary_search(job.team()).is_ok() {
+                bytes += job.body_bytes();
+                jobs.push(job);
+            } else {
+                self.aside.push_back(job);
+            }
+        }
     }
 
     /// Decides and writes one batch, in parts if it must be; breaks when the log must stop.
@@ -139,7 +165,7 @@ impl Lane {
         for tries in first_try..TRIES_MAX {
             // A busy writer elsewhere could be first for ever; so from the third try on it has to wait for us.
             let hold = has_rivals || tries >= CONFLICTS_BEFORE_HOLDING;
-            match self.attempt(&mut jobs, tries == 0, hold, &mut known).await {
+            match self.attempt(&mut jobs, tries, hold, &mut known).await {
                 Ok(attempted) => {
                     let found = known.into_iter().map(|(team, known)| {
                         let found = attempted.decided_at(&team);
@@ -209,15 +235,16 @@ impl Lane {
 
     /// Decides the whole batch and appends what it came to.
     async fn attempt(
-        &self,
-        jobs: &mut [Box<dyn Job>],
-        trust_fresh: bool,
+        &mut self,
+        jobs: &mut Jobs,
+        tries: u32,
         hold: bool,
         known: &mut Vec<(TeamId, Position)>,
     ) -> Result<Attempt, Attempted> {
-        let hold = if hold { Some(self.hold(&teams(jobs), known).await?) } else { None };
+        let is_first = tries == 0;
+        let hold = if hold { Some(self.hold(jobs, is_first, known).await?) } else { None };
         self.shared.failpoints.hit(Point::LaneBeforeDecide)?;
-        let attempted = self.decide(jobs, trust_fresh).await?;
+        let attempted = self.decide(jobs, is_first).await?;
         if hold.is_none() && !self.is_current(&attempted).await? {
             return Err(AppendError::Conflict.into());
         }
@@ -235,9 +262,18 @@ impl Lane {
     }
 
     /// Keeps other writers off the teams of a batch, whose heads are then read: what was known of them is from before.
-    async fn hold(&self, teams: &[TeamId], known: &mut Vec<(TeamId, Position)>) -> Result<Box<dyn Hold>, LogError> {
-        let hold = self.shared.backend.hold(teams).await?;
-        self.doubt(teams, known);
+    async fn hold(
+        &mut self,
+        jobs: &mut Jobs,
+        may_grow: bool,
+        known: &mut Vec<(TeamId, Position)>,
+    ) -> Result<Box<dyn Hold>, LogError> {
+        let teams = teams(jobs);
+        let hold = self.shared.backend.hold(&teams).await?;
+        self.doubt(&teams, known);
+        if may_grow {
+            self.join(jobs, &teams);
+        }
         Ok(hold)
     }
 
@@ -253,6 +289,7 @@ impl Lane {
 
     /// Gives everyone their answer after the commit.
     fn publish(&self, mut attempted: Attempt, jobs: Jobs) {
+        metrics::histogram!("append_batch_size").record(f64::from(u32::try_from(jobs.len()).unwrap_or(u32::MAX)));
         let mut moved = attempted.moved();
         for (team, head) in &attempted.batch.heads {
             if let Some((from, moved)) = moved.remove(team) {

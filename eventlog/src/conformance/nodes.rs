@@ -1,7 +1,11 @@
 //! Several nodes on one store.
 
+use std::future::poll_fn;
+use std::num::NonZeroUsize;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
 
 use domain::mailbox::{CloseMailbox, Mailbox, ResumeMailbox, SuspendMailbox};
 use domain::team::{Limits, Team};
@@ -59,16 +63,20 @@ pub async fn two_nodes_on_one_team_both_make_progress(store: &impl Store) {
     assert_whole(&tenant, &nodes[0]).await;
 }
 
+/// Returns failpoints that count how often a batch is decided.
+fn counting(decided: &Arc<AtomicUsize>) -> Failpoints {
+    let decided = Arc::clone(decided);
+    Failpoints::observed(move |point| {
+        decided.fetch_add(usize::from(point == Point::LaneBeforeDecide), Ordering::SeqCst);
+    })
+}
+
 /// Nodes that append to one team by turns collide once each, and then take the head before they decide, until they are alone.
 pub async fn nodes_that_share_a_team_stop_colliding(store: &impl Store) {
     let decided = Arc::new(AtomicUsize::new(0));
     let mut nodes = vec![];
     for _ in 0..2 {
-        let count = Arc::clone(&decided);
-        let failpoints = Failpoints::observed(move |point| {
-            count.fetch_add(usize::from(point == Point::LaneBeforeDecide), Ordering::SeqCst);
-        });
-        nodes.push(open_with(store, Options { failpoints, ..support::options() }).await);
+        nodes.push(open_with(store, Options { failpoints: counting(&decided), ..support::options() }).await);
     }
     let tenant = Tenant::create(1, &nodes[0], Limits::default()).await;
     nodes[0].transact(tenant.submit(tenant.open(1))).await.unwrap();
@@ -84,6 +92,42 @@ pub async fn nodes_that_share_a_team_stop_colliding(store: &impl Store) {
     assert!((40..=41).contains(&decided.load(Ordering::SeqCst)));
     assert_eq!(tenant.history(&nodes[1]).await.len(), 4 + 80);
     assert_whole(&tenant, &nodes[1]).await;
+}
+
+/// Polls something once.
+async fn polled<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+    poll_fn(|context| Poll::Ready(Pin::new(&mut *future).poll(context))).await
+}
+
+/// What is submitted while a node waits for a head that it shares is written with what it waits for.
+pub async fn what_comes_while_a_head_is_waited_for_goes_with_it(store: &impl Store) {
+    let decided = Arc::new(AtomicUsize::new(0));
+    let backend = store.node().await;
+    let options = Options { failpoints: counting(&decided), queue_max: NonZeroUsize::MIN, ..support::options() };
+    let (node, other) = (EventLog::open(Arc::clone(&backend), options).await.unwrap(), open(store).await);
+    let tenant = Tenant::create(1, &node, Limits::default()).await;
+    node.transact(tenant.submit(tenant.open(1))).await.unwrap();
+    other.transact(tenant.submit(tenant.rename(1, "elsewhere"))).await.unwrap();
+    node.transact(tenant.submit(tenant.rename(1, "here"))).await.unwrap();
+    decided.store(0, Ordering::SeqCst);
+
+    let hold = backend.hold(std::slice::from_ref(&tenant.id)).await.unwrap();
+    let mut first = Box::pin(node.transact(tenant.submit(tenant.rename(1, "first"))));
+    assert!(polled(&mut first).await.is_pending());
+    // The queue has room for one: there is room again once the lane has taken the first.
+    let second = loop {
+        let mut second = Box::pin(node.transact(tenant.submit(tenant.rename(1, "second"))));
+        match polled(&mut second).await {
+            Poll::Pending => break second,
+            Poll::Ready(Err(TransactError::Overloaded)) => tokio::task::yield_now().await,
+            Poll::Ready(ended) => panic!("{ended:?}"),
+        }
+    };
+    drop(hold);
+    let (first, second) = tokio::join!(first, second);
+    assert_eq!((positions(first.unwrap()), positions(second.unwrap())), (vec![7], vec![8]));
+    assert_eq!(decided.load(Ordering::SeqCst), 1);
+    assert_whole(&tenant, &node).await;
 }
 
 /// A refusal, or a wish that seems fulfilled, rests on what the log says now and not on what this node knew.

@@ -97,8 +97,11 @@ pub(super) fn frees(batch: &Batch) -> bool {
 /// Takes the heads of teams (sorted) until the end of the transaction.
 pub(super) async fn lock(connection: &mut PgConnection, teams: &[TeamId]) -> Result<(), sqlx::Error> {
     let teams: Vec<_> = teams.iter().map(TeamId::as_str).collect();
-    sqlx::query(BEGIN_HEADS).bind(&teams).bind(&GENESIS[..]).execute(&mut *connection).await?;
-    sqlx::query(LOCK_HEADS).bind(&teams).execute(&mut *connection).await?;
+    let locked = sqlx::query(LOCK_HEADS).bind(&teams).execute(&mut *connection).await?;
+    if locked.rows_affected() < teams.len() as u64 {
+        sqlx::query(BEGIN_HEADS).bind(&teams).bind(&GENESIS[..]).execute(&mut *connection).await?;
+        sqlx::query(LOCK_HEADS).bind(&teams).execute(&mut *connection).await?;
+    }
     Ok(())
 }
 
