@@ -80,16 +80,19 @@ async fn periodic_work_is_one_nodes_and_moves_when_that_node_dies_or_stops() {
     a.kill();
     let (took, epoch) = duties_of(&installation, &second).await;
     assert!(took < LEASE + MARGIN && epoch == 2, "{took:?}, epoch {epoch}");
+    eprintln!("periodic work (a lease of {LEASE:?}): the other node had all of it {took:.1?} after a kill");
     let a = installation.start();
     b.signal("STOP");
     let (took, epoch) = duties_of(&installation, &first).await;
     assert!(took < LEASE + HOLD + MARGIN && epoch == 3, "{took:?}, epoch {epoch}");
+    eprintln!("periodic work: {took:.1?} after a stop in the middle of anything");
     b.signal("CONT");
     tokio::time::sleep(LEASE + Duration::from_secs(1)).await;
     assert_eq!(duties_of(&installation, &first).await.1, 3, "who slept does not take it back");
     assert!(a.terminate());
     let (took, epoch) = duties_of(&installation, &second).await;
     assert!(took < LEASE + MARGIN && epoch == 4, "a node that is stopped gives it back: {took:?}, epoch {epoch}");
+    eprintln!("periodic work: {took:.1?} after an orderly end");
     assert!(b.terminate());
 }
 
@@ -102,8 +105,8 @@ async fn send(client: &Client, subject: &str) {
     assert_eq!(status, 200, "{sent}");
 }
 
-/// Waits until that many mails have arrived, each after one attempt.
-async fn arrived(installation: &Installation, mails: i64, within: Duration) {
+/// Waits until that many mails have arrived, each after one attempt; returns how long that took.
+async fn arrived(installation: &Installation, mails: i64, within: Duration) -> Duration {
     let began = Instant::now();
     let mut pace = tokio::time::interval(Duration::from_millis(100));
     loop {
@@ -119,7 +122,7 @@ async fn arrived(installation: &Installation, mails: i64, within: Duration) {
         assert!(received <= mails && attempts <= mails, "{received} mails arrived in {attempts} attempts of {mails}");
         if received == mails {
             assert_eq!(attempts, mails);
-            return;
+            return began.elapsed();
         }
         assert!(began.elapsed() < within, "{received} of {mails} mails arrived within {within:?}");
     }
@@ -153,7 +156,8 @@ async fn outgoing_mail_moves_to_the_other_node_and_none_is_sent_twice() {
     for n in 0..3 {
         send(at, &format!("asleep {n}")).await;
     }
-    arrived(&installation, 9, LEASE + HOLD + MARGIN).await;
+    let took = arrived(&installation, 9, LEASE + HOLD + MARGIN).await;
+    eprintln!("outgoing mail (a lease of {LEASE:?}): on its way by the other node {took:.1?} after a stop");
     assert_eq!(owner_of_outgoing(&installation).await, name(awake), "not {}", name(asleep));
     owner.signal("CONT");
     for n in 0..6 {
@@ -165,7 +169,8 @@ async fn outgoing_mail_moves_to_the_other_node_and_none_is_sent_twice() {
     let (dies, left) = if last == name(&installation) { (a, &at_b) } else { (b, &at_a) };
     dies.kill();
     send(left, "alone").await;
-    arrived(&installation, 16, LEASE + MARGIN).await;
+    let took = arrived(&installation, 16, LEASE + MARGIN).await;
+    eprintln!("outgoing mail: {took:.1?} after a kill");
     assert!(installation.run(&["verify"]).contains("the chain holds"));
 }
 
@@ -224,6 +229,9 @@ async fn a_node_that_loses_its_database_is_followed_and_repeats_nothing_when_it_
         sink.wait_for(4).await;
         let took = silent.elapsed();
         assert!(took < WEBHOOK_LEASE + HOLD + MARGIN, "the other node took over after {took:?}");
+        eprintln!(
+            "webhooks (a lease of {WEBHOOK_LEASE:?}): delivered by the other node {took:.1?} after a network cut"
+        );
         duties_of(&other, &second).await
     };
     let (answer, (_, epoch)) = tokio::join!(unanswered, elsewhere);
