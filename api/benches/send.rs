@@ -3,6 +3,7 @@
 //! `cargo bench -p api --bench send [sqlite|postgres]`. Each client sends text and HTML to an address of its own count, with
 //! idempotency keys; composition, routing, suppression list, money and events are those of the program. The projections
 //! follow meanwhile, as they do in the program; acceptance does not wait for them. The bytes of what is sent are 1 to 2 KB.
+//! The same without read models is shown beside it.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark may fail loudly and prints its results")]
 
 #[path = "client/http.rs"]
@@ -46,14 +47,19 @@ async fn main() {
             continue;
         }
         for (what, clients, mails) in [("one by one", CLIENTS, 1), ("in batches of 100", BATCH_CLIENTS, BATCH)] {
-            let mut rounds = vec![];
-            for _ in 0..ROUNDS {
-                let (rate, took) = round(engine, clients, mails).await;
-                rounds.push((rate * mails as f64, took[took.len() / 2], took[took.len() * 99 / 100]));
+            for (how, with_views) in [("", true), (", without read models", false)] {
+                let mut rounds = vec![];
+                for _ in 0..ROUNDS {
+                    let Measured { rate, took, events } = round(engine, clients, mails, with_views).await;
+                    rounds.push((rate * mails as f64, took[took.len() / 2], took[took.len() * 99 / 100], events));
+                }
+                rounds.sort_by(|a, b| a.0.total_cmp(&b.0));
+                let (rate, p50, p99, events) = rounds[ROUNDS / 2];
+                println!(
+                    "{engine}, {clients} clients, {what}{how}: {rate:.0} mails/s; {p50:.1} {p99:.1}; \
+                     {events:.1} events a mail"
+                );
             }
-            rounds.sort_by(|a, b| a.0.total_cmp(&b.0));
-            let (rate, p50, p99) = rounds[ROUNDS / 2];
-            println!("{engine}, {clients} clients, {what}: {rate:.0} mails/s; {p50:.1} {p99:.1}");
         }
     }
 }
@@ -63,7 +69,16 @@ async fn run<C: Command>(log: &EventLog, allot: &Allot, team: &TeamId, command: 
     log.transact(submission).await.map(|_| ()).unwrap();
 }
 
-async fn round(engine: &str, clients: usize, mails: usize) -> (f64, Vec<f64>) {
+struct Measured {
+    /// Requests a second.
+    rate: f64,
+    /// What each took, sorted, in milliseconds.
+    took: Vec<f64>,
+    /// How many events a mail became.
+    events: f64,
+}
+
+async fn round(engine: &str, clients: usize, mails: usize, with_views: bool) -> Measured {
     let directory = tempfile::tempdir().unwrap();
     let (backend, views): (Arc<dyn Backend>, Views) = if engine == "sqlite" {
         let path = directory.path().join("log.db");
@@ -81,21 +96,24 @@ async fn round(engine: &str, clients: usize, mails: usize) -> (f64, Vec<f64>) {
     let pepper = Pepper::new([9; 32]);
     let (team, secret) = prepare(&log, &allot, &pepper).await;
     let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
-    tasks.spawn({
-        let (runner, stop) = (Runner::new(log.clone(), views.clone()), stop.clone());
-        async move { runner.run(stop).await.unwrap() }
-    });
-    let head = log.head(&team).await.unwrap();
-    assert!(views.wait_for(&team, head.position, Duration::from_secs(30)).await);
+    let before = log.head(&team).await.unwrap().position;
+    if with_views {
+        tasks.spawn({
+            let (runner, stop) = (Runner::new(log.clone(), views.clone()), stop.clone());
+            async move { runner.run(stop).await.unwrap() }
+        });
+        assert!(views.wait_for(&team, before, Duration::from_secs(30)).await);
+    }
     let rate_limits = api::RateLimits { mailbox_requests: u32::MAX, ..api::RateLimits::default() };
     let config = api::Config { rate_limits, ..api::Config::default() };
     let app = api::App::new(log.clone(), views, allot, pepper, config);
     let requests = Arc::new(move |client: usize, n: u64| request(&secret, mails, client, n));
-    let measured = http::measure(api::router(app), clients, ROUND, requests).await;
+    let (rate, took) = http::measure(api::router(app), clients, ROUND, requests).await;
     stop.cancel();
     tasks.join_all().await;
+    let events = (log.head(&team).await.unwrap().position - before) as f64 / (took.len() * mails) as f64;
     log.close().await;
-    measured
+    Measured { rate, took, events }
 }
 
 /// Makes a team with a domain, an account, money and a sending key; returns the key's secret, too.
