@@ -24,7 +24,7 @@ pub fn run(data: &[u8]) {
     for size in piece_sizes(steer) {
         assert_eq!(play(steer, input, size), whole, "cut into pieces of {size}");
     }
-    check(input, &whole);
+    check(steer, input, &whole);
 }
 
 fn config(steer: u8) -> ClientConfig {
@@ -99,12 +99,15 @@ fn play(steer: u8, input: &[u8], size: usize) -> Seen {
     panic!("the client never closes");
 }
 
-fn check(input: &[u8], seen: &Seen) {
+fn check(steer: u8, input: &[u8], seen: &Seen) {
     assert!(!crate::input::has_bare_line_end(&seen.said), "a bare line end was sent");
     assert!(seen.outcomes.len() <= 2 && seen.failures.len() <= 1, "{seen:?}");
     assert!(seen.transcript.len() <= TRANSCRIPT_OCTETS_MAX);
     assert_text("the transcript", &seen.transcript);
-    assert!(!seen.transcript.contains(PASSWORD), "the transcript shows the password");
+    // Without a login it is a word like any other.
+    let shows = |text: &str| config(steer).login.is_some_and(|login| text.contains(&login.password));
+    assert!(!shows(&seen.transcript), "the transcript shows the password");
+    assert!(!shows(&format!("{:?} {:?}", seen.outcomes, seen.failures)), "a result shows the password");
     let yes = input.split(|octet| *octet == b'\n').filter(|line| line.first() == Some(&b'2')).count();
     for outcome in &seen.outcomes {
         assert_eq!(outcome.recipients.len(), 2);

@@ -18,6 +18,7 @@ mod content;
 mod dialogue;
 mod opening;
 mod reply;
+mod secrets;
 mod transaction;
 mod transcript;
 
@@ -32,6 +33,7 @@ pub use transaction::{LocalRefusal, Mail, Outcome, RecipientResult};
 
 use dialogue::Expected;
 use reply::ReplyReader;
+use secrets::Secrets;
 use transaction::Transaction;
 use transcript::Transcript;
 
@@ -249,6 +251,7 @@ pub struct Client {
     dirty: bool,
     mails: u32,
     transcript: Transcript,
+    secrets: Secrets,
 }
 
 impl Client {
@@ -256,6 +259,7 @@ impl Client {
     #[must_use]
     pub fn new(config: ClientConfig) -> Self {
         let tls = config.implicit_tls;
+        let secrets = Secrets::of(config.login.as_ref());
         Self {
             config,
             phase: Phase::Opening,
@@ -270,6 +274,7 @@ impl Client {
             dirty: false,
             mails: 0,
             transcript: Transcript::default(),
+            secrets,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::script::*;
 use mail::bounce::Stage;
-use mail::smtp::client::{Cause, ClientConfig, Login, Tls};
+use mail::smtp::client::{Action, Cause, ClientConfig, Login, Tls};
 
 fn failure(config: &ClientConfig, peer: &[Peer]) -> (Stage, Cause) {
     let seen = play(config, &[], peer);
@@ -74,9 +74,9 @@ fn what_comes_in_the_clear_after_starttls_is_never_read() {
     let _ = client.next_action();
     let Peer::Says(text) = injected else { unreachable!() };
     client.feed(text.as_bytes());
-    let mail::smtp::client::Action::Failed(failure) = client.next_action() else { panic!("must fail") };
+    let Action::Failed(failure) = client.next_action() else { panic!("must fail") };
     assert_eq!(failure.cause, Cause::Garbage);
-    assert_eq!(client.next_action(), mail::smtp::client::Action::Close);
+    assert_eq!(client.next_action(), Action::Close);
 }
 
 #[test]
@@ -110,4 +110,32 @@ fn the_transcript_holds_no_password() {
     assert!(transcript.contains("S: 535 5.7.8 no [31m") && transcript.contains("C: AUTH PLAIN …"), "{transcript}");
     assert!(!transcript.contains("AHVzZXIAc2VjcmV0") && !transcript.contains("secret"));
     assert!(!format!("{:?}", with_login()).contains("secret"));
+}
+
+#[test]
+fn a_server_that_repeats_the_password_is_not_quoted_with_it() {
+    let refusals =
+        ["535 5.7.8 secret is wrong\r\n", "535-5.7.8 c2VjcmV0 and\r\n535 5.7.8 AHVzZXIAc2VjcmV0 are wrong\r\n"];
+    for refusal in refusals {
+        let mut client = mail::smtp::client::Client::new(with_login());
+        let mut failures = vec![];
+        for text in ["220 mx\r\n", "250-mx\r\n250 AUTH PLAIN\r\n", refusal] {
+            client.feed(text.as_bytes());
+            while let action @ (Action::Failed(_) | Action::Send(_)) = client.next_action() {
+                failures.extend(matches!(action, Action::Failed(_)).then(|| format!("{action:?}")));
+            }
+        }
+        let shown = format!("{} {}", client.take_transcript(), failures.concat());
+        assert!(shown.contains("535 5.7.8 —") && shown.contains("wrong") && failures.len() == 1, "{shown}");
+        for secret in ["secret", "c2VjcmV0", "AHVzZXIAc2VjcmV0"] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+    }
+}
+
+#[test]
+fn a_password_that_is_a_word_of_the_protocol_hides_nothing_that_is_read() {
+    let login = Login { username: "user".to_owned(), password: "STARTTLS".to_owned() };
+    let config = ClientConfig { login: Some(login), tls: Tls::Required, ..config() };
+    assert_eq!(play(&config, &[], &[GREETING, TLS_EHLO, Peer::Says("220 go\r\n"), Peer::Closes]).handshakes, 1);
 }

@@ -79,8 +79,13 @@ impl Client {
         }
     }
 
-    pub(super) fn on_reply(&mut self, reply: ServerReply) {
-        self.transcript.heard(reply.code, reply.enhanced.as_deref(), &reply.text);
+    pub(super) fn on_reply(&mut self, mut reply: ServerReply) {
+        let quoted = self.secrets.left_out_of(&reply.text);
+        self.transcript.heard(reply.code, reply.enhanced.as_deref(), &quoted);
+        // A list of extensions is read and never quoted; every other text may come to be shown.
+        if !(reply.is_positive() && self.expected.front() == Some(&Expected::Ehlo)) {
+            reply.text = quoted;
+        }
         let Some(expected) = self.expected.pop_front() else {
             // Nobody asked: it can only be the goodbye of a peer that is tired of waiting.
             let cause = if reply.code == 421 { Cause::Reply } else { Cause::Garbage };

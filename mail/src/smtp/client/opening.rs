@@ -5,7 +5,8 @@ use data_encoding::BASE64;
 use super::capabilities::Capabilities;
 use super::dialogue::Expected;
 use super::reply::ServerReply;
-use super::{Cause, Client, Login, Phase, Tls};
+use super::secrets::plain;
+use super::{Cause, Client, Phase, Tls};
 
 impl Client {
     pub(super) fn say_hello(&mut self) {
@@ -93,10 +94,4 @@ impl Client {
             }
         }
     }
-}
-
-/// The message of PLAIN (RFC 4616 §2). A NUL in a name or password would end it early: no such login exists.
-fn plain(login: &Login) -> String {
-    let clean = |text: &str| text.replace('\0', "");
-    BASE64.encode(format!("\0{}\0{}", clean(&login.username), clean(&login.password)).as_bytes())
 }
