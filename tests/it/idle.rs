@@ -188,6 +188,7 @@ async fn a_table_of_idle_costs() {
                 }
                 None => Installation::new(),
             };
+            let installation = installation.with_patience(Duration::from_secs(600));
             let (server, ready) = start(&installation, teams, on_postgres).await;
             settle(&server).await;
             let log = || cluster.as_ref().map(Cluster::server_log).unwrap_or_default();

@@ -1,4 +1,5 @@
 //! What one of two nodes does for both, and what becomes of it when that node dies, stops, or loses its database.
+#![expect(clippy::print_stderr, reason = "stories tell how long a takeover took")]
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
