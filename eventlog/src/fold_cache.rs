@@ -52,7 +52,8 @@ const MOVE_COUNTERS: usize = 1_024;
 #[derive(Debug, Clone, Copy)]
 struct Kept {
     known: Known,
-    /// How far the log is known to reach beyond it: until they have caught up, the head and its folds are not believed.
+    /// How far the log is known to reach, once that is further or in doubt: until they have caught up, the head and its folds
+    /// are not believed.
     reaches: Option<Position>,
 }
 
@@ -147,12 +148,17 @@ impl FoldCache {
     pub(crate) fn outgrown(&self, team: &TeamId, position: Position) {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        let Some(kept) = inner.heads.peek_mut(team) else { return };
-        // Whoever catches up already has begun after that was known, and is not disturbed by hearing it again.
-        if kept.reaches.unwrap_or(kept.known.head.position) < position {
-            inner.moves[counter(team)] += 1;
-            kept.reaches = Some(position);
-        }
+        let is_news = match inner.heads.peek_mut(team) {
+            // Whoever catches up already has begun after that was heard, and is not disturbed by hearing it again.
+            Some(kept) if kept.reaches.unwrap_or(kept.known.head.position) >= position => false,
+            Some(kept) => {
+                kept.reaches = Some(position);
+                true
+            }
+            // Somebody may be reading the head for the first time.
+            None => true,
+        };
+        inner.moves[counter(team)] += u64::from(is_news);
     }
 
     /// Notes that a team's log may reach further than is known here (an append collided, or is about to be decided on its
@@ -163,7 +169,8 @@ impl FoldCache {
         inner.moves[counter(team)] += 1;
         let kept = inner.heads.peek_mut(team)?;
         let position = kept.known.head.position;
-        kept.reaches = kept.reaches.max(Some(position + 1));
+        // That it reaches further is not known: to hear so is news.
+        kept.reaches = kept.reaches.max(Some(position));
         Some(position)
     }
 
@@ -389,6 +396,21 @@ mod tests {
         let slow = cache.read_began(&team);
         assert_eq!(cache.doubt(&team), Some(2));
         cache.note_head(&team, head(2), slow);
+        assert!(cache.known(&team).is_none());
+    }
+
+    #[test]
+    fn what_is_heard_while_a_head_is_read_is_not_forgotten_whatever_was_known_of_the_team() {
+        let (cache, team) = cache();
+        let unknown = cache.read_began(&team);
+        cache.outgrown(&team, 3);
+        cache.note_head(&team, head(2), unknown);
+        assert!(cache.known(&team).is_none());
+        note(&cache, &team, 2);
+        cache.doubt(&team);
+        let in_doubt = cache.read_began(&team);
+        cache.outgrown(&team, 3);
+        cache.note_head(&team, head(2), in_doubt);
         assert!(cache.known(&team).is_none());
     }
 

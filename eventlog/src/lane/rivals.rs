@@ -24,9 +24,9 @@ impl Rivals {
         Self { batches_left: LruCache::new(TEAMS_MAX) }
     }
 
-    /// Returns whether another node was seen to append to one of these teams lately.
-    pub(super) fn is_any_of<'a>(&self, mut teams: impl Iterator<Item = &'a TeamId>) -> bool {
-        !self.batches_left.is_empty() && teams.any(|team| self.batches_left.contains(team))
+    /// Returns whether another node was seen to append to a team lately.
+    pub(super) fn has(&self, team: &TeamId) -> bool {
+        self.batches_left.contains(team)
     }
 
     /// Notes for each team where this node's knowledge of it ended, and where it was found to end when a batch was decided.
@@ -53,16 +53,16 @@ mod tests {
         let mut rivals = Rivals::new();
         let [team, other] = [1, 2].map(|n| TeamId::new(1, [n; 9]));
         rivals.note([(team.clone(), 7, 7), (other.clone(), 3, 5)]);
-        assert!(!rivals.is_any_of([&team].into_iter()) && rivals.is_any_of([&team, &other].into_iter()));
+        assert!(!rivals.has(&team) && rivals.has(&other));
         for batch in 1..BATCHES {
             rivals.note([(other.clone(), 5, 5)]);
-            assert!(rivals.is_any_of([&other].into_iter()), "batch {batch}");
+            assert!(rivals.has(&other), "batch {batch}");
         }
         rivals.note([(other.clone(), 5, 6)]);
         for _ in 0..BATCHES {
-            assert!(rivals.is_any_of([&other].into_iter()));
+            assert!(rivals.has(&other));
             rivals.note([(other.clone(), 6, 6)]);
         }
-        assert!(!rivals.is_any_of([&other].into_iter()));
+        assert!(!rivals.has(&other));
     }
 }

@@ -82,7 +82,8 @@ impl Client {
     pub(super) fn on_reply(&mut self, mut reply: ServerReply) {
         let quoted = self.secrets.left_out_of(&reply.text);
         self.transcript.heard(reply.code, reply.enhanced.as_deref(), &quoted);
-        // A list of extensions is read and never quoted; every other text may come to be shown.
+        // A list of extensions is read and never quoted; every other text may come to be shown. A password that is a phrase of
+        // refusals may cost one its category; its code counts as ever.
         if !(reply.is_positive() && self.expected.front() == Some(&Expected::Ehlo)) {
             reply.text = quoted;
         }

@@ -7,16 +7,19 @@ use super::Login;
 /// Shorter ones are words that replies have anyway: to leave them out would show them.
 const OCTETS_MIN: usize = 6;
 
-/// The password of a connection, in each form in which it goes over the wire.
+/// The password of a connection, in each form in which it goes over the wire. A host that repeats it may leave out the padding.
 #[derive(Default)]
 pub(super) struct Secrets(Vec<String>);
 
 impl Secrets {
     pub(super) fn of(login: Option<&Login>) -> Self {
-        let mut forms = vec![];
-        if let Some(login) = login.filter(|login| login.password.len() >= OCTETS_MIN) {
-            forms = vec![plain(login), BASE64.encode(login.password.as_bytes()), login.password.clone()];
-        }
+        let Some(login) = login.filter(|login| !login.password.is_empty()) else { return Self::default() };
+        // Replies have spaces in the place of control characters.
+        let shown = login.password.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let encoded = [plain(login), BASE64.encode(login.password.as_bytes())];
+        let mut forms: Vec<String> = encoded.map(|form| form.trim_end_matches('=').to_owned()).into();
+        forms.push(shown);
+        forms.retain(|form| form.len() >= OCTETS_MIN);
         Self(forms)
     }
 
