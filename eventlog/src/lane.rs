@@ -3,8 +3,8 @@
 //! It takes whatever is queued (there is no timer: a batch is what arrived during the last flush), decides one command
 //! after another on folded state, and appends all their events in one transaction. Heads and folds come from the
 //! cache; should another node have written meanwhile, the append collides on a position, nothing is written, and the
-//! batch is decided anew on fresh state; where that happens often ([`rivals`]), heads are taken first. What appends nothing (a refusal, a wish fulfilled already) cannot collide, so
-//! its head is looked up before anyone is told.
+//! batch is decided anew on fresh state; where that happens often ([`rivals`]), heads are taken first. What appends
+//! nothing (a refusal, a wish fulfilled already) cannot collide, so its head is looked up before anyone is told.
 
 mod attempt;
 mod job;

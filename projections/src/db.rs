@@ -433,6 +433,22 @@ impl Db {
         Ok(())
     }
 
+    /// Creates the tables and indexes of a script (`CREATE … IF NOT EXISTS`, as SQLite reads it) that are not there.
+    ///
+    /// PostgreSQL keeps writers off a table while it looks for an index of it, and a writer of two such tables and whoever
+    /// looks at one after the other can wait for each other. So it is asked for the names before.
+    pub(crate) async fn create_missing(tx: &mut Tx<'_>, script: &str) -> Result<(), Error> {
+        const MISSING: &str = "SELECT name FROM unnest(string_to_array($1, ' ')) AS wanted (name)
+                               WHERE to_regclass(name) IS NULL";
+        let engine = tx.engine();
+        let names = script.split(" IF NOT EXISTS ").skip(1).filter_map(|rest| rest.split_whitespace().next());
+        let names = names.collect::<Vec<_>>().join(" ");
+        if engine == Engine::Postgres && fetch_all!(tx, (String,), MISSING, names)?.is_empty() {
+            return Ok(());
+        }
+        Self::script(tx, engine.schema(script)).await
+    }
+
     /// Rewrites a SQLite file, so that nothing of what was deleted or replaced is left in it or in its write-ahead file.
     /// Does nothing on PostgreSQL, which has a vacuum of its own.
     pub(crate) async fn scrub(&self) -> Result<(), Error> {

@@ -81,9 +81,8 @@ impl Work {
 
     async fn create(&self, tables: &[&str]) -> Result<(), Error> {
         let mut tx = self.db.begin().await?;
-        let engine = tx.engine();
         for tables in [include_str!("webhook_attempts.sql"), crate::uploads::TABLES].iter().chain(tables) {
-            Db::script(&mut tx, engine.schema(tables)).await?;
+            Db::create_missing(&mut tx, tables).await?;
         }
         tx.commit().await
     }

@@ -112,9 +112,12 @@ async fn load(server: &Server, mailbox: &Client, stop: &AtomicBool) -> (usize, B
 
 /// Runs a command and kills it when it has said something.
 fn killed_at(mut command: Command, said: &str) {
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.contains(said)), "it never said {said:?}");
+    if !lines.any(|line| line.contains(said)) {
+        let ended = child.wait_with_output().unwrap();
+        panic!("it never said {said:?}: {}, {}", ended.status, String::from_utf8_lossy(&ended.stderr));
+    }
     child.kill().unwrap();
     child.wait().unwrap();
 }

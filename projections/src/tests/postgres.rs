@@ -1,5 +1,7 @@
 //! The same properties on PostgreSQL, and that both engines keep the same rows.
 
+use std::time::Duration;
+
 use domain::id::Position;
 use eventlog::testing::Cluster;
 use proptest::strategy::{Strategy, ValueTree};
@@ -12,6 +14,8 @@ use super::properties::{
 };
 use super::world::{apply, memory_log};
 use super::{lists, money, properties, threading};
+use crate::webhook_attempts::Work;
+use crate::{Views, exec, fetch_all};
 
 const CASES: usize = 4;
 
@@ -44,6 +48,30 @@ fn everything_holds_on_postgresql() {
         let mail = |n, references: &[u8]| (n, references.to_vec());
         let mails = [mail(0, &[]), mail(1, &[0, 9]), mail(2, &[8]), mail(3, &[8, 9]), mail(4, &[4]), mail(5, &[2, 4])];
         threading::order_does_not_matter(place, &mails, &[5, 3, 1, 0, 4, 2], 2).await;
+    });
+}
+
+/// A command may be run beside a server that is at work: what it opens waits for nobody who writes rows.
+#[test]
+fn opening_what_is_there_does_not_wait_for_writers() {
+    const WITHIN: Duration = Duration::from_secs(5);
+    let cluster = Cluster::shared();
+    properties::block_on(async {
+        let url = cluster.url(&cluster.create_database(None).await);
+        let (work, views) = (Work::open_postgres(&url, &[]).await.unwrap(), Views::open_postgres(&url).await.unwrap());
+        let mut writer = work.begin().await.unwrap();
+        // Only who creates tables writes that one.
+        let sql = "SELECT schemaname || '.' || tablename FROM pg_tables
+                   WHERE schemaname IN ('work', 'views') AND tablename <> 'projection_versions'";
+        let tables: Vec<(String,)> = fetch_all!(writer, (String,), sql).unwrap();
+        assert!(tables.len() > 20, "{tables:?}");
+        for (table,) in tables {
+            exec!(writer, sqlx::AssertSqlSafe(format!("LOCK TABLE {table} IN ROW EXCLUSIVE MODE"))).unwrap();
+        }
+        tokio::time::timeout(WITHIN, Work::open_postgres(&url, &[])).await.expect("work is opened").unwrap();
+        tokio::time::timeout(WITHIN, Views::open_postgres(&url)).await.expect("views are opened").unwrap();
+        writer.rollback().await.unwrap();
+        views.close().await;
     });
 }
 

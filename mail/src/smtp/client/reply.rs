@@ -110,12 +110,17 @@ impl ReplyReader {
             self.text.push('\n');
         }
         if self.text.len() < TEXT_OCTETS_MAX {
-            self.text.extend(text.chars().map(|c| if c.is_control() { ' ' } else { c }));
+            self.text.extend(on_one_line(text));
         }
         self.code = Some(code);
         self.enhanced = self.enhanced.take().or(enhanced);
         Ok(!more)
     }
+}
+
+/// Returns a text with spaces in the place of control characters.
+pub(super) fn on_one_line(text: &str) -> impl Iterator<Item = char> {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c })
 }
 
 /// Takes the enhanced status code off the front of a line.

@@ -3,6 +3,7 @@
 use data_encoding::BASE64;
 
 use super::Login;
+use super::reply::on_one_line;
 
 /// Shorter ones are words that replies have anyway: to leave them out would show them.
 const OCTETS_MIN: usize = 6;
@@ -14,8 +15,7 @@ pub(super) struct Secrets(Vec<String>);
 impl Secrets {
     pub(super) fn of(login: Option<&Login>) -> Self {
         let Some(login) = login.filter(|login| !login.password.is_empty()) else { return Self::default() };
-        // Replies have spaces in the place of control characters.
-        let shown = login.password.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let shown = on_one_line(&login.password).collect();
         let encoded = [plain(login), BASE64.encode(login.password.as_bytes())];
         let mut forms: Vec<String> = encoded.map(|form| form.trim_end_matches('=').to_owned()).into();
         forms.push(shown);

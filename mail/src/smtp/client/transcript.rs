@@ -1,5 +1,7 @@
 //! What was said on a connection, for the team whose account it is: no content, no passwords.
 
+use super::reply::on_one_line;
+
 const OCTETS_MAX: usize = 64 * 1024;
 
 #[derive(Debug, Default)]
@@ -32,7 +34,7 @@ impl Transcript {
             return;
         }
         self.text.push_str(who);
-        self.text.extend(line.chars().map(|c| if c.is_control() { ' ' } else { c }));
+        self.text.extend(on_one_line(line));
         self.text.push('\n');
     }
 
