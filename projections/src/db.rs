@@ -292,32 +292,44 @@ impl Reader {
     }
 }
 
-/// How safely a SQLite file is written.
+/// What a SQLite file is for. It decides how safely it is written, and how much of it its writer keeps in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Durability {
-    /// Survives a crash of the process; a power cut may take the last commits, which are applied again.
-    Normal,
-    /// A file nobody else reads and that is thrown away after a crash.
+pub(crate) enum Purpose {
+    /// Read models. They survive a crash of the process; a power cut may take the last commits, which are applied again.
+    Views,
+    /// Bookkeeping, as safe. It may have a row for each of a million mails, and touches few of them at a time.
+    Work,
+    /// Read models that nobody else reads and that are thrown away after a crash.
     Scratch,
+}
+
+impl Purpose {
+    /// Returns the most that is kept in memory, KiB: every page of events touches leaves all over the indexes of read models.
+    fn cache_kibibytes(self) -> u32 {
+        match self {
+            Self::Views | Self::Scratch => 64 * 1024,
+            Self::Work => 8 * 1024,
+        }
+    }
 }
 
 impl Db {
     /// Opens or creates a SQLite file.
-    pub(crate) async fn open_sqlite(path: &Path, durability: Durability) -> Result<Self, Error> {
+    pub(crate) async fn open_sqlite(path: &Path, purpose: Purpose) -> Result<Self, Error> {
         let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
-        let options = match durability {
-            Durability::Normal => options
+        let options = match purpose {
+            Purpose::Views | Purpose::Work => options
                 .journal_mode(SqliteJournalMode::Wal)
                 .synchronous(SqliteSynchronous::Normal)
                 // Copying back is what flushes here: 32 MiB at a time instead of 4.
                 .pragma("wal_autocheckpoint", "8192"),
             // Without a journal nothing can be undone, so a failed scratch file is deleted as a whole.
-            Durability::Scratch => options
+            Purpose::Scratch => options
                 .journal_mode(SqliteJournalMode::Off)
                 .synchronous(SqliteSynchronous::Off)
                 .locking_mode(SqliteLockingMode::Normal),
         };
-        Self::sqlite(options, format!("file:{}?mode=ro", escaped(path)), Some(path.to_owned())).await
+        Self::sqlite(options, purpose, format!("file:{}?mode=ro", escaped(path)), Some(path.to_owned())).await
     }
 
     /// Opens a new SQLite database in memory, which is gone when its last connection is.
@@ -330,10 +342,15 @@ impl Db {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Memory)
             .synchronous(SqliteSynchronous::Off);
-        Self::sqlite(options, format!("file:{name}?vfs=memdb"), None).await
+        Self::sqlite(options, Purpose::Scratch, format!("file:{name}?vfs=memdb"), None).await
     }
 
-    async fn sqlite(options: SqliteConnectOptions, location: String, path: Option<PathBuf>) -> Result<Self, Error> {
+    async fn sqlite(
+        options: SqliteConnectOptions,
+        purpose: Purpose,
+        location: String,
+        path: Option<PathBuf>,
+    ) -> Result<Self, Error> {
         let options = options.foreign_keys(false).busy_timeout(Duration::from_secs(30)).disable_statement_logging();
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
@@ -342,8 +359,7 @@ impl Db {
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false)
-            // Every page of events touches leaves all over the indexes.
-            .connect_with(options.clone().pragma("cache_size", "-65536"))
+            .connect_with(options.clone().pragma("cache_size", format!("-{}", purpose.cache_kibibytes())))
             .await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use domain::id::{Position, TeamId};
 use eventlog::{EventLog, Recorded};
 
-use crate::db::{Db, Durability};
+use crate::db::{Db, Purpose};
 use crate::views::note_version;
 use crate::{Error, Projection, Views, exec, signed};
 use pace::Pace;
@@ -115,7 +115,7 @@ pub async fn replay(
     let file = |source| Error::File { path: out.to_owned(), source };
     // Created here, so that a file that is there already is never written into.
     std::fs::File::create_new(out).map_err(file)?;
-    let db = Db::open_sqlite(out, Durability::Scratch).await?;
+    let db = Db::open_sqlite(out, Purpose::Scratch).await?;
     let shadows = Shadows::over(db.clone(), crate::ALL).await?;
     let pace = Arc::new(Pace::begin(log).await);
     let reached = build(&shadows, log, &pace, team, until, |events| {

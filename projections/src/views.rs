@@ -12,7 +12,7 @@ use sqlx::AssertSqlSafe;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::db::{Db, Durability, Held, Reader, Tx};
+use crate::db::{Db, Held, Purpose, Reader, Tx};
 use crate::{ALL, Error, Projection, exec, fetch_all, rows, signed};
 
 /// The PostgreSQL schema of views.
@@ -78,7 +78,7 @@ impl Views {
     /// # Errors
     /// The file cannot be opened or written.
     pub async fn open_sqlite(path: &Path) -> Result<Self, Error> {
-        Self::over(Db::open_sqlite(path, Durability::Normal).await?, ALL).await
+        Self::over(Db::open_sqlite(path, Purpose::Views).await?, ALL).await
     }
 
     /// Opens new views in memory, for tests and simulation.

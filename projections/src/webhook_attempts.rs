@@ -12,7 +12,7 @@ use eventlog::EventLog;
 use eventlog::postgres::Servers;
 use serde_json::json;
 
-use crate::db::{Cells, Db, Durability, Held, Reader, Select, Tx};
+use crate::db::{Cells, Db, Held, Purpose, Reader, Select, Tx};
 use crate::{Error, Page, Paged, exec};
 
 /// How long attempts and their payloads can be looked at, microseconds.
@@ -35,7 +35,7 @@ impl Work {
     /// # Errors
     /// The file cannot be opened or written.
     pub async fn open_sqlite(path: &Path, tables: &[&str]) -> Result<Self, Error> {
-        Self::over(Db::open_sqlite(path, Durability::Normal).await?, tables).await
+        Self::over(Db::open_sqlite(path, Purpose::Work).await?, tables).await
     }
 
     /// Opens new work in memory, for tests and simulation.

@@ -95,6 +95,13 @@ impl World {
     }
 
     pub async fn over(backend: Arc<dyn Backend>, work: Work) -> Self {
+        let world = Self::open(backend, work).await;
+        world.create_team(&world.team).await;
+        world
+    }
+
+    /// Opens what may be there already; the team is only a name.
+    pub async fn open(backend: Arc<dyn Backend>, work: Work) -> Self {
         let clock = Arc::new(AtomicI64::new(NOW));
         let of = Arc::clone(&clock);
         let allot = Allot::new(move || of.load(Ordering::SeqCst), Allot::system().entropy());
@@ -116,10 +123,7 @@ impl World {
         let mailboxes = Arc::new(mailboxes);
         let zone = Zone::default();
         let (return_paths, body) = (None, "Hi\r\n".to_owned());
-        let world = Self { log, gate, mailboxes, return_paths, body, queue, clock, config, team, zone, allot, number };
-        let team = world.team.clone();
-        world.create_team(&team).await;
-        world
+        Self { log, gate, mailboxes, return_paths, body, queue, clock, config, team, zone, allot, number }
     }
 
     /// Creates a team with money and a verified domain.

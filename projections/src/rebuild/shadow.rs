@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::pace::Pace;
-use crate::db::{Connection, Db, Durability, Engine, Tx};
+use crate::db::{Connection, Db, Engine, Purpose, Tx};
 use crate::views::create_bookkeeping;
 use crate::{Error, Projection, Views, exec, fetch_all};
 
@@ -88,7 +88,7 @@ impl Shadows {
                     file.push(format!(".rebuild-{i}"));
                     files.push(PathBuf::from(file));
                     remove(&files)?;
-                    Db::open_sqlite(&files[0], Durability::Scratch).await?
+                    Db::open_sqlite(&files[0], Purpose::Scratch).await?
                 }
                 Db::Sqlite { path: None, .. } => Db::open_memory().await?,
                 Db::Postgres { .. } => views.db().scratch_schema(&name).await?,

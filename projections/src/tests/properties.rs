@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::history::{Op, Story, ops, told};
 use super::world::{apply, memory_log};
-use crate::db::{Db, Durability};
+use crate::db::{Db, Purpose};
 use crate::runner::TeamFaults;
 use crate::views::{lock_cursors, move_cursors};
 use crate::{ALL, Page, Projection, Runner, Views, folders, messages, rebuild, threads, usage};
@@ -32,7 +32,7 @@ impl Place<'_> {
     /// Opens the one set of views of a lasting place, as it was left.
     pub async fn open(self, projections: &'static [&'static dyn Projection]) -> Views {
         let db = match self {
-            Self::File(path) => Db::open_sqlite(path, Durability::Normal).await,
+            Self::File(path) => Db::open_sqlite(path, Purpose::Views).await,
             Self::Database(url) => Db::open_postgres(&url.parse().unwrap(), "views").await,
             Self::Memory | Self::Postgres(_) => panic!("this place does not last"),
         };

@@ -6,7 +6,7 @@ use domain::id::Position;
 
 use super::history::{Op, told};
 use super::world::{apply, memory_log};
-use crate::db::{Db, Durability};
+use crate::db::{Db, Purpose};
 use crate::{ALL, Error, Views, messages, rebuild, replay};
 
 fn mails(count: u8) -> Vec<(Op, i64)> {
@@ -67,7 +67,7 @@ async fn one_rebuild_runs_at_a_time() {
 }
 
 async fn open_replay(path: &Path) -> Views {
-    Views::over(Db::open_sqlite(path, Durability::Normal).await.unwrap(), ALL).await.unwrap()
+    Views::over(Db::open_sqlite(path, Purpose::Views).await.unwrap(), ALL).await.unwrap()
 }
 
 #[tokio::test]

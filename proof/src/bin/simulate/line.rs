@@ -56,6 +56,17 @@ impl Exchange {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Keeps an answer for who asked. Who has given up meanwhile has closed the connection: what was done stays done, and a lock
+    /// that was waited for is let go at once, as a server does that finds nobody at the other end.
+    fn keep(&self, number: u64, answer: Outcome) -> bool {
+        let mut desk = self.desk();
+        let is_waited_for = desk.waiting.get(&number).is_some_and(|waiting| !waiting.is_closed());
+        if is_waited_for {
+            desk.answers.insert(number, (now(), answer));
+        }
+        is_waited_for
+    }
+
     /// Carries out what arrives, for ever.
     pub async fn serve(self, store: Arc<MemoryBackend>, notes: Notes) -> io::Result<()> {
         let socket = Arc::new(UdpSocket::bind(("0.0.0.0", DATABASE.1)).await?);
@@ -73,7 +84,9 @@ impl Exchange {
                     let (exchange, socket, store) = (self.clone(), Arc::clone(&socket), Arc::clone(&store));
                     running.spawn(async move {
                         let answer = request(store).await;
-                        exchange.desk().answers.insert(number, (now(), answer));
+                        if !exchange.keep(number, answer) {
+                            return;
+                        }
                         let _ = socket.send_to(&number.to_be_bytes(), from).await;
                     });
                 }
