@@ -63,9 +63,44 @@ impl Kept {
     }
 }
 
+/// Of so many mails, messages and addresses folds are kept at most: each is touched a few times within a short while, and however
+/// many there are, they neither fill the memory nor push out what is needed always.
+const PASSING_MAX: NonZeroUsize = NonZeroUsize::new(8_192).unwrap();
+
+type Key = (TeamId, StreamId);
+/// A fold and the generation it belongs to.
+type Generated = (Folded, u64);
+
+/// The folds in the cache, by stream.
+struct Folds {
+    lasting: LruCache<Key, Generated>,
+    passing: LruCache<Key, Generated>,
+}
+
+impl Folds {
+    fn new(most: NonZeroUsize) -> Self {
+        Self { lasting: LruCache::new(most), passing: LruCache::new(most.min(PASSING_MAX)) }
+    }
+
+    fn of(&mut self, stream: &StreamId) -> &mut LruCache<Key, Generated> {
+        match stream {
+            StreamId::Message(_) | StreamId::Outbound(_) | StreamId::Suppression(_) => &mut self.passing,
+            _ => &mut self.lasting,
+        }
+    }
+
+    fn put(&mut self, key: Key, fold: Generated) {
+        self.of(&key.1).put(key, fold);
+    }
+
+    fn pop(&mut self, key: &Key) {
+        self.of(&key.1).pop(key);
+    }
+}
+
 struct Inner {
     heads: LruCache<TeamId, Kept>,
-    folds: LruCache<(TeamId, StreamId), (Folded, u64)>,
+    folds: Folds,
     next_generation: u64,
     moves: Vec<u64>,
 }
@@ -86,7 +121,7 @@ impl FoldCache {
     pub(crate) fn new(teams_max: NonZeroUsize, folds_max: NonZeroUsize) -> Self {
         let inner = Inner {
             heads: LruCache::new(teams_max),
-            folds: LruCache::new(folds_max),
+            folds: Folds::new(folds_max),
             next_generation: 1,
             moves: vec![0; MOVE_COUNTERS],
         };
@@ -176,7 +211,7 @@ impl FoldCache {
 
     /// Returns the fold of a stream as of a head that is behind.
     pub(crate) fn fold_behind(&self, team: &TeamId, stream: &StreamId, from: Known) -> Option<Folded> {
-        match self.lock().folds.peek(&(team.clone(), stream.clone())) {
+        match self.lock().folds.of(stream).peek(&(team.clone(), stream.clone())) {
             Some((fold, of)) if *of == from.generation => Some(fold.clone()),
             _ => None,
         }
@@ -212,7 +247,7 @@ impl FoldCache {
         let believed = inner.heads.peek(team).and_then(Kept::believed);
         let current = believed.is_some_and(|k| k.generation == known.generation);
         let key = (team.clone(), stream.clone());
-        match inner.folds.get(&key) {
+        match inner.folds.of(stream).get(&key) {
             Some((fold, of)) if current && *of == known.generation => Some(fold.clone()),
             Some(_) if current => {
                 inner.folds.pop(&key);
@@ -262,17 +297,12 @@ pub(crate) struct Moved {
 }
 
 impl Moved {
-    fn keep(self, folds: &mut LruCache<(TeamId, StreamId), (Folded, u64)>, team: &TeamId, generation: u64) {
+    fn keep(self, folds: &mut Folds, team: &TeamId, generation: u64) {
         for stream in self.stale {
             folds.pop(&(team.clone(), stream));
         }
         for (stream, fold) in self.changed {
-            // A message is touched once or twice in its life: caching each would push out what is needed always.
-            if matches!(stream, StreamId::Message(_)) {
-                folds.pop(&(team.clone(), stream));
-            } else {
-                folds.put((team.clone(), stream), (fold, generation));
-            }
+            folds.put((team.clone(), stream), (fold, generation));
         }
     }
 }
@@ -444,6 +474,21 @@ mod tests {
         cache.advance(&team, from, head(4), moved());
         assert!(cache.known(&team).is_none());
         assert_eq!(cache.behind(&team).unwrap().head.position, 4);
+    }
+
+    #[test]
+    fn mails_that_pass_by_push_out_nothing_that_lasts() {
+        let cache = FoldCache::new(ONE, NonZeroUsize::new(2).unwrap());
+        let team = TeamId::new(1, [1; 9]);
+        let known = note(&cache, &team, 1);
+        let mail = |n| StreamId::Outbound(domain::id::OutboundId::new(1, [n; 9]));
+        cache.add(&team, StreamId::Team, fold(1), known);
+        let passed = Moved { changed: (1..=9).map(|n| (mail(n), fold(1))).collect(), stale: vec![] };
+        cache.advance(&team, known, head(2), passed);
+        let known = cache.known(&team).unwrap();
+        assert!(cache.fold(&team, &StreamId::Team, known).is_some());
+        let kept: Vec<u8> = (1..=9).filter(|n| cache.fold(&team, &mail(*n), known).is_some()).collect();
+        assert_eq!(kept, [8, 9]);
     }
 
     #[test]

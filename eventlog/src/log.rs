@@ -42,7 +42,7 @@ pub struct Options {
     pub queue_max: NonZeroUsize,
     /// How many teams' heads are kept in memory.
     pub cached_teams_max: NonZeroUsize,
-    /// How many folds are kept in memory.
+    /// How many folds are kept in memory; of those of mails, messages and recipient addresses 8,192 at most.
     pub cached_folds_max: NonZeroUsize,
     /// Seals secrets and kept answers.
     pub master_key: MasterKey,
